@@ -1,0 +1,56 @@
+"""The only place of the process that reads a clock or sleeps.
+
+Everything else is handed a ``Clock``, so that a test can move time, and a policy is handed plain instants.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What may be asked about time."""
+
+    def now(self) -> datetime:
+        """The current instant, aware, in UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary start that never go backwards: for deadlines inside this process only."""
+        ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_microseconds(instant: datetime) -> int:
+    """UTC microseconds since 1970, exact (a float would lose the last digits)."""
+    return (instant - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(value: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=value)
+
+
+def rfc3339(instant: datetime) -> str:
+    """``2026-03-01T12:00:00Z``; a fraction only where there is one."""
+    text = instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="auto")
+    return f"{text}Z"

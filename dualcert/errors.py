@@ -1,0 +1,197 @@
+"""Every failure dualcert knows by name.
+
+An error carries what a person needs at three in the morning: what happened (``reason``), to which ``name`` and
+``ca``, and what to do next (``remedy``). ``retry_after`` is set where the other side said when to come back.
+Which exit status a failure means is a property of its class, so that no command decides it for itself.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_PARTIAL = 3
+EXIT_REFUSED = 4
+
+
+class DualcertError(Exception):
+    """The root of the tree; never raised itself."""
+
+    exit_status = EXIT_FAILED
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        remedy: str | None = None,
+        ca: str | None = None,
+        name: str | None = None,
+        retry_after: timedelta | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.remedy = remedy
+        self.ca = ca
+        self.name = name
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        about = ", ".join(part for part in (self.name, self.ca and f"CA {self.ca}") if part)
+        text = f"{about}: {self.reason}" if about else self.reason
+        return f"{text}\n  {self.remedy}" if self.remedy else text
+
+
+# --- what the person typed or configured -----------------------------------------------------------------
+
+
+class UsageProblem(DualcertError):
+    """A command cannot mean what was typed: an unknown or ambiguous name, options that contradict."""
+
+    exit_status = EXIT_USAGE
+
+
+class InvalidName(UsageProblem):
+    """Not a DNS name that a public CA would put into a certificate."""
+
+
+class ConfigurationError(DualcertError):
+    """The configuration, or what it points to, cannot be used; names file, key and remedy."""
+
+    exit_status = EXIT_USAGE
+
+
+class DatabaseRevisionError(ConfigurationError):
+    """The database was made by an older or a newer dualcert."""
+
+
+class Refused(DualcertError):
+    """Doing it would leave things worse; nothing was changed."""
+
+    exit_status = EXIT_REFUSED
+
+
+# --- the CA ----------------------------------------------------------------------------------------------
+
+
+class CaError(DualcertError):
+    """Something went wrong between dualcert and one CA; the other CA is not concerned."""
+
+
+class CaUnreachable(CaError):
+    """No usable answer: refused, timed out, cut off, not TLS that we trust, or not ACME at all."""
+
+
+class CaBusy(CaError):
+    """429 or 503: come back at ``retry_after`` (RFC 8555 section 6.6)."""
+
+
+class CaServerError(CaError):
+    """The CA failed with a 5xx or serverInternal; the same request may work later."""
+
+
+class CaRejected(CaError):
+    """The CA understood and said no; asking again unchanged will not help.
+
+    ``problem`` is the last part of the problem type's URN (RFC 8555 section 6.7), such as ``rejectedIdentifier``.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        problem: str,
+        remedy: str | None = None,
+        ca: str | None = None,
+        name: str | None = None,
+        retry_after: timedelta | None = None,
+    ) -> None:
+        super().__init__(reason, remedy=remedy, ca=ca, name=name, retry_after=retry_after)
+        self.problem = problem
+
+
+class AccountProblem(CaRejected):
+    """The account is missing, deactivated, or needs an external account binding or agreement."""
+
+
+class ResourceGone(CaRejected):
+    """The order, authorization or challenge does not exist any more (404): a new order is the way on."""
+
+
+class AlreadyRevoked(CaRejected):
+    """The CA says that the certificate was revoked before: what was wanted is the case."""
+
+
+class ChallengeFailed(CaError):
+    """The CA looked and did not accept a challenge; its own words are in the reason."""
+
+
+class CertificateUnfit(CaError):
+    """A certificate arrived that must not be used; it is kept, and not ordered again before a day has passed."""
+
+
+# --- DNS -------------------------------------------------------------------------------------------------
+
+
+class DnsError(DualcertError):
+    """A TXT value could not be published, seen, or withdrawn."""
+
+
+class DnsUnreachable(DnsError):
+    """The DNS server or API does not answer."""
+
+
+class DnsThrottled(DnsError):
+    """The provider asks us to slow down; see ``retry_after``."""
+
+
+class DnsCredentialsRejected(DnsError):
+    """Wrong key or signature, or a key without the right to this name."""
+
+
+class ZoneNotFound(DnsError):
+    """Nobody is authoritative for the name, or the provider does not hold its zone."""
+
+
+class DnsRefused(DnsError):
+    """The server understood the change and did not make it."""
+
+
+class NotPropagated(DnsError):
+    """Not every authoritative server shows the value in time."""
+
+
+# --- keys, targets, the database -------------------------------------------------------------------------
+
+
+class KeyProblem(DualcertError):
+    """A private key cannot be wrapped or opened."""
+
+
+class KeyUnreadable(KeyProblem):
+    """A wrapped key does not open: another KEK or domain, or its bytes were changed."""
+
+
+class DeployError(DualcertError):
+    """A target could not be brought to serve what it should; what it served before is still there."""
+
+
+class OlderEpoch(DeployError):
+    """The target holds a newer state already; the older one was not written."""
+
+
+class ProbeFailed(DualcertError):
+    """An endpoint could not be looked at."""
+
+
+class StoreError(DualcertError):
+    """The database failed, or does not hold what it should."""
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be reached or stayed locked too long; nothing was written."""
+
+
+class LeaseLost(StoreError):
+    """Another process holds this work now; what this one was about to write was not written."""

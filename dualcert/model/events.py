@@ -1,0 +1,50 @@
+"""What happened: who, what, why, when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class EventKind(StrEnum):
+    CREATED = "created"
+    NAMES_REPLACED = "names-replaced"
+    ACCOUNT_REGISTERED = "account-registered"
+    ORDER_DUE = "order-due"
+    ORDERING = "ordering"
+    PLACED = "placed"
+    ABANDONED = "abandoned"
+    PUBLISHED = "published"
+    ANSWERED = "answered"
+    VALIDATED = "validated"
+    WITHDRAWN = "withdrawn"
+    STORED = "stored"
+    UNFIT = "unfit"
+    FAILED = "failed"
+    PROMOTED = "promoted"
+    PROOF_FAILED = "proof-failed"
+    DEPLOYED = "deployed"
+    VERIFIED = "verified"
+    KEY_PURGED = "key-purged"
+    KEY_EXPORTED = "key-exported"
+    REVOCATION_WANTED = "revocation-wanted"
+    REVOKED = "revoked"
+    KEY_BLOCKED = "key-blocked"
+    REFILL_SCHEDULED = "refill-scheduled"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One change of state. ``certificate`` and ``previous`` are certificate numbers where the change has them."""
+
+    id: int
+    at: datetime
+    kind: str
+    actor: str
+    cause: str
+    pair_id: int | None = None
+    ca: str | None = None
+    target: str | None = None
+    certificate: int | None = None
+    previous: int | None = None

@@ -1,0 +1,44 @@
+"""Outside evidence about a certificate, and what is asked of its CA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """The RFC 5280 reasons that a subscriber may give (CA/Browser Forum BR 7.2.2)."""
+
+    UNSPECIFIED = "unspecified"
+    KEY_COMPROMISE = "keyCompromise"
+    AFFILIATION_CHANGED = "affiliationChanged"
+    SUPERSEDED = "superseded"
+    CESSATION_OF_OPERATION = "cessationOfOperation"
+
+    @property
+    def code(self) -> int:
+        """CRLReason, RFC 5280 section 5.3.1."""
+        return _CODES[self]
+
+
+_CODES = {
+    Reason.UNSPECIFIED: 0,
+    Reason.KEY_COMPROMISE: 1,
+    Reason.AFFILIATION_CHANGED: 3,
+    Reason.SUPERSEDED: 4,
+    Reason.CESSATION_OF_OPERATION: 5,
+}
+
+
+@dataclass(frozen=True)
+class RevocationRequest:
+    """A revocation that is wanted; it waits for what rule it must until ``revoke_by``."""
+
+    certificate_id: int
+    pair_id: int
+    reason: Reason
+    requested_at: datetime
+    revoke_by: datetime
+    unverified: bool
+    actor: str

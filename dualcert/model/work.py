@@ -1,0 +1,82 @@
+"""Whatever moves on its own is a row of work; a step says what becomes of its row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class WorkKind(StrEnum):
+    ORDER = "order"
+    PUBLICATION = "publication"
+    WITHDRAWAL = "withdrawal"
+    DEPLOYMENT = "deployment"
+    VERIFICATION = "verification"
+    REVOCATION = "revocation"
+    REFILL = "refill"
+    FALLBACK = "fallback"
+
+
+@dataclass(frozen=True)
+class WorkRow:
+    """A step that is due. ``due_at`` is None while a person must act.
+
+    ``attempts`` counts failures since ``since``; ``reason`` is the last one's words. ``fence`` grows with every claim.
+    ``looks`` and ``continued`` exist in memory alone: how often in a row the step has only looked, and whether this
+    process has already taken a step of the row under the lease it holds.
+    """
+
+    id: int
+    kind: WorkKind
+    pair_id: int
+    ca: str
+    target: str
+    due_at: datetime | None
+    fence: int
+    attempts: int
+    since: datetime | None
+    reason: str | None
+    waiting_for: str | None
+    owner: str | None
+    looks: int = 0
+    continued: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """The row is finished; the step has deleted it in its own transaction."""
+
+
+@dataclass(frozen=True)
+class Later:
+    """Come back at ``at``. ``failed`` says that something went wrong, which counts towards backing off; ``looking``
+    that nothing went on and the step only looked. ``waiting_for`` marks what a repeated command must not hurry.
+    """
+
+    at: datetime
+    reason: str
+    failed: bool = False
+    looking: bool = False
+    waiting_for: str | None = None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Another row of the pair must move first; looked at again when it has."""
+
+    for_whom: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Nothing more happens by itself: a person must act."""
+
+    reason: str
+
+
+Outcome = Done | Later | Waiting | Failed
+PERSON = "person"
+DAY = "day"
+"""``waiting_for`` of an order whose certificate was unfit: a repeated ``issue`` does not hurry it."""

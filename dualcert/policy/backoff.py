@@ -1,0 +1,63 @@
+"""How long to leave something alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+IN_MEMORY = timedelta(seconds=2)
+"""What is due sooner than this is waited for under the lease; anything later goes back to the table."""
+
+_FIRST = timedelta(minutes=5)
+_MOST = timedelta(hours=24)
+_JITTER = 0.1
+_QUICK = (timedelta(seconds=0.5), timedelta(seconds=1), timedelta(seconds=1.5))
+_QUICK_WITHIN = timedelta(seconds=10)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a step knows when it fails: when it began, how often it failed before, since when, and a draw in [0, 1)."""
+
+    began: datetime
+    attempts: int
+    since: datetime | None
+    draw: float
+
+
+def next_look(now: datetime, looks: int, wished: timedelta | None = None) -> datetime:
+    """When to look again at something under way: as the other side wished, else at once, then 5 ms doubling to 1 s.
+
+    After two minutes of looking every second, every ten seconds is enough, and the row goes back to the table.
+    """
+    if wished is not None:
+        return now + max(wished, timedelta(0))
+    if looks == 0:
+        return now
+    if looks > 128:
+        return now + timedelta(seconds=10)
+    return now + min(timedelta(milliseconds=5 * 2 ** min(looks - 1, 10)), timedelta(seconds=1))
+
+
+def after_failure(
+    now: datetime, failure: Failure, *, passing: bool, wished: timedelta | None = None
+) -> datetime:
+    """When to try again.
+
+    A failure that may pass by itself is tried again at once, three times at the most and only while the whole trouble
+    is seconds old: one that has hung for long would hang again. Otherwise 5 minutes doubling to a day, a tenth more
+    or less.
+    """
+    if wished is not None:
+        return now + min(wished, _MOST)
+    began = min(failure.began, failure.since or failure.began)
+    if passing and failure.attempts < len(_QUICK) and now - began < _QUICK_WITHIN:
+        return now + _QUICK[failure.attempts]
+    doublings = max(0, failure.attempts - len(_QUICK)) if passing else failure.attempts
+    delay: timedelta = min(_FIRST * int(2 ** min(doublings, 12)), _MOST)
+    return now + delay * (1 - _JITTER + 2 * _JITTER * failure.draw)
+
+
+def next_day(now: datetime) -> datetime:
+    """When a set of names whose certificate was unfit may be ordered again."""
+    return now + timedelta(days=1)

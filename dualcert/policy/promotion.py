@@ -1,0 +1,40 @@
+"""Whether the standby may take over. ``store.promotion`` states the same rule as one SQL predicate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True)
+class StandbyFacts:
+    """What is recorded of a pair's standby. ``ok_until`` is None where its key's proof failed or was withdrawn."""
+
+    exists: bool
+    revoked: bool = False
+    blocked: bool = False
+    not_after: datetime | None = None
+    covers: bool = True
+    ok_until: datetime | None = None
+
+
+def objections(facts: StandbyFacts, now: datetime) -> tuple[str, ...]:
+    """Why the standby must not serve; empty where it may."""
+    if not facts.exists:
+        return ("there is no backup certificate",)
+    found = []
+    if facts.revoked:
+        found.append("the backup certificate is revoked")
+    if facts.blocked:
+        found.append("the backup's key is blocked after a compromise")
+    if facts.not_after is None or facts.not_after <= now:
+        found.append(
+            f"the backup certificate expired on {facts.not_after:%Y-%m-%d %H:%M} UTC"
+            if facts.not_after
+            else ""
+        )
+    if not facts.covers:
+        found.append("the backup certificate does not cover the pair's names")
+    if not found and (facts.ok_until is None or facts.ok_until <= now):
+        found.append("the backup was not proved usable: its key has not been opened lately, or did not open")
+    return tuple(found)
