@@ -1,0 +1,172 @@
+"""Certificates, their bytes, and the keys that belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import insert, select, update
+
+from dualcert.errors import StoreError
+from dualcert.model.certificate import Certificate, Standing, WrappedKey
+from dualcert.store.columns import instant, micros
+from dualcert.store.database import Transaction
+from dualcert.store.tables import (
+    blocked_key,
+    certificate,
+    chain,
+    coverage,
+    leaf,
+    public_key,
+    revocation,
+    wrapped_key,
+)
+
+
+def _certificate(row: Any) -> Certificate:
+    return Certificate(
+        id=row.id,
+        pair_id=row.pair_id,
+        lineage_id=row.lineage_id,
+        ca=row.ca,
+        serial=row.serial,
+        issuer=row.issuer,
+        issuer_hash=row.issuer_hash,
+        issuing_key=row.issuing_key,
+        root_key=row.root_key,
+        sha256=row.sha256,
+        spki=row.spki,
+        names_digest=row.names_digest,
+        key_type=row.key_type,
+        not_before=instant(row.not_before),
+        not_after=instant(row.not_after),
+        chain_hash=row.chain_hash,
+        stored_at=instant(row.stored_at),
+        flaw=row.flaw,
+    )
+
+
+def insert_certificate(tx: Transaction, arrived: Certificate, der: bytes, chain_pem: str) -> int:
+    """Store what has arrived; its number. The same certificate again keeps the number it has."""
+    known = tx.execute(
+        select(certificate.c.id).where(
+            certificate.c.sha256 == arrived.sha256, certificate.c.spki == arrived.spki
+        )
+    ).scalar()
+    if known is not None:
+        return int(known)
+    tx.execute(tx.upsert(chain).values(hash=arrived.chain_hash, pem=chain_pem).on_conflict_do_nothing())
+    result = tx.execute(
+        insert(certificate).values(
+            pair_id=arrived.pair_id,
+            lineage_id=arrived.lineage_id,
+            ca=arrived.ca,
+            serial=arrived.serial,
+            issuer=arrived.issuer,
+            issuer_hash=arrived.issuer_hash,
+            issuing_key=arrived.issuing_key,
+            root_key=arrived.root_key,
+            sha256=arrived.sha256,
+            spki=arrived.spki,
+            names_digest=arrived.names_digest,
+            key_type=arrived.key_type,
+            not_before=micros(arrived.not_before),
+            not_after=micros(arrived.not_after),
+            chain_hash=arrived.chain_hash,
+            stored_at=tx.at,
+            flaw=arrived.flaw,
+        )
+    )
+    number = int(result.inserted_primary_key[0])  # type: ignore[index]
+    tx.execute(insert(leaf).values(certificate_id=number, der=der))
+    return number
+
+
+def get(tx: Transaction, certificate_id: int) -> Certificate:
+    row = tx.execute(select(certificate).where(certificate.c.id == certificate_id)).first()
+    if row is None:
+        raise StoreError(f"certificate {certificate_id} is not in the database")
+    return _certificate(row)
+
+
+def standings(tx: Transaction, ids: Collection[int]) -> dict[int, Standing]:
+    """Certificates with what is recorded against them."""
+    if not ids:
+        return {}
+    query = (
+        select(certificate, revocation.c.at.label("revoked_at"), blocked_key.c.at.label("blocked_at"))
+        .outerjoin(revocation, revocation.c.certificate_id == certificate.c.id)
+        .outerjoin(blocked_key, blocked_key.c.spki == certificate.c.spki)
+        .where(certificate.c.id.in_(list(ids)))
+    )
+    return {
+        row.id: Standing(_certificate(row), row.revoked_at is not None, row.blocked_at is not None)
+        for row in tx.execute(query)
+    }
+
+
+def standing(tx: Transaction, certificate_id: int | None) -> Standing | None:
+    return None if certificate_id is None else standings(tx, [certificate_id]).get(certificate_id)
+
+
+def covers(tx: Transaction, subject: Certificate, names_digest: bytes) -> bool:
+    """Whether a certificate is for the set of names with this digest, or is known to cover it."""
+    return subject.names_digest == names_digest or bool(covering(tx, [subject.id], [names_digest]))
+
+
+def covering(tx: Transaction, ids: Collection[int], digests: Collection[bytes]) -> set[tuple[int, bytes]]:
+    rows = tx.execute(
+        select(coverage).where(
+            coverage.c.certificate_id.in_(list(ids)), coverage.c.names_digest.in_(list(digests))
+        )
+    )
+    return {(row.certificate_id, row.names_digest) for row in rows}
+
+
+def der_of(tx: Transaction, certificate_id: int) -> bytes:
+    return bytes(tx.execute(select(leaf.c.der).where(leaf.c.certificate_id == certificate_id)).scalar_one())
+
+
+def chain_of(tx: Transaction, subject: Certificate) -> str:
+    return str(tx.execute(select(chain.c.pem).where(chain.c.hash == subject.chain_hash)).scalar_one())
+
+
+def unfit_since(tx: Transaction, pair_id: int, lineage_id: int) -> list[Certificate]:
+    """Certificates of a lineage that arrived and must not be used, the newest first."""
+    query = (
+        select(certificate)
+        .where(
+            certificate.c.pair_id == pair_id,
+            certificate.c.lineage_id == lineage_id,
+            certificate.c.flaw.is_not(None),
+        )
+        .order_by(certificate.c.id.desc())
+    )
+    return [_certificate(row) for row in tx.execute(query)]
+
+
+def wrapped(tx: Transaction, spki: bytes) -> WrappedKey | None:
+    row = tx.execute(select(wrapped_key).where(wrapped_key.c.spki == spki)).first()
+    return WrappedKey(row.spki, row.domain, row.key_id, row.wrapped) if row else None
+
+
+def proved(tx: Transaction, spki: bytes) -> None:
+    """The key was opened and matched just now."""
+    tx.execute(update(wrapped_key).where(wrapped_key.c.spki == spki).values(proved_at=tx.at))
+
+
+def is_known_key(tx: Transaction, spki: bytes) -> bool:
+    return tx.execute(select(public_key.c.spki).where(public_key.c.spki == spki)).first() is not None
+
+
+def block_key(tx: Transaction, spki: bytes, cause: str) -> None:
+    """Never again."""
+    tx.execute(tx.upsert(blocked_key).values(spki=spki, at=tx.at, cause=cause).on_conflict_do_nothing())
+
+
+def find_serial(tx: Transaction, serial: bytes, issuer_hash: bytes) -> Certificate | None:
+    """The certificate with this serial from this issuer; serials of different issuers may be equal."""
+    row = tx.execute(
+        select(certificate).where(certificate.c.serial == serial, certificate.c.issuer_hash == issuer_hash)
+    ).first()
+    return _certificate(row) if row else None

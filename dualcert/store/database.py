@@ -1,0 +1,175 @@
+"""Connections and units of work.
+
+A unit of work is one transaction: it commits as a whole or leaves nothing. On SQLite a writing one begins
+IMMEDIATE, because a deferred transaction that turns to writing fails under contention instead of waiting.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    URL,
+    Connection,
+    CursorResult,
+    Engine,
+    Executable,
+    Table,
+    create_engine,
+    event,
+    literal_column,
+    make_url,
+)
+from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.sql import ColumnElement
+
+from dualcert.clock import Clock, to_microseconds
+from dualcert.errors import ConfigurationError, StoreError, StoreUnavailable
+
+BUSY_TIMEOUT_MS = 5000
+_DATABASE_NOW = {
+    # SQLite before 3.42 has no unixepoch('subsec'); a Julian day keeps milliseconds, which is enough for a lease.
+    "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER)",
+}
+
+
+class Transaction:
+    """A unit of work. ``now`` is the process's instant at its beginning; ``actor`` signs its events."""
+
+    def __init__(self, connection: Connection, now: datetime, actor: str) -> None:
+        self.connection = connection
+        self.now = now
+        self.actor = actor
+
+    @property
+    def at(self) -> int:
+        return to_microseconds(self.now)
+
+    @property
+    def database_now(self) -> ColumnElement[int]:
+        """The database's own clock, in microseconds: what leases are measured by."""
+        return literal_column(_DATABASE_NOW[self.connection.dialect.name])
+
+    def upsert(self, table: Table) -> Insert:
+        """An INSERT that may say what happens ON CONFLICT."""
+        return insert(table)
+
+    def execute(
+        self, statement: Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+    ) -> CursorResult[Any]:
+        result: CursorResult[Any] = self.connection.execute(statement, parameters)
+        return result
+
+
+class Store:
+    """The database. Knows no clock but the one given, for the instants that events and rows carry."""
+
+    def __init__(self, url: str, clock: Clock, actor: str) -> None:
+        self.url = url
+        self._clock = clock
+        self.actor = actor
+        self._engine = _engine(url)
+        self._writer = threading.Lock()
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """A unit of work that may write.
+
+        Raises ``StoreUnavailable`` where the database cannot be reached, is full, or stayed locked; nothing of the
+        unit is written then.
+        """
+        # One writer at a time is SQLite's rule; a lock of our own hands over at once, its busy handler sleeps.
+        with self._writer, self._translated(), self._begin("IMMEDIATE") as transaction:
+            yield transaction
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """A consistent look that writes nothing."""
+        with self._translated(), self._begin("DEFERRED") as transaction:
+            yield transaction
+
+    @contextmanager
+    def _begin(self, mode: str) -> Iterator[Transaction]:
+        with self._engine.connect().execution_options(dualcert_begin=mode) as connection, connection.begin():
+            yield Transaction(connection, self._clock.now(), self.actor)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OperationalError as error:
+            raise StoreUnavailable(
+                f"the database {self._shown} could not be used: {error.orig}",
+                remedy="Nothing of this step was written; it is taken again when the database answers.",
+            ) from error
+        except DBAPIError as error:
+            raise StoreError(f"the database {self._shown} refused a statement: {error.orig}") from error
+
+    @property
+    def _shown(self) -> str:
+        return make_url(self.url).render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def database_file(url: str) -> Path | None:
+    """The file of a SQLite database; None for a database that a server keeps. Raises ``ConfigurationError``."""
+    parsed = _parsed(url)
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError as error:
+        raise ConfigurationError(
+            "`database` is not a database URL", remedy='Write "sqlite:///dualcert.db".'
+        ) from error
+
+
+def _engine(url: str) -> Engine:
+    parsed = _parsed(url)
+    if parsed.get_backend_name() != "sqlite":
+        raise ConfigurationError(
+            f"`database`: {parsed.get_backend_name()} is not supported by this release",
+            remedy='Write "sqlite:///dualcert.db".',
+        )
+    if parsed.database and not Path(parsed.database).parent.is_dir():
+        raise ConfigurationError(
+            f"`database`: the folder {Path(parsed.database).parent} does not exist",
+            remedy="Make it, or mend the path.",
+        )
+    try:
+        engine = create_engine(
+            parsed, pool_size=8, max_overflow=-1, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
+        )
+    except NoSuchModuleError as error:
+        raise ConfigurationError(f"`database`: {error}") from error
+    event.listen(engine, "connect", _on_connect)
+    event.listen(engine, "begin", _on_begin)
+    return engine
+
+
+def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
+    # None hands BEGIN and COMMIT to us: the driver's own idea of them leaves DDL outside of transactions.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+
+
+def _on_begin(connection: Connection) -> None:
+    mode = connection.get_execution_options().get("dualcert_begin", "IMMEDIATE")
+    connection.exec_driver_sql(f"BEGIN {mode}")

@@ -1,0 +1,258 @@
+"""Pairs, their lineages, and the narrow row that says which certificate holds which role."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import LargeBinary, func, insert, literal, or_, select, update
+
+from dualcert.model import names as naming
+from dualcert.model.pair import KeyType, Lineage, Pair, PairState
+from dualcert.store.columns import instant, micros
+from dualcert.store.database import Transaction
+from dualcert.store.tables import certificate, coverage, lineage, pair, pair_name, pair_state, pair_target
+
+
+def create(
+    tx: Transaction,
+    *,
+    name: str,
+    names: Sequence[str],
+    key_type: KeyType,
+    dns: str,
+    targets: Sequence[str],
+    first_wait: int,
+    lineages: tuple[tuple[str, str], tuple[str, str]],
+) -> Pair:
+    """Insert a pair with its two open lineages, (CA, isolation domain) of the primary first."""
+    digest = naming.digest(names)
+    pair_id = _insert(
+        tx,
+        insert(pair).values(
+            name=name,
+            names_digest=digest,
+            key_type=key_type.value,
+            dns=dns,
+            first_wait=first_wait,
+            created_at=tx.at,
+        ),
+    )
+    _insert_names(tx, pair_id, names)
+    if targets:
+        tx.execute(insert(pair_target), [{"pair_id": pair_id, "target": target} for target in targets])
+    primary, backup = (
+        _insert(tx, insert(lineage).values(pair_id=pair_id, ca=ca, domain=domain, opened_at=tx.at))
+        for ca, domain in lineages
+    )
+    tx.execute(
+        insert(pair_state).values(pair_id=pair_id, epoch=0, primary_lineage=primary, backup_lineage=backup)
+    )
+    return Pair(
+        pair_id, name, tuple(names), digest, key_type, dns, tuple(sorted(targets)), first_wait, tx.now
+    )
+
+
+def _insert(tx: Transaction, statement: Any) -> int:
+    return int(tx.execute(statement).inserted_primary_key[0])  # type: ignore[index]
+
+
+def _insert_names(tx: Transaction, pair_id: int, names: Sequence[str]) -> None:
+    tx.execute(
+        insert(pair_name),
+        [
+            {"pair_id": pair_id, "position": position, "reversed_name": naming.reversed_name(name)}
+            for position, name in enumerate(names)
+        ],
+    )
+
+
+def replace_names(tx: Transaction, subject: Pair, names: Sequence[str]) -> None:
+    """Give a pair other names. Certificates that cover the new ones too go on counting for it."""
+    digest = naming.digest(names)
+    tx.execute(pair_name.delete().where(pair_name.c.pair_id == subject.id))
+    _insert_names(tx, subject.id, names)
+    tx.execute(update(pair).where(pair.c.id == subject.id).values(names_digest=digest))
+    if naming.covers(subject.names, names):
+        held = select(certificate.c.id, literal(digest, LargeBinary)).where(
+            certificate.c.pair_id == subject.id, certificate.c.names_digest == subject.names_digest
+        )
+        tx.execute(
+            tx.upsert(coverage).from_select(["certificate_id", "names_digest"], held).on_conflict_do_nothing()
+        )
+
+
+def _assemble(tx: Transaction, rows: Sequence[Any]) -> list[Pair]:
+    ids = [row.id for row in rows]
+    names: dict[int, list[str]] = {}
+    for row in tx.execute(
+        select(pair_name.c.pair_id, pair_name.c.reversed_name)
+        .where(pair_name.c.pair_id.in_(ids))
+        .order_by(pair_name.c.pair_id, pair_name.c.position)
+    ):
+        names.setdefault(row.pair_id, []).append(naming.reversed_name(row.reversed_name))
+    targets: dict[int, list[str]] = {}
+    for row in tx.execute(
+        select(pair_target)
+        .where(pair_target.c.pair_id.in_(ids))
+        .order_by(pair_target.c.pair_id, pair_target.c.target)
+    ):
+        targets.setdefault(row.pair_id, []).append(row.target)
+    return [
+        Pair(
+            id=row.id,
+            name=row.name,
+            names=tuple(names.get(row.id, ())),
+            names_digest=row.names_digest,
+            key_type=KeyType(row.key_type),
+            dns=row.dns,
+            targets=tuple(targets.get(row.id, ())),
+            first_wait=row.first_wait,
+            created_at=instant(row.created_at),
+        )
+        for row in rows
+    ]
+
+
+def by_ids(tx: Transaction, ids: Collection[int]) -> list[Pair]:
+    return _assemble(tx, tx.execute(select(pair).where(pair.c.id.in_(list(ids)))).all())
+
+
+def by_id(tx: Transaction, pair_id: int) -> Pair | None:
+    return next(iter(by_ids(tx, [pair_id])), None)
+
+
+def by_name(tx: Transaction, name: str) -> Pair | None:
+    return next(iter(_assemble(tx, tx.execute(select(pair).where(pair.c.name == name)).all())), None)
+
+
+def by_digest(tx: Transaction, digest: bytes) -> Pair | None:
+    return next(
+        iter(_assemble(tx, tx.execute(select(pair).where(pair.c.names_digest == digest)).all())), None
+    )
+
+
+def covering(tx: Transaction, name: str) -> list[Pair]:
+    """The pairs whose names cover ``name``, by their own names' order."""
+    wanted = [naming.reversed_name(candidate) for candidate in naming.covering(name)]
+    ids = select(pair_name.c.pair_id).where(pair_name.c.reversed_name.in_(wanted))
+    return _assemble(tx, tx.execute(select(pair).where(pair.c.id.in_(ids)).order_by(pair.c.name)).all())
+
+
+def page(tx: Transaction, *, after: str = "", limit: int = 500) -> list[Pair]:
+    """Pairs in the order of their names, from the one after ``after``."""
+    query = select(pair).where(pair.c.name > after).order_by(pair.c.name).limit(limit)
+    return _assemble(tx, tx.execute(query).all())
+
+
+def names_of(tx: Transaction, ids: Collection[int]) -> dict[int, str]:
+    return {
+        row.id: row.name for row in tx.execute(select(pair.c.id, pair.c.name).where(pair.c.id.in_(list(ids))))
+    }
+
+
+def _lineage(row: Any) -> Lineage:
+    return Lineage(
+        id=row.id,
+        pair_id=row.pair_id,
+        ca=row.ca,
+        domain=row.domain,
+        opened_at=instant(row.opened_at),
+        retired_at=instant(row.retired_at),
+        renew_at=instant(row.renew_at),
+    )
+
+
+def lineages(tx: Transaction, ids: Collection[int]) -> list[Lineage]:
+    """The open lineages of some pairs."""
+    query = select(lineage).where(lineage.c.pair_id.in_(list(ids)), lineage.c.retired_at.is_(None))
+    return [_lineage(row) for row in tx.execute(query.order_by(lineage.c.id))]
+
+
+def lineage_at(tx: Transaction, pair_id: int, ca: str) -> Lineage | None:
+    return next((one for one in lineages(tx, [pair_id]) if one.ca == ca), None)
+
+
+def _state(row: Any) -> PairState:
+    return PairState(
+        pair_id=row.pair_id,
+        epoch=row.epoch,
+        serving=row.serving,
+        standby=row.standby,
+        primary_lineage=row.primary_lineage,
+        backup_lineage=row.backup_lineage,
+        backup_ok_until=instant(row.backup_ok_until),
+        next_action_at=instant(row.next_action_at),
+    )
+
+
+def states(tx: Transaction, ids: Collection[int]) -> dict[int, PairState]:
+    rows = tx.execute(select(pair_state).where(pair_state.c.pair_id.in_(list(ids))))
+    return {row.pair_id: _state(row) for row in rows}
+
+
+def state(tx: Transaction, pair_id: int) -> PairState:
+    return _state(tx.execute(select(pair_state).where(pair_state.c.pair_id == pair_id)).one())
+
+
+def put_certificate(
+    tx: Transaction, seen: PairState, lineage_id: int, certificate_id: int, backup_ok_until: datetime
+) -> bool:
+    """Make a certificate that has arrived the current one of its lineage, in the role that lineage has now.
+
+    False where the row is not as ``seen`` any more: read again and decide again.
+    """
+    if lineage_id == seen.primary_lineage:
+        change: dict[str, Any] = {"serving": certificate_id}
+    else:
+        change = {"standby": certificate_id, "backup_ok_until": micros(backup_ok_until)}
+    return _change(tx, seen, change)
+
+
+def set_backup_ok(tx: Transaction, seen: PairState, until: datetime | None) -> bool:
+    return _change(tx, seen, {"backup_ok_until": micros(until)})
+
+
+def _change(tx: Transaction, seen: PairState, values: dict[str, Any]) -> bool:
+    result = tx.execute(update(pair_state).where(*as_seen(seen)).values(**values))
+    return result.rowcount == 1
+
+
+def as_seen(seen: PairState) -> tuple[Any, ...]:
+    """The comparison that guards every write of a pair's state: epoch, serving and standby are as they were read."""
+    return (
+        pair_state.c.pair_id == seen.pair_id,
+        pair_state.c.epoch == seen.epoch,
+        pair_state.c.serving.is_not_distinct_from(seen.serving),
+        pair_state.c.standby.is_not_distinct_from(seen.standby),
+    )
+
+
+def set_renew_at(tx: Transaction, lineage_id: int, at: datetime | None) -> None:
+    tx.execute(update(lineage).where(lineage.c.id == lineage_id).values(renew_at=micros(at)))
+
+
+def set_next_action(tx: Transaction, pair_id: int, at: datetime | None) -> None:
+    """Set the renewal clock of a pair; None where nothing is to come by itself."""
+    tx.execute(update(pair_state).where(pair_state.c.pair_id == pair_id).values(next_action_at=micros(at)))
+
+
+def due(tx: Transaction, limit: int) -> list[int]:
+    """Pairs whose renewal clock has run out, the longest overdue first."""
+    query = (
+        select(pair_state.c.pair_id)
+        .where(pair_state.c.next_action_at <= tx.at)
+        .order_by(pair_state.c.next_action_at)
+        .limit(limit)
+    )
+    return [row.pair_id for row in tx.execute(query)]
+
+
+def in_use(tx: Transaction, certificate_id: int, pair_id: int) -> bool:
+    """Whether the certificate holds a role in its pair."""
+    query = select(func.count()).where(
+        pair_state.c.pair_id == pair_id,
+        or_(pair_state.c.serving == certificate_id, pair_state.c.standby == certificate_id),
+    )
+    return bool(tx.execute(query).scalar_one())

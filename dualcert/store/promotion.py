@@ -1,0 +1,105 @@
+"""Promotion as SQL: one predicate says whether a standby may serve, for one pair as for a million.
+
+``policy.promotion.objections`` puts the same rule into words; a property test demands that both agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, and_, case, exists, or_, select, update
+
+from dualcert.model.pair import PairState
+from dualcert.policy.due import PROOF_LASTS
+from dualcert.store.database import Transaction
+from dualcert.store.pairs import as_seen
+from dualcert.store.tables import (
+    blocked_key,
+    certificate,
+    coverage,
+    pair,
+    pair_state,
+    revocation,
+    wrapped_key,
+)
+
+_DAY = timedelta(days=1) // timedelta(microseconds=1)
+_PROOF = PROOF_LASTS // timedelta(microseconds=1)
+
+
+def standby_usable(at: int, *, opened: bool = False) -> ColumnElement[bool]:
+    """Whether the standby of a ``pair_state`` row may serve at an instant (microseconds).
+
+    ``opened`` says that its key was opened a moment ago, which is better than any remembered proof.
+    """
+    covers = or_(
+        certificate.c.names_digest
+        == select(pair.c.names_digest).where(pair.c.id == pair_state.c.pair_id).scalar_subquery(),
+        exists().where(
+            coverage.c.certificate_id == certificate.c.id,
+            coverage.c.names_digest
+            == select(pair.c.names_digest).where(pair.c.id == pair_state.c.pair_id).scalar_subquery(),
+        ),
+    )
+    fit = (
+        exists()
+        .where(
+            certificate.c.id == pair_state.c.standby,
+            certificate.c.not_after > at,
+            covers,
+            ~exists().where(revocation.c.certificate_id == certificate.c.id),
+            ~exists().where(blocked_key.c.spki == certificate.c.spki),
+        )
+        .correlate(pair_state)
+    )
+    return fit if opened else and_(pair_state.c.backup_ok_until > at, fit)
+
+
+def _serving_usable_until() -> ColumnElement[int]:
+    """Until when the certificate that serves now may stand by afterwards; NULL where something is held against it.
+
+    The twin of ``policy.due.usable_until``.
+    """
+    life = certificate.c.not_after - certificate.c.not_before
+    margin = case((life / 10 < _DAY, life / 10), else_=_DAY)
+    end = certificate.c.not_after - margin
+    proof = wrapped_key.c.proved_at + _PROOF
+    return (
+        select(case((end < proof, end), else_=proof))
+        .select_from(certificate)
+        .join(wrapped_key, wrapped_key.c.spki == certificate.c.spki)
+        .where(
+            certificate.c.id == pair_state.c.serving,
+            ~exists().where(revocation.c.certificate_id == certificate.c.id),
+            ~exists().where(blocked_key.c.spki == certificate.c.spki),
+        )
+        .correlate(pair_state)
+        .scalar_subquery()
+    )
+
+
+def usable(tx: Transaction, pairs: Collection[int]) -> set[int]:
+    """Those of the pairs whose standby may serve now."""
+    query = select(pair_state.c.pair_id).where(pair_state.c.pair_id.in_(list(pairs)), standby_usable(tx.at))
+    return {row.pair_id for row in tx.execute(query)}
+
+
+def swap(tx: Transaction, seen: PairState, *, opened: bool = False) -> bool:
+    """Exchange the two roles if the row is as ``seen`` and the standby may serve; the epoch grows by one.
+
+    ``next_action_at`` is not written, so that the update touches no index. False where nothing was changed.
+    """
+    result = tx.execute(
+        update(pair_state)
+        .where(*as_seen(seen), standby_usable(tx.at, opened=opened))
+        .values(
+            epoch=pair_state.c.epoch + 1,
+            serving=pair_state.c.standby,
+            standby=pair_state.c.serving,
+            primary_lineage=pair_state.c.backup_lineage,
+            backup_lineage=pair_state.c.primary_lineage,
+            backup_ok_until=_serving_usable_until(),
+        )
+    )
+    return result.rowcount == 1

@@ -1,0 +1,70 @@
+"""Revocations that are wanted, and those that are certain."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, select
+
+from dualcert.model.signal import Reason, RevocationRequest
+from dualcert.store.columns import instant, micros
+from dualcert.store.database import Transaction
+from dualcert.store.tables import revocation, revocation_request
+
+
+def want(
+    tx: Transaction,
+    certificate_id: int,
+    pair_id: int,
+    reason: Reason,
+    revoke_by: datetime,
+    *,
+    unverified: bool,
+) -> None:
+    """Ask for a revocation; asked again, the later words count."""
+    values = {
+        "pair_id": pair_id,
+        "reason": reason.value,
+        "requested_at": tx.at,
+        "revoke_by": micros(revoke_by),
+        "unverified": unverified,
+        "actor": tx.actor,
+    }
+    statement = tx.upsert(revocation_request).values(certificate_id=certificate_id, **values)
+    tx.execute(statement.on_conflict_do_update(index_elements=["certificate_id"], set_=values))
+
+
+def _request(row: Any) -> RevocationRequest:
+    return RevocationRequest(
+        certificate_id=row.certificate_id,
+        pair_id=row.pair_id,
+        reason=Reason(row.reason),
+        requested_at=instant(row.requested_at),
+        revoke_by=instant(row.revoke_by),
+        unverified=row.unverified,
+        actor=row.actor,
+    )
+
+
+def wanted(tx: Transaction, pair_id: int) -> list[RevocationRequest]:
+    rows = tx.execute(select(revocation_request).where(revocation_request.c.pair_id == pair_id))
+    return [_request(row) for row in rows]
+
+
+def settle(tx: Transaction, certificate_id: int) -> None:
+    """The request is answered, or void."""
+    tx.execute(delete(revocation_request).where(revocation_request.c.certificate_id == certificate_id))
+
+
+def revoked(tx: Transaction, certificate_id: int, reason: str, source: str) -> bool:
+    """The certificate is revoked for certain; ``source`` says how that is known. False where it was known before."""
+    statement = tx.upsert(revocation).values(
+        certificate_id=certificate_id, at=tx.at, reason=reason, source=source
+    )
+    return tx.execute(statement.on_conflict_do_nothing()).rowcount == 1
+
+
+def is_revoked(tx: Transaction, certificate_id: int) -> bool:
+    query = select(revocation.c.certificate_id).where(revocation.c.certificate_id == certificate_id)
+    return tx.execute(query).first() is not None
