@@ -1,0 +1,259 @@
+"""The one place where objects are wired: configuration, plugins, CAs and database become a ``World``."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import random
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Any, cast
+
+from dualcert.clock import Clock, SystemClock
+from dualcert.config import Settings
+from dualcert.config.durations import parse_duration
+from dualcert.config.loader import configuration_path, load_settings
+from dualcert.config.settings import CaTable, DnsTable, PluginTable, TargetTable
+from dualcert.config.template import Edit, write_template
+from dualcert.errors import ConfigurationError
+from dualcert.lifecycle.world import CaBinding, DnsBinding, Lazy, NewPairs, TargetBinding, World
+from dualcert.ports.ca import CertificateAuthority
+from dualcert.ports.deploy import Deployer
+from dualcert.ports.dns import DnsProvider
+from dualcert.ports.keys import KeyProtector
+
+__all__ = [
+    "Application",
+    "Edit",
+    "Settings",
+    "build",
+    "configuration_path",
+    "create_missing_keys",
+    "current_revision",
+    "load_settings",
+    "parse_duration",
+    "upgrade_database",
+    "write_template",
+]
+
+_GROUPS = {"dns": "dualcert.dns_providers", "target": "dualcert.deployers", "keys": "dualcert.key_protectors"}
+
+
+@dataclass(frozen=True)
+class Application:
+    """What a command works with. Close it when the command ends."""
+
+    settings: Settings
+    world: World
+
+    def close(self) -> None:
+        self.world.store.close()
+
+
+def build(settings: Settings) -> Application:
+    """Wire everything that the configuration names; CAs, plugins and keys are made when first used.
+
+    Raises ``ConfigurationError``: an unknown plugin, options that it does not take, a KEK that is missing or that
+    others can read, a database of another revision.
+    """
+    from dualcert.store import Store, migrations
+
+    clock = SystemClock()
+    protectors = {name: _protector(table.plugin) for name, table in settings.keys.items()}
+    _check_keks(protectors)
+    _require_database(settings)
+    store = Store(settings.database, clock, _actor())
+    try:
+        migrations.require(store)
+    except ConfigurationError:
+        store.close()
+        raise
+    world = World(
+        clock=clock,
+        store=store,
+        cas={name: _ca(table, clock) for name, table in settings.ca.items()},
+        dns={name: _dns(table, clock) for name, table in settings.dns.items()},
+        targets={name: _target(table) for name, table in settings.target.items()},
+        protectors=protectors,
+        new_pairs=_new_pairs(settings),
+        draw=random.SystemRandom().random,
+    )
+    return Application(settings, world)
+
+
+def _actor() -> str:
+    """Who signs the events: the person at this machine."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def _new_pairs(settings: Settings) -> NewPairs:
+    defaults = settings.defaults
+    return NewPairs(
+        primary=defaults.primary,
+        backup=defaults.backup,
+        dns=defaults.dns,
+        targets=defaults.targets,
+        key_type=defaults.key_type,
+        first_wait=int(defaults.first_wait.total_seconds()),
+    )
+
+
+# --- plugins ---------------------------------------------------------------------------------------------
+
+
+def _plugin_class(table: PluginTable) -> Any:
+    found = entry_points(group=_GROUPS[table.kind])
+    try:
+        return found[table.plugin].load()
+    except KeyError:
+        raise ConfigurationError(
+            f"{table.file}: [{table.section}] names the plugin {table.plugin!r}, which is not installed",
+            remedy=f"There is: {', '.join(sorted(found.names)) or 'none'}.",
+        ) from None
+
+
+def _options(table: PluginTable, plugin: Any) -> Any:
+    from dualcert.config.binding import bind
+
+    return bind(plugin.options_class, table)
+
+
+def _make(table: PluginTable) -> Any:
+    plugin = _plugin_class(table)
+    return plugin(_options(table, plugin))
+
+
+def _protector(table: PluginTable) -> Lazy[KeyProtector]:
+    def make() -> KeyProtector:
+        plugin = _plugin_class(table)
+        return cast("KeyProtector", plugin(table.name, _options(table, plugin)))
+
+    return Lazy(make)
+
+
+def _check_keks(protectors: Mapping[str, Lazy[KeyProtector]]) -> None:
+    """A KEK that is missing or open to others is found before anything is ordered under it."""
+    ids: dict[str, str] = {}
+    for name, protector in protectors.items():
+        other = ids.setdefault(protector().key_id, name)
+        if other != name:
+            raise ConfigurationError(
+                f"[keys.{name}] and [keys.{other}] have the same KEK: one leak would open both sides",
+                remedy="Give each isolation domain a KEK of its own.",
+            )
+
+
+def _dns(table: DnsTable, clock: Clock) -> DnsBinding:
+    # Its secrets are looked up when DNS is needed: a failover does not fail for a missing TSIG key.
+    provider: Lazy[DnsProvider] = Lazy(partial(_make, table.plugin))
+
+    def zones() -> Any:
+        from dualcert.dcv import Zones
+
+        return Zones(table.resolver or provider().default_resolvers(), table.nameservers, clock)
+
+    return DnsBinding(table.name, provider, Lazy(zones))
+
+
+def _target(table: TargetTable) -> TargetBinding:
+    deployer: Lazy[Deployer] = Lazy(partial(_make, table.plugin))
+    return TargetBinding(table.name, deployer, tuple(_endpoint(text) for text in table.endpoint))
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _ca(table: CaTable, clock: Clock) -> CaBinding:
+    def make() -> CertificateAuthority:
+        from dualcert.acmeclient import AcmeCa, AcmeCaSettings
+
+        return AcmeCa(
+            AcmeCaSettings(
+                name=table.name,
+                directory=table.directory,
+                contact=table.contact,
+                terms_agreed=True,
+                eab_kid=table.eab.kid if table.eab else None,
+                eab_hmac_key=table.eab.hmac_key if table.eab else None,
+                profile=table.profile,
+                preferred_chain=table.preferred_chain,
+                ca_bundle=table.ca_bundle,
+                user_agent=f"dualcert/{version('dualcert')}",
+            ),
+            clock,
+        )
+
+    return CaBinding(
+        name=table.name,
+        directory=table.directory,
+        domain=table.keys,
+        operator=table.operator,
+        trust_roots=table.trust_roots,
+        max_concurrency=table.max_concurrency,
+        authority=Lazy(make),
+    )
+
+
+# --- what init makes -------------------------------------------------------------------------------------
+
+
+def create_missing_keys(settings: Settings) -> list[Path]:
+    """Make the KEK file of every isolation domain whose protector keeps one and has none; returns the new files."""
+    made = []
+    for table in settings.keys.values():
+        plugin = _plugin_class(table.plugin)
+        create = getattr(plugin, "create", None)
+        path = getattr(_options(table.plugin, plugin), "path", None)
+        if create is not None and isinstance(path, Path) and not path.exists():
+            create(path)
+            made.append(path)
+    return made
+
+
+def _require_database(settings: Settings) -> None:
+    from dualcert.store import database_file
+
+    file = database_file(settings.database)
+    if file is not None and not file.exists():
+        raise ConfigurationError(
+            f"the database {file} does not exist", remedy="Run `dualcert init` (or `dualcert db upgrade`)."
+        )
+
+
+def upgrade_database(settings: Settings) -> str:
+    """Make the database if there is none, and bring it to this program's revision."""
+    from dualcert.store import Store, database_file, migrations
+
+    file = database_file(settings.database)
+    if file is not None and not file.exists() and file.parent.is_dir():
+        # It will hold wrapped keys: nobody else needs to read it.
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+    store = Store(settings.database, SystemClock(), _actor())
+    try:
+        return migrations.upgrade(store)
+    finally:
+        store.close()
+
+
+def current_revision(settings: Settings) -> tuple[str | None, str]:
+    """The revision of the database (None where there is none) and the one that this program needs."""
+    from dualcert.store import Store, database_file, migrations
+
+    file = database_file(settings.database)
+    if file is not None and not file.exists():
+        return None, migrations.REVISION
+    store = Store(settings.database, SystemClock(), _actor())
+    try:
+        return migrations.current(store), migrations.REVISION
+    finally:
+        store.close()

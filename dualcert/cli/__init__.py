@@ -1,0 +1,41 @@
+"""The command line. ``main`` runs one command and gives its exit status; ``entry`` is the console script.
+
+Reading order: commands (what there is), frame (global options, lazy loading, error mapping), context (what a command
+is handed), output and logs; then one thin module per noun.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dualcert.bootstrap import Application, Settings
+
+    Build = Callable[[Settings], Application]
+
+__all__ = ["entry", "main"]
+
+
+def main(argv: Sequence[str] | None = None, *, build: Build | None = None) -> int:
+    """Run one command; its exit status. Nothing escapes but what no program may catch.
+
+    ``build`` wires the application from the settings; unsaid: ``dualcert.bootstrap.build``.
+    """
+    from dualcert.cli.commands import dualcert
+    from dualcert.cli.context import Context
+    from dualcert.cli.frame import run
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return run(dualcert, arguments, Context(build))
+
+
+def entry() -> None:
+    """The console script."""
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        # Before or after the command itself, while modules load or output is written.
+        status = 130
+    sys.exit(status)

@@ -1,0 +1,57 @@
+"""Every command there is: where it lives, and its line in ``dualcert --help``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from dualcert.cli.frame import CONTEXT_SETTINGS, Lazy, LazyGroup
+
+COMMANDS: Final = {
+    "init": Lazy("dualcert.cli.init:init", "Write a configuration; make keys and database."),
+    "issue": Lazy("dualcert.cli.issue:issue", "Get both certificates for a set of names."),
+    "renew": Lazy("dualcert.cli.renew:renew", "Renew, refill and finish what is due."),
+    "failover": Lazy("dualcert.cli.failover:failover", "Serve the backup's certificate now."),
+    "revoke": Lazy("dualcert.cli.revoke:revoke", "Revoke a backup's certificate at its CA."),
+    "list": Lazy("dualcert.cli.show:list_pairs", "List the pairs."),
+    "show": Lazy("dualcert.cli.show:show", "Show one pair: certificates, targets, work."),
+    "events": Lazy("dualcert.cli.show:events", "Show what happened, and why."),
+    "export": Lazy("dualcert.cli.export:export", "Write a certificate to PEM files."),
+    "db": Lazy("dualcert.cli.db:db", "Look at the database's revision; upgrade it."),
+    "lab": Lazy("dualcert.cli.lab:lab", "Two CAs, DNS and a web server on loopback, to rehearse with."),
+}
+
+
+def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"dualcert {version('dualcert')}")
+        ctx.exit()
+
+
+@click.group("dualcert", cls=LazyGroup, commands=COMMANDS, context_settings=CONTEXT_SETTINGS)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+def dualcert() -> None:
+    """Keep two certificates for every set of names, from two CAs, under two keys.
+
+    One serves, the other stands ready. When a CA revokes, a key leaks or a renewal fails for good, nothing is
+    ordered in a hurry: the backup is promoted.
+
+    \b
+    Start with:
+      dualcert init                             write dualcert.toml, edit it, then run init again
+      dualcert issue example.com '*.example.com'
+      dualcert failover example.com             the backup serves
+
+    \b
+    Exit status: 0 done; 1 failed; 2 usage or configuration; 3 done in part; 4 refused for safety.
+    """

@@ -1,0 +1,50 @@
+"""``dualcert export``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dualcert.cli.context import Context
+from dualcert.cli.frame import Command, pass_context
+from dualcert.cli.output import print_json, say
+
+_EPILOG = """
+\b
+Examples:
+  dualcert export example.com --to /tmp/example
+  dualcert export example.com --to backup --role backup --with-key
+"""
+
+
+@click.command("export", cls=Command, epilog=_EPILOG)
+@click.argument("name", metavar="NAME")
+@click.option(
+    "--to", "folder", required=True, type=click.Path(path_type=Path), help="The folder to write into."
+)
+@click.option(
+    "--role",
+    type=click.Choice(["primary", "backup"]),
+    default="primary",
+    show_default=True,
+    help="Whose certificate.",
+)
+@click.option("--with-key", is_flag=True, help="Write the private key too, unencrypted, mode 0600.")
+@pass_context
+def export(context: Context, name: str, folder: Path, role: str, with_key: bool) -> None:
+    """Write a certificate to PEM files: cert.pem, chain.pem, fullchain.pem.
+
+    With --with-key also privkey.pem and bundle.pem (key, then full chain), readable by their owner alone.
+    """
+    from dualcert.lifecycle import exporting, inventory
+    from dualcert.model.pair import Role
+
+    world = context.application.world
+    pair = inventory.resolve(world, name)
+    files = exporting.export(world, pair, Role(role), folder, with_key=with_key)
+    if context.json:
+        print_json({"pair": pair.name, "role": role, "files": files})
+        return
+    for path in files:
+        say(str(path))

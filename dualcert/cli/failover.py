@@ -1,0 +1,136 @@
+"""``dualcert failover``"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dualcert.cli.context import Context
+from dualcert.cli.frame import Command, pass_context
+from dualcert.cli.output import note, print_json, say
+from dualcert.cli.progress import drive, duration
+from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from dualcert.lifecycle.promotion import Turn
+
+REASONS = ("unspecified", "keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation")
+
+_EPILOG = """
+\b
+Examples:
+  dualcert failover example.com
+  dualcert failover example.com --revoke --reason keyCompromise
+  dualcert failover example.com --to alpha        back again
+  dualcert failover example.com --dry-run
+"""
+
+
+@click.command("failover", cls=Command, epilog=_EPILOG)
+@click.argument("name", metavar="NAME")
+@click.option("--to", metavar="CA", help="The CA that is to serve. Unsaid: the one that stands by.")
+@click.option("--reason", type=click.Choice(REASONS), help="Why, for the CA. Unsaid: superseded.")
+@click.option(
+    "--revoke", is_flag=True, help="Revoke what served, once the new certificate was seen everywhere."
+)
+@click.option(
+    "--revoke-unverified", is_flag=True, help="Revoke without having seen the new one; implies --revoke."
+)
+@click.option("--dry-run", is_flag=True, help="Check, and say what would be done.")
+@click.option(
+    "--timeout", default="5m", show_default=True, metavar="TIME", help="How long to wait for what is left."
+)
+@pass_context
+def failover(
+    context: Context,
+    name: str,
+    to: str | None,
+    reason: str | None,
+    revoke: bool,
+    revoke_unverified: bool,
+    dry_run: bool,
+    timeout: str,
+) -> int:
+    """Serve the backup's certificate now.
+
+    The backup's key is opened and its certificate checked; then it is promoted, deployed to every target of the pair
+    and looked at with a handshake. No CA is needed for that. Only after it was seen is the replaced certificate
+    revoked (--revoke), and its lineage is filled again at the next `dualcert renew --due`.
+
+    This states a goal: away from the CA that serves now. Typed again it finishes what is unfinished, and otherwise
+    refuses (exit status 4); --to CA is the way back.
+
+    Exit status 0: done and seen. 3: promoted, but something is not finished; the same command goes on. 4: refused,
+    nothing was changed.
+    """
+    from dualcert.lifecycle import inventory, promotion
+    from dualcert.lifecycle.driver import Scope
+    from dualcert.lifecycle.promotion import Wish
+    from dualcert.model.signal import Reason
+
+    if reason is not None and not (revoke or revoke_unverified):
+        raise UsageProblem(
+            "--reason is told to the CA with a revocation", remedy="Add --revoke, or leave it out."
+        )
+    seconds = duration(timeout)
+    world = context.application.world
+    began = world.clock.now()
+    pair = inventory.resolve(world, name)
+    wish = Wish(
+        to=to,
+        reason=Reason(reason) if reason else Reason.SUPERSEDED,
+        revoke=revoke or revoke_unverified,
+        revoke_unverified=revoke_unverified,
+        dry_run=dry_run,
+    )
+    turn = promotion.failover(world, pair, wish)
+    if turn.changed and not dry_run:
+        drive(context, Scope(frozenset([pair.id]), promotion.AFTERMATH), seconds)
+    return _conclude(context, turn, wish.revoke and turn.changed, dry_run, began)
+
+
+def _conclude(context: Context, turn: Turn, revoke: bool, dry_run: bool, began: datetime) -> int:
+    from dualcert.lifecycle import outcome
+
+    result = outcome.of_failover(context.application.world, turn, dry_run=dry_run, began=began)
+    print_json(result.shown) if context.json else _tell(result.shown, turn)
+    for problem in result.problems:
+        note(problem)
+    if dry_run or not turn.changed:
+        return EXIT_DONE
+    unseen = [one for one in result.shown["targets"] if not one["verified"]]
+    return (
+        EXIT_PARTIAL if unseen or result.problems or (revoke and not result.shown["revoked"]) else EXIT_DONE
+    )
+
+
+def _tell(shown: dict[str, Any], turn: Turn) -> None:
+    old, new = shown["from"], shown["to"]
+    if shown["dry_run"]:
+        say(f"{shown['pair']}: would move from {old['ca']} to {new['ca']}, serial {_hex(new['serial'])}")
+        say("the backup's key opens and its certificate may serve; nothing was changed")
+        return
+    if not turn.changed:
+        say(f"{shown['pair']}: {new['ca']} serves already; nothing was done")
+        return
+    say(f"{shown['pair']}: {new['ca']} serves (epoch {shown['epoch']}), serial {_hex(new['serial'])}")
+    for target in shown["targets"]:
+        seen = (
+            f"seen by {target['verified']} after {target['seconds']} s"
+            if target["verified"]
+            else "NOT seen yet"
+        )
+        say(f"  target {target['target']}: {seen}")
+    if old["serial"] is not None:
+        say(
+            f"  {old['ca']}, serial {_hex(old['serial'])}: {'revoked' if shown['revoked'] else 'not revoked'}"
+        )
+    if shown["refill"]:
+        say(f"  refill of {old['ca']}: {shown['refill']}")
+
+
+def _hex(serial: bytes | None) -> str:
+    return "-" if serial is None else serial.hex()

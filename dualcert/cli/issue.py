@@ -1,0 +1,114 @@
+"""``dualcert issue``"""
+
+from __future__ import annotations
+
+import click
+
+from dualcert.cli.context import Context
+from dualcert.cli.frame import Command, pass_context
+from dualcert.cli.output import is_terminal, note, print_json, say
+from dualcert.cli.progress import drive, duration
+from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL
+
+_EPILOG = """
+\b
+Examples:
+  dualcert issue example.com '*.example.com'
+  dualcert issue shop.example.com --primary alpha --backup beta --key-type rsa-2048
+  dualcert issue example.com www.example.com --replace-names
+"""
+
+
+@click.command("issue", cls=Command, epilog=_EPILOG)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option(
+    "--name", metavar="PAIR", help="What to call the pair. Unsaid: its first name that is no wildcard."
+)
+@click.option("--primary", metavar="CA", help="The CA whose certificate serves.")
+@click.option("--backup", metavar="CA", help="The CA whose certificate stands ready.")
+@click.option("--dns", metavar="DNS", help="The [dns.X] that holds the names' zones.")
+@click.option(
+    "--target", "targets", metavar="TARGET", multiple=True, help="A [target.X] to serve from; repeatable."
+)
+@click.option(
+    "--key-type",
+    type=click.Choice(["ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096"]),
+    help="The kind of both private keys.",
+)
+@click.option("--replace-names", is_flag=True, help="Give an existing pair these names.")
+@click.option(
+    "--timeout", default="5m", show_default=True, metavar="TIME", help="How long to wait for what is left."
+)
+@pass_context
+def issue(
+    context: Context,
+    names: tuple[str, ...],
+    name: str | None,
+    primary: str | None,
+    backup: str | None,
+    dns: str | None,
+    targets: tuple[str, ...],
+    key_type: str | None,
+    replace_names: bool,
+    timeout: str,
+) -> int:
+    """Make a pair for a set of names, and get both its certificates.
+
+    Orders are placed with both CAs at once, proved by DNS-01, stored, and the primary's certificate is deployed. The
+    options are stored with the pair. For a pair that exists already the command takes up what is unfinished, or does
+    nothing where it is whole.
+
+    Exit status 0: both certificates are there and the primary serves. 3: one of them, and the rest is remembered. 1:
+    none yet. The same command goes on where it stopped.
+    """
+    from dualcert.lifecycle import inventory
+    from dualcert.lifecycle.driver import Scope
+    from dualcert.lifecycle.inventory import PairRequest
+    from dualcert.model.pair import KeyType
+
+    seconds = duration(timeout)
+    request = PairRequest(
+        names=inventory.check_names(names),
+        name=name,
+        primary=primary,
+        backup=backup,
+        dns=dns,
+        targets=targets or None,
+        key_type=KeyType(key_type) if key_type else None,
+        replace_names=replace_names,
+    )
+    pair = inventory.ensure(context.application.world, request)
+    drive(context, Scope(frozenset([pair.id]), inventory.ISSUING), seconds)
+    return conclude(context, pair.name)
+
+
+def conclude(context: Context, name: str) -> int:
+    """Show what the pair has come to; the exit status that this means."""
+    from dualcert.cli.show import print_pair
+    from dualcert.lifecycle import inventory, views
+
+    world = context.application.world
+    view = views.describe(world, inventory.resolve(world, name))
+    print_json(view) if context.json else print_pair(view)
+    trouble = [view[role] for role in ("primary", "backup") if view[role]["renewal"]["error"]]
+    for lineage in trouble:
+        note(f"{name}, CA {lineage['ca']}: {lineage['renewal']['error']}")
+        if lineage["renewal"]["next_try"]:
+            note(
+                f"  Next try at {lineage['renewal']['next_try']:%Y-%m-%d %H:%M:%S} UTC, or now: dualcert renew {name}"
+            )
+    for target in view["targets"]:
+        if target["problem"]:
+            note(f"{name}, target {target['target']}: {target['problem']}")
+    if not trouble and not context.json and is_terminal() and views.whole(view):
+        say(f"{name} is protected")
+    return _status(view)
+
+
+def _status(view: dict[str, object]) -> int:
+    from dualcert.lifecycle import views
+
+    if views.whole(view):
+        return EXIT_DONE
+    there = [role for role in ("primary", "backup") if view[role]["certificate"] is not None]  # type: ignore[index]
+    return EXIT_PARTIAL if there else EXIT_FAILED

@@ -1,0 +1,130 @@
+"""What commands print: JSON in the order given, plain columns that stream, text for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from dualcert.clock import rfc3339
+from dualcert.errors import DualcertError
+
+_BATCH = 500
+
+
+class OutputFailed(DualcertError):
+    """Stdout takes no more: a full disk, most of the time. What the command did is done."""
+
+
+def write(text: str) -> None:
+    """Text on stdout. Raises OutputFailed, and BrokenPipeError where nobody reads any more."""
+    try:
+        sys.stdout.write(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise output_failed(error) from None
+
+
+def output_failed(error: OSError) -> OutputFailed:
+    return OutputFailed(
+        f"the output cannot be written: {error.strerror}",
+        remedy="what the command did is done; `dualcert show` and `dualcert events` tell what that was",
+    )
+
+
+def is_terminal() -> bool:
+    """Whether somebody watches stdout."""
+    return sys.stdout.isatty()
+
+
+def say(text: str = "") -> None:
+    """A line for people, on stdout."""
+    write(f"{text}\n")
+
+
+def note(text: str) -> None:
+    """A line that is no data (progress, a hint), on stderr, at once."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def to_json(value: Any) -> str:
+    """One line of JSON: instants as RFC 3339 UTC, bytes as lower-case hex, durations as seconds."""
+    return json.dumps(value, ensure_ascii=False, default=_encode)
+
+
+def print_json(value: Any) -> None:
+    """One thing, as one object."""
+    write(to_json(value) + "\n")
+
+
+def print_json_lines(values: Iterable[Any]) -> None:
+    """Many things, one a line, written as they come."""
+    for batch in _batches(values):
+        write("".join([to_json(value) + "\n" for value in batch]))
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A title and the width kept for it. A longer value is never cut; it pushes the rest of its line."""
+
+    title: str
+    width: int = 0
+    right: bool = False
+
+    def pad(self, text: str) -> str:
+        return text.rjust(self.width) if self.right else text.ljust(self.width)
+
+
+def print_columns(columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> None:
+    """Rows under their titles, written as they come: widths are fixed, so nothing waits for the last row.
+
+    None shows as ``-``, an instant as RFC 3339, bytes as hex.
+    """
+    write(_line(columns, [column.title for column in columns]))
+    for batch in _batches(rows):
+        write("".join([_line(columns, row) for row in batch]))
+
+
+def _line(columns: Sequence[Column], row: Sequence[Any]) -> str:
+    cells = [column.pad(cell(value)) for column, value in zip(columns, row, strict=True)]
+    return "  ".join(cells).rstrip() + "\n"
+
+
+def cell(value: Any) -> str:
+    """A value as text in a column."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def _batches(values: Iterable[Any]) -> Iterable[list[Any]]:
+    iterator = iter(values)
+    while batch := list(islice(iterator, _BATCH)):
+        yield batch

@@ -1,0 +1,61 @@
+"""Running work for a command, and telling a person how it goes."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from dualcert.cli.context import Context
+from dualcert.cli.output import note
+
+if TYPE_CHECKING:
+    from dualcert.lifecycle.driver import Scope
+    from dualcert.lifecycle.world import World
+    from dualcert.model.events import Event
+
+
+def drive(context: Context, scope: Scope, timeout: float) -> None:
+    """Move the scope's work on for at most ``timeout`` seconds; on a terminal, a line for every event."""
+    from dualcert.lifecycle.driver import run_until
+    from dualcert.lifecycle.engine import Engine
+
+    world = context.application.world
+    deadline = world.clock.now() + timedelta(seconds=timeout)
+    watched = sys.stderr.isatty() and not context.json
+    run_until(Engine(world), scope, deadline, _Lines(world, many=scope.pairs is None) if watched else None)
+
+
+class _Lines:
+    def __init__(self, world: World, *, many: bool) -> None:
+        self._world = world
+        self._many = many
+        self._names: dict[int, str] = {}
+
+    def __call__(self, event: Event) -> None:
+        about = [self._pair(event.pair_id)] if self._many and event.pair_id is not None else []
+        about += [word for word in (event.ca, event.target) if word]
+        cause = event.cause if len(event.cause) <= 100 else event.cause[:97] + "..."
+        note(f"  {event.at:%H:%M:%S}  {' '.join(about):<12}  {event.kind:<18}  {cause}")
+
+    def _pair(self, number: int) -> str:
+        if number not in self._names:
+            from dualcert.lifecycle.history import pair_names
+
+            self._names.update(pair_names(self._world, [number]))
+        return self._names.get(number, str(number))
+
+
+def duration(text: str) -> float:
+    """``5m``, ``30s``, or plain seconds. Raises ``UsageProblem``."""
+    from dualcert.bootstrap import parse_duration
+    from dualcert.errors import UsageProblem
+
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return parse_duration(text).total_seconds()
+    except ValueError as error:
+        raise UsageProblem(f"--timeout {text}: {error}", remedy="Write it like 5m or 90s.") from error

@@ -1,0 +1,186 @@
+"""``dualcert show``, ``list`` and ``events``"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from dualcert.cli.context import Context
+from dualcert.cli.frame import Command, pass_context
+from dualcert.cli.output import (
+    Column,
+    cell,
+    is_terminal,
+    note,
+    print_columns,
+    print_json,
+    print_json_lines,
+    say,
+)
+
+_ON_A_TERMINAL = 200
+
+_SHOW_EPILOG = """
+\b
+Examples:
+  dualcert show example.com
+  dualcert show example.com --json
+"""
+
+
+@click.command("show", cls=Command, epilog=_SHOW_EPILOG)
+@click.argument("name", metavar="NAME")
+@pass_context
+def show(context: Context, name: str) -> None:
+    """Show one pair: its certificates, what they wait for, and what its targets were last seen to serve."""
+    from dualcert.lifecycle import inventory, views
+
+    world = context.application.world
+    view = views.describe(world, inventory.resolve(world, name))
+    print_json(view) if context.json else print_pair(view)
+
+
+def print_pair(view: dict[str, Any]) -> None:
+    """A pair for a person."""
+    say(f"pair        {view['pair']}")
+    say(f"names       {', '.join(view['names'])}")
+    say(f"protection  {view['protection']}")
+    say(f"epoch       {view['epoch']}")
+    for role in ("primary", "backup"):
+        _print_lineage(role, view[role])
+    for target in view["targets"]:
+        seen = "nothing seen yet"
+        if target["observed_sha256"] is not None:
+            seen = (
+                f"{_whose(view, target['observed_sha256'])}, by {target['observed']} at {cell(target['at'])}"
+            )
+        say(f"target      {target['target']}: {seen}")
+        if target["problem"]:
+            say(f"            {target['problem']}")
+
+
+def _print_lineage(role: str, lineage: dict[str, Any]) -> None:
+    say(f"{role:<11} {lineage['ca']}: {lineage['state']}")
+    certificate, renewal = lineage["certificate"], lineage["renewal"]
+    if certificate is not None:
+        say(
+            f"            serial {cell(certificate['serial'])}, {certificate['key_type']}, {certificate['issuer']}"
+        )
+        say(f"            valid  {cell(certificate['not_before'])} to {cell(certificate['not_after'])}")
+        say(f"            sha256 {cell(certificate['sha256'])}")
+    if lineage["renew_at"] is not None:
+        say(f"            renews {cell(lineage['renew_at'])}")
+    if renewal["state"] != "idle":
+        tries = f", tried {renewal['tries']} times since {cell(renewal['since'])}" if renewal["tries"] else ""
+        say(f"            {renewal['state']}{tries}")
+    if renewal["error"]:
+        say(f"            {renewal['error']}")
+
+
+def _whose(view: dict[str, Any], sha256: bytes) -> str:
+    for role in ("primary", "backup"):
+        certificate = view[role]["certificate"]
+        if certificate is not None and certificate["sha256"] == sha256:
+            return f"the {role}'s certificate"
+    return f"another certificate ({sha256.hex()[:16]}...)"
+
+
+_LIST_EPILOG = """
+\b
+Examples:
+  dualcert list
+  dualcert list --json | jq -r 'select(.protection != "protected") | .pair'
+"""
+
+_COLUMNS = (
+    Column("PAIR", 40),
+    Column("PROTECTION", 11),
+    Column("PRIMARY", 22),
+    Column("BACKUP", 22),
+    Column("EXPIRES", 20),
+)
+
+
+@click.command("list", cls=Command, epilog=_LIST_EPILOG)
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="How many at most. Unsaid: 200 on a terminal, all in a pipe."
+)
+@click.option("--after", default="", metavar="PAIR", help="Begin after this pair: the next page.")
+@pass_context
+def list_pairs(context: Context, limit: int | None, after: str) -> None:
+    """List the pairs in the order of their names."""
+    from dualcert.lifecycle import views
+
+    most = limit if limit is not None or not is_terminal() else _ON_A_TERMINAL
+    found = views.describe_all(context.application.world, limit=most, after=after)
+    if context.json:
+        print_json_lines(found)
+        return
+    shown = _Counted(found)
+    print_columns(_COLUMNS, (_row(view) for view in shown))
+    if most is not None and shown.count == most and is_terminal():
+        note(f"the first {most}; more: dualcert list --after {shown.last}")
+
+
+class _Counted:
+    def __init__(self, views: Iterator[dict[str, Any]]) -> None:
+        self._views = views
+        self.count = 0
+        self.last = ""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for view in self._views:
+            self.count += 1
+            self.last = view["pair"]
+            yield view
+
+
+def _row(view: dict[str, Any]) -> tuple[Any, ...]:
+    certificate = view["primary"]["certificate"]
+    return (
+        view["pair"],
+        view["protection"],
+        f"{view['primary']['ca']}: {view['primary']['state']}",
+        f"{view['backup']['ca']}: {view['backup']['state']}",
+        certificate["not_after"] if certificate else None,
+    )
+
+
+_EVENTS_EPILOG = """
+\b
+Examples:
+  dualcert events example.com
+  dualcert events --json | jq -c 'select(.kind == "promoted")'
+"""
+
+_EVENT_COLUMNS = (
+    Column("AT", 27),
+    Column("PAIR", 24),
+    Column("CA", 8),
+    Column("KIND", 18),
+    Column("ACTOR", 16),
+    Column("CAUSE"),
+)
+
+
+@click.command("events", cls=Command, epilog=_EVENTS_EPILOG)
+@click.argument("name", metavar="[NAME]", required=False)
+@pass_context
+def events(context: Context, name: str | None) -> None:
+    """Show what happened to a pair, or to all, oldest first: who, what, why and when."""
+    from dualcert.lifecycle import history, inventory
+
+    world = context.application.world
+    found = history.tell(world, inventory.resolve(world, name) if name else None)
+    if context.json:
+        print_json_lines(found)
+        return
+    print_columns(
+        _EVENT_COLUMNS,
+        (
+            (one["at"], one["pair"], one["ca"] or one["target"], one["kind"], one["actor"], one["cause"])
+            for one in found
+        ),
+    )

@@ -1,0 +1,251 @@
+"""Bringing targets to serve what should serve now, and seeing that they do.
+
+A row names pair and target, never a certificate: what to put there is read when it is put, and read again after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dualcert.errors import ConfigurationError, DeployError, DualcertError, KeyProblem, ProbeFailed
+from dualcert.lifecycle import inspection, keymaking, probing
+from dualcert.lifecycle.world import TargetBinding, World, look_again
+from dualcert.model import names as naming
+from dualcert.model.certificate import Certificate, WrappedKey
+from dualcert.model.deployment import How
+from dualcert.model.events import EventKind
+from dualcert.model.pair import Pair, PairState
+from dualcert.model.work import Done, Later, Outcome, WorkKind, WorkRow
+from dualcert.policy import backoff
+from dualcert.policy.backoff import Failure
+from dualcert.ports.deploy import Placement, Version
+from dualcert.store import Transaction, certificates, deployments, events, pairs, work
+
+_LOOKS = 16
+"""About ten seconds of looking until an endpoint that shows another certificate counts as a failure."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a pair's targets should serve, as read in one look."""
+
+    pair: Pair
+    state: PairState
+    certificate: Certificate
+    leaf: str
+    chain: str
+    key: WrappedKey | None
+
+    @property
+    def version(self) -> Version:
+        return Version(self.state.epoch, self.certificate.id)
+
+
+def read_wanted(tx: Transaction, pair_id: int) -> Wanted | None:
+    """What should serve now; None where nothing has been issued, or the pair is gone."""
+    pair = pairs.by_id(tx, pair_id)
+    if pair is None:
+        return None
+    state = pairs.state(tx, pair_id)
+    if state.serving is None:
+        return None
+    serving = certificates.get(tx, state.serving)
+    leaf = inspection.pem_of(certificates.der_of(tx, serving.id))
+    return Wanted(
+        pair, state, serving, leaf, certificates.chain_of(tx, serving), certificates.wrapped(tx, serving.spki)
+    )
+
+
+def deploy(world: World, rows: Sequence[WorkRow], owner: str) -> list[Outcome]:
+    """Switch one target for all of the rows together; an outcome for each, in their order."""
+    target = world.target(rows[0].target)
+    lease = f"target:{target.name}"
+    with world.store.write() as tx:
+        ours = work.take_lease(tx, lease, owner)
+    if not ours:
+        return [look_again(world, row, f"another process is switching {target.name}") for row in rows]
+    try:
+        return _switch(world, rows, target)
+    finally:
+        with world.store.write() as tx:
+            work.drop_lease(tx, lease, owner)
+
+
+def _switch(world: World, rows: Sequence[WorkRow], target: TargetBinding) -> list[Outcome]:
+    began = world.clock.now()
+    with world.store.read() as tx:
+        wanted = {row.id: read_wanted(tx, row.pair_id) for row in rows}
+    problems: dict[int, DualcertError | None] = {}
+    placements: dict[int, Placement] = {}
+    for row in rows:
+        want = wanted[row.id]
+        if want is not None:
+            try:
+                placements[row.id] = _placement(world, want)
+            except (KeyProblem, ConfigurationError) as error:
+                problems[row.id] = error
+    if placements:
+        problems.update(_apply(target, placements))
+    outcomes = []
+    for row in rows:
+        problem = problems.get(row.id)
+        if problem is None:
+            outcomes.append(_record(world, row, wanted[row.id]))
+        else:
+            outcomes.append(
+                _failed(world, row, problem, Failure(began, row.attempts, row.since, world.draw()))
+            )
+    return outcomes
+
+
+def _placement(world: World, want: Wanted) -> Placement:
+    return Placement(
+        pair=want.pair.name,
+        names=want.pair.names,
+        version=want.version,
+        certificate=want.leaf,
+        chain=want.chain,
+        private_key=keymaking.unwrap(world, want.key),
+        sha256=want.certificate.sha256,
+    )
+
+
+def _apply(target: TargetBinding, placements: dict[int, Placement]) -> dict[int, DualcertError | None]:
+    deployer = target.deployer()
+    try:
+        results = deployer.deploy(list(placements.values()))
+        held = deployer.read_back([placement.pair for placement in placements.values()])
+    except DeployError as error:
+        return dict.fromkeys(placements, error)
+    found: dict[int, DualcertError | None] = {}
+    for number, placement in placements.items():
+        there = held.get(placement.pair)
+        problem = results.get(placement.pair)
+        if problem is None and (there is None or there.sha256 != placement.sha256):
+            problem = DeployError(
+                f"target {target.name} does not hold what was just put there",
+                remedy="See whether something else writes to this target.",
+                name=placement.pair,
+            )
+        found[number] = problem
+    return found
+
+
+def _failed(world: World, row: WorkRow, problem: DualcertError, failure: Failure) -> Outcome:
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        if row.reason != str(problem):
+            events.record(tx, EventKind.FAILED, problem.reason, pair=row.pair_id, target=row.target)
+    at = backoff.after_failure(world.clock.now(), failure, passing=False, wished=problem.retry_after)
+    return Later(at, str(problem), failed=True)
+
+
+def _record(world: World, row: WorkRow, want: Wanted | None) -> Outcome:
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        if want is None:
+            work.finish(tx, row)
+            return Done()
+        pair, serving = want.pair, want.certificate
+        if deployments.arrived(tx, pair.id, row.target, want.state.epoch, serving.id):
+            cause = "read back as written"
+            events.record(
+                tx, EventKind.DEPLOYED, cause, pair=pair.id, target=row.target, certificate=serving.id
+            )
+        deployments.observe(tx, pair.id, row.target, serving.sha256, How.STORED)
+        state = pairs.state(tx, pair.id)
+        if (state.epoch, state.serving) != (want.state.epoch, want.state.serving):
+            return Later(tx.now, "another certificate should serve by now")
+        work.schedule(tx, WorkKind.VERIFICATION, pair.id, tx.now, target=row.target)
+        work.finish(tx, row)
+    return Done()
+
+
+# --- verification ----------------------------------------------------------------------------------------
+
+
+def verify(world: World, row: WorkRow) -> Outcome:
+    """See that a target serves what it should; then the replaced key leaves it."""
+    began = world.clock.now()
+    target = world.target(row.target)
+    with world.store.read() as tx:
+        want = read_wanted(tx, row.pair_id)
+        deploying = work.get(tx, WorkKind.DEPLOYMENT, row.pair_id, target=row.target) is not None
+        others = want is not None and deployments.others_there(
+            tx, row.pair_id, row.target, want.certificate.id
+        )
+    if want is None or deploying:
+        # What is to be seen is not there yet; the deployment asks for a look when it is.
+        return _finish(world, row)
+    problem = _look(target, want)
+    if problem is not None:
+        return _not_seen(world, row, want, problem, Failure(began, row.attempts, row.since, world.draw()))
+    if others:
+        target.deployer().purge(want.pair.name, want.version)
+    return _seen(world, row, target, want, purged=others)
+
+
+def _finish(world: World, row: WorkRow) -> Outcome:
+    with world.store.write() as tx:
+        work.finish(tx, row)
+    return Done()
+
+
+def _look(target: TargetBinding, want: Wanted) -> ProbeFailed | None:
+    if not target.endpoints:
+        held = target.deployer().read_back([want.pair.name]).get(want.pair.name)
+        if held is None or held.sha256 != want.certificate.sha256:
+            return ProbeFailed(f"target {target.name} holds another certificate", name=want.pair.name)
+        return None
+    server_name = naming.probe_name(want.pair.names)
+    for host, port in target.endpoints:
+        try:
+            seen = probing.served(host, port, server_name)
+        except ProbeFailed as error:
+            return error
+        if seen != want.certificate.sha256:
+            return ProbeFailed(
+                f"{host}:{port} serves another certificate for {server_name} ({seen.hex()[:16]}...)",
+                remedy=f"See whether the server reads the files of target {target.name}, and reloads.",
+                name=want.pair.name,
+            )
+    return None
+
+
+def _not_seen(world: World, row: WorkRow, want: Wanted, problem: ProbeFailed, failure: Failure) -> Outcome:
+    if row.looks <= _LOOKS:
+        return look_again(world, row, problem.reason)
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        deployments.observe(tx, row.pair_id, row.target, want.certificate.sha256, How.STORED, problem.reason)
+        if row.reason != str(problem):
+            events.record(tx, EventKind.FAILED, problem.reason, pair=row.pair_id, target=row.target)
+    return Later(backoff.after_failure(world.clock.now(), failure, passing=False), str(problem), failed=True)
+
+
+def _seen(world: World, row: WorkRow, target: TargetBinding, want: Wanted, *, purged: bool) -> Outcome:
+    how = How.WIRE if target.endpoints else How.STORED
+    serving = want.certificate
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        state = pairs.state(tx, row.pair_id)
+        deployments.observe(tx, row.pair_id, row.target, serving.sha256, how)
+        deployments.verified(tx, row.pair_id, row.target, want.state.epoch, serving.id)
+        certificates.proved(tx, serving.spki)
+        events.record(
+            tx,
+            EventKind.VERIFIED,
+            f"seen by {how.value}",
+            pair=row.pair_id,
+            target=row.target,
+            certificate=serving.id,
+        )
+        if purged:
+            deployments.others_left(tx, row.pair_id, row.target, serving.id)
+            cause = "replaced keys have left the target"
+            events.record(tx, EventKind.KEY_PURGED, cause, pair=row.pair_id, target=row.target)
+        if (state.epoch, state.serving) == (want.state.epoch, want.state.serving):
+            work.wake(tx, WorkKind.REVOCATION, row.pair_id)
+        work.finish(tx, row)
+    return Done()

@@ -1,0 +1,219 @@
+"""Drives the engine for a command: claims what is due, runs steps in pools, waits, follows other processes."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from queue import Empty, SimpleQueue
+
+from dualcert.errors import StoreUnavailable
+from dualcert.lifecycle.engine import ALL_KINDS, Engine, Held
+from dualcert.lifecycle.pool import Pool
+from dualcert.model.events import Event
+from dualcert.model.work import Later, WorkKind, WorkRow
+from dualcert.store import events, work
+
+_POLL = timedelta(milliseconds=250)
+_FOLLOW = timedelta(milliseconds=50)
+_WAITING_RECHECK = timedelta(seconds=1)
+_AT_ONCE = 64
+_GRACE = timedelta(seconds=35)
+"""How long after the deadline a step that is under way may still end: a request ends in 30 s."""
+
+_RENEW_EVERY = work.LEASE_SECONDS / 3
+_DNS_THREADS = 8
+_DEPLOY_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which work a command drives; ``pairs`` None stands for all pairs."""
+
+    pairs: frozenset[int] | None = None
+    kinds: tuple[WorkKind, ...] = ALL_KINDS
+
+
+def run_until(
+    engine: Engine, scope: Scope, deadline: datetime, on_event: Callable[[Event], None] | None = None
+) -> None:
+    """Move everything in ``scope`` on until nothing of it is due before ``deadline``, or the deadline has passed.
+
+    Rows that another live process holds are followed: this returns when they are done or the deadline has passed.
+    What is left is resumable. Exceptions of steps that are not dualcert's own end the run.
+    """
+    _Run(engine, scope, deadline, on_event).run()
+
+
+class _Run:
+    def __init__(
+        self, engine: Engine, scope: Scope, deadline: datetime, on_event: Callable[[Event], None] | None
+    ) -> None:
+        self._engine = engine
+        self._world = engine.world
+        self._scope = scope
+        self._deadline = deadline
+        self._on_event = on_event
+        self._held: dict[int, Held] = {}
+        self._busy: dict[int, WorkRow] = {}
+        self._finished: SimpleQueue[tuple[list[WorkRow], list[Held | None] | BaseException]] = SimpleQueue()
+        self._pools: dict[str, Pool] = {}
+        self._claim_at = self._now()
+        self._seen = 0
+
+    def _now(self) -> datetime:
+        return self._world.clock.now()
+
+    def run(self) -> None:
+        self._engine.take_from_the_dead()
+        self._begin_following()
+        stop = threading.Event()
+        keeper = threading.Thread(target=self._keep_leases, args=(stop,), name="leases", daemon=True)
+        keeper.start()
+        try:
+            while not self._over():
+                self._collect()
+                self._tell()
+            self._tell()
+        finally:
+            stop.set()
+            for pool in self._pools.values():
+                pool.close()
+            self._release()
+
+    # --- one round ---------------------------------------------------------------------------------------
+
+    def _over(self) -> bool:
+        """Claim and start what is due; True when nothing is left to wait for."""
+        now = self._now()
+        if now >= self._deadline:
+            return not self._busy or now >= self._deadline + _GRACE
+        if now >= self._claim_at:
+            self._claim(now)
+        self._dispatch(now)
+        if self._busy or any(
+            one.wake_at is not None and one.wake_at <= self._deadline for one in self._held.values()
+        ):
+            return False
+        return not self._others_at_work()
+
+    def _claim(self, now: datetime) -> None:
+        room = _AT_ONCE - len(self._busy)
+        self._claim_at = now + _POLL
+        if room <= 0:
+            return
+        for batch in self._engine.claim(self._scope.kinds, room, self._scope.pairs):
+            self._start(batch)
+
+    def _dispatch(self, now: datetime) -> None:
+        for number, one in list(self._held.items()):
+            if one.wake_at is not None and one.wake_at <= now:
+                del self._held[number]
+                self._start([one.row])
+
+    def _others_at_work(self) -> bool:
+        """Whether rows of the scope are due soon that this process does not hold."""
+        now = self._now()
+        with self._world.store.read() as tx:
+            earliest = work.due_before(
+                tx, self._deadline, self._scope.kinds, self._scope.pairs, but_not_of=self._engine.owner
+            )
+        if earliest is None:
+            return False
+        self._claim_at = min(self._claim_at, max(earliest, now + _FOLLOW))
+        if earliest <= now:
+            self._engine.take_from_the_dead()
+        return True
+
+    def _collect(self) -> None:
+        """Wait until a step ends or the next thing is due; take in every step that has ended."""
+        timeout = max(0.0, (self._next_wake() - self._now()).total_seconds())
+        with contextlib.suppress(Empty):
+            self._take_in(*self._finished.get(timeout=timeout))
+            while True:
+                self._take_in(*self._finished.get_nowait())
+
+    def _next_wake(self) -> datetime:
+        wakes = [one.wake_at for one in self._held.values() if one.wake_at is not None]
+        return min([*wakes, self._claim_at, self._now() + _POLL])
+
+    def _take_in(self, rows: list[WorkRow], result: list[Held | None] | BaseException) -> None:
+        for row in rows:
+            del self._busy[row.id]
+        if isinstance(result, BaseException):
+            raise result
+        for one in result:
+            if one is not None:
+                self._held[one.row.id] = one
+        # A step that has ended may have made others due, and may be what rows of its pairs waited for.
+        self._claim_at = self._now()
+        moved = {row.pair_id for row in rows}
+        for number, one in self._held.items():
+            if one.wake_at is None:
+                soon = self._claim_at + (timedelta(0) if one.row.pair_id in moved else _WAITING_RECHECK)
+                if one.row.id not in {row.id for row in rows}:
+                    self._held[number] = replace(one, wake_at=soon)
+
+    # --- steps in their threads --------------------------------------------------------------------------
+
+    def _start(self, rows: list[WorkRow]) -> None:
+        for row in rows:
+            self._busy[row.id] = row
+        self._pool(rows[0]).submit(lambda: self._finished.put((rows, self._steps(rows))))
+
+    def _pool(self, row: WorkRow) -> Pool:
+        match row.kind:
+            case WorkKind.ORDER | WorkKind.REVOCATION:
+                ca = self._world.cas.get(row.ca)
+                name, size = f"ca-{row.ca}", ca.max_concurrency if ca else 1
+            case WorkKind.PUBLICATION | WorkKind.WITHDRAWAL:
+                name, size = "dns", _DNS_THREADS
+            case WorkKind.DEPLOYMENT | WorkKind.VERIFICATION:
+                name, size = "deploy", _DEPLOY_THREADS
+            case _:
+                name, size = "local", 1
+        return self._pools.setdefault(name, Pool(name, size))
+
+    def _steps(self, rows: list[WorkRow]) -> list[Held | None] | BaseException:
+        """Step after step of the rows, as long as the next one is due at once."""
+        try:
+            while True:
+                outcomes = self._engine.advance(rows)
+                held = [self._engine.settle(row, one) for row, one in zip(rows, outcomes, strict=True)]
+                only = held[0] if len(held) == 1 else None
+                at_once = isinstance(outcomes[0], Later) and not outcomes[0].failed
+                if only is None or not at_once or only.wake_at is None or only.wake_at > self._now():
+                    return held
+                rows[:] = [only.row]
+        except BaseException as error:  # noqa: BLE001 - carried to the thread that waits, which raises it
+            return error
+
+    def _keep_leases(self, stop: threading.Event) -> None:
+        while not stop.wait(_RENEW_EVERY):
+            # A database that is away for a moment is met by the steps themselves; the lease outlives two misses.
+            with contextlib.suppress(StoreUnavailable), self._world.store.write() as tx:
+                work.renew_leases(tx, self._engine.owner)
+
+    def _release(self) -> None:
+        busy = [Held(row, self._now(), "") for row in self._busy.values()]
+        held = [*self._held.values(), *busy]
+        if held:
+            self._engine.release(held)
+
+    # --- events ------------------------------------------------------------------------------------------
+
+    def _begin_following(self) -> None:
+        if self._on_event is not None:
+            with self._world.store.read() as tx:
+                self._seen = events.last(tx)
+
+    def _tell(self) -> None:
+        if self._on_event is None:
+            return
+        with self._world.store.read() as tx:
+            found = events.page(tx, pairs=self._scope.pairs, after=self._seen)
+        for event in found:
+            self._seen = event.id
+            self._on_event(event)

@@ -1,0 +1,153 @@
+"""Takes due rows of work and moves them on, one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from dualcert.errors import CaUnreachable, DnsUnreachable, DualcertError, LeaseLost, StoreUnavailable
+from dualcert.lifecycle import deployment, ordering, promotion, renewal, revocation, validation
+from dualcert.lifecycle.owner import is_dead, new_owner
+from dualcert.lifecycle.world import World
+from dualcert.model.work import DAY, PERSON, Done, Failed, Later, Outcome, Waiting, WorkKind, WorkRow
+from dualcert.policy import backoff
+from dualcert.policy.backoff import IN_MEMORY, Failure
+from dualcert.store import Transaction, work
+
+ALL_KINDS = tuple(WorkKind)
+_COMPANIONS = 100
+_STORE_LOOKS = 40
+_RECHECK = timedelta(minutes=5)
+"""When a row that waits for another is looked at again although nobody woke it."""
+
+_STEPS: Mapping[WorkKind, Callable[[World, WorkRow], Outcome]] = {
+    WorkKind.ORDER: ordering.advance,
+    WorkKind.PUBLICATION: validation.publish,
+    WorkKind.WITHDRAWAL: validation.withdraw,
+    WorkKind.VERIFICATION: deployment.verify,
+    WorkKind.REVOCATION: revocation.advance,
+    WorkKind.REFILL: renewal.refill,
+    WorkKind.FALLBACK: promotion.fall_back,
+}
+
+
+@dataclass(frozen=True)
+class Held:
+    """A row that this process holds between two steps; ``wake_at`` is None while another row must move first."""
+
+    row: WorkRow
+    wake_at: datetime | None
+    reason: str
+
+
+class Engine:
+    """One holder of leases. Safe to use from several threads, each with rows of its own."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.owner = str(new_owner())
+
+    def claim(
+        self, kinds: Collection[WorkKind], limit: int, pairs: Collection[int] | None = None
+    ) -> list[list[WorkRow]]:
+        """Due rows, held by this engine from now on; the deployments of one target come together."""
+        batches: list[list[WorkRow]] = []
+        by_target: dict[str, list[WorkRow]] = {}
+        with self.world.store.write() as tx:
+            for row in work.claim(tx, self.owner, kinds=kinds, limit=limit, pairs=pairs):
+                if row.kind is WorkKind.DEPLOYMENT:
+                    by_target.setdefault(row.target, []).append(row)
+                else:
+                    batches.append([row])
+            for target, rows in by_target.items():
+                batches.append([*rows, *work.claim_companions(tx, self.owner, target, _COMPANIONS)])
+        return batches
+
+    def advance(self, rows: Sequence[WorkRow]) -> list[Outcome]:
+        """Take one step of each row; several rows are deployments of one target. A lost row counts as done."""
+        began = self.world.clock.now()
+        try:
+            if rows[0].kind is WorkKind.DEPLOYMENT:
+                return deployment.deploy(self.world, rows, self.owner)
+            return [_STEPS[rows[0].kind](self.world, rows[0])]
+        except LeaseLost:
+            return [Done() for _ in rows]
+        except StoreUnavailable as error:
+            if rows[0].looks > _STORE_LOOKS:
+                raise
+            at = self.world.clock.now() + timedelta(seconds=1)
+            return [Later(at, error.reason, looking=True) for _ in rows]
+        except DualcertError as error:
+            return [self._failed(row, error, began) for row in rows]
+
+    def _failed(self, row: WorkRow, error: DualcertError, began: datetime) -> Later:
+        passing = isinstance(error, DnsUnreachable | CaUnreachable)
+        failure = Failure(began, row.attempts, row.since, self.world.draw())
+        at = backoff.after_failure(self.world.clock.now(), failure, passing=passing, wished=error.retry_after)
+        return Later(at, str(error), failed=True)
+
+    def settle(self, row: WorkRow, outcome: Outcome) -> Held | None:
+        """Write down what a step said, and let go of the row unless it is waited for in memory."""
+        now = self.world.clock.now()
+        match outcome:
+            case Done():
+                return None
+            case Waiting(_, reason):
+                return Held(replace(row, continued=True, looks=0), None, reason)
+            case Later() if not outcome.failed and outcome.at - now < IN_MEMORY:
+                looks = row.looks + 1 if outcome.looking else 0
+                return Held(replace(row, continued=True, looks=looks), outcome.at, outcome.reason)
+            case Later() | Failed():
+                return self._put_back(row, outcome, now)
+
+    def _put_back(self, row: WorkRow, outcome: Later | Failed, now: datetime) -> Held | None:
+        later = outcome if isinstance(outcome, Later) else None
+        short = later is not None and later.at - now < IN_MEMORY and later.waiting_for is None
+        with self.world.store.write() as tx:
+            work.put_back(
+                tx,
+                row,
+                due_at=later.at if later else None,
+                reason=outcome.reason,
+                waiting_for=later.waiting_for if later else PERSON,
+                failed=later is None or later.failed,
+                keep_lease=short,
+            )
+            self._give_way(tx, row, later)
+        if later is None or not short:
+            return None
+        again = replace(
+            row,
+            attempts=row.attempts + 1,
+            since=row.since or now,
+            continued=False,
+            looks=0,
+            reason=later.reason,
+        )
+        return Held(again, later.at, later.reason)
+
+    def _give_way(self, tx: Transaction, row: WorkRow, later: Later | None) -> None:
+        """An order that failed for good lets a first backup serve without further waiting."""
+        if row.kind is WorkKind.ORDER and (later is None or later.waiting_for == DAY):
+            work.schedule(tx, WorkKind.FALLBACK, row.pair_id, tx.now)
+
+    def release(self, held: Collection[Held]) -> None:
+        """Give rows back that are still held; whoever comes next goes on where this process stopped."""
+        now = self.world.clock.now()
+        with self.world.store.write() as tx:
+            work.release(tx, [one.row for one in held if one.wake_at is not None])
+            for one in held:
+                if one.wake_at is None:
+                    work.put_back(
+                        tx, one.row, due_at=now + _RECHECK, reason=one.reason, waiting_for="another step"
+                    )
+
+    def take_from_the_dead(self) -> None:
+        """What a process of this machine held when it died is free at once."""
+        with self.world.store.read() as tx:
+            gone = [owner for owner in work.owners(tx) if owner != self.owner and is_dead(owner)]
+        if gone:
+            with self.world.store.write() as tx:
+                for owner in gone:
+                    work.release_owner(tx, owner)

@@ -1,0 +1,71 @@
+"""A certificate as PEM files for somebody else's use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dualcert.errors import DeployError, UsageProblem
+from dualcert.lifecycle import inspection, keymaking
+from dualcert.lifecycle.world import World
+from dualcert.model.events import EventKind
+from dualcert.model.pair import Pair, Role
+from dualcert.store import certificates, events, pairs
+
+
+def export(world: World, pair: Pair, role: Role, folder: Path, *, with_key: bool) -> list[Path]:
+    """Write the current certificate of a role; the files written. A key that leaves the database leaves an event.
+
+    Raises ``UsageProblem`` where there is no certificate, ``KeyUnreadable``, ``DeployError`` where nothing can be
+    written.
+    """
+    with world.store.read() as tx:
+        state = pairs.state(tx, pair.id)
+        number = state.serving if role is Role.PRIMARY else state.standby
+        if number is None:
+            raise UsageProblem(
+                f"there is no {role.value} certificate to export",
+                remedy=f"See what is there: dualcert show {pair.name}",
+                name=pair.name,
+            )
+        subject = certificates.get(tx, number)
+        leaf = inspection.pem_of(certificates.der_of(tx, number))
+        chain = certificates.chain_of(tx, subject)
+        wrapped = certificates.wrapped(tx, subject.spki)
+    contents = {"cert.pem": leaf, "chain.pem": chain, "fullchain.pem": leaf + chain}
+    if with_key:
+        key = keymaking.unwrap(world, wrapped).decode("ascii")
+        contents |= {"privkey.pem": key, "bundle.pem": key + leaf + chain}
+        with world.store.write() as tx:
+            events.record(
+                tx,
+                EventKind.KEY_EXPORTED,
+                f"to {folder.absolute()}",
+                pair=pair.id,
+                ca=subject.ca,
+                certificate=subject.id,
+            )
+    return _write(folder, contents)
+
+
+def _write(folder: Path, contents: dict[str, str]) -> list[Path]:
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in contents.items():
+            path = folder / name
+            secret = name in {"privkey.pem", "bundle.pem"}
+            temporary = folder / f".{name}.{os.getpid()}"
+            # Made with its mode, not changed to it: there is no moment in which others could open a key.
+            with os.fdopen(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+                file.write(text)
+                if not secret:
+                    os.fchmod(file.fileno(), 0o644)
+            temporary.replace(path)
+            written.append(path)
+    except OSError as error:
+        raise DeployError(
+            f"{error.filename or folder} cannot be written: {error.strerror}",
+            remedy="Choose a folder with room that you may write to.",
+        ) from error
+    return written

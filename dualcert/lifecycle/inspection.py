@@ -1,0 +1,144 @@
+"""What arrived, read and checked before anything trusts it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509 import verification
+
+from dualcert.errors import CertificateUnfit, ConfigurationError
+from dualcert.lifecycle.keymaking import key_type_of
+from dualcert.model import names as naming
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A certificate as it came from its CA. ``chain_pem`` holds what came after the leaf, ``intermediates`` parsed."""
+
+    leaf: x509.Certificate
+    intermediates: tuple[x509.Certificate, ...]
+    chain_pem: str
+
+    @property
+    def der(self) -> bytes:
+        return self.leaf.public_bytes(Encoding.DER)
+
+    @property
+    def sha256(self) -> bytes:
+        return self.leaf.fingerprint(hashes.SHA256())
+
+    @property
+    def spki(self) -> bytes:
+        return _spki(self.leaf)
+
+    @property
+    def serial(self) -> bytes:
+        return serial_bytes(self.leaf.serial_number)
+
+    @property
+    def issuer_hash(self) -> bytes:
+        return hashlib.sha256(self.leaf.issuer.public_bytes()).digest()
+
+    @property
+    def issuing_key(self) -> bytes:
+        return _spki(self.intermediates[0]) if self.intermediates else b""
+
+    @property
+    def key_type(self) -> str:
+        return key_type_of(self.leaf.public_key())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        try:
+            extension = self.leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        except (x509.ExtensionNotFound, ValueError):
+            return ()
+        return tuple(name.lower() for name in extension.value.get_values_for_type(x509.DNSName))
+
+
+def serial_bytes(serial: int) -> bytes:
+    """The number without sign byte or leading zeros; RFC 5280 allows twenty octets."""
+    return serial.to_bytes(max(1, (serial.bit_length() + 7) // 8), "big")
+
+
+def _spki(certificate: x509.Certificate) -> bytes:
+    key = certificate.public_key()
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
+def parse(pem: str) -> Arrival:
+    """Raises ``CertificateUnfit`` where it cannot be read."""
+    try:
+        leaf, *intermediates = x509.load_pem_x509_certificates(pem.encode("ascii"))
+    except ValueError as error:
+        raise CertificateUnfit(f"what the CA sent cannot be read as certificates: {error}") from error
+    chain_pem = "".join(one.public_bytes(Encoding.PEM).decode("ascii") for one in intermediates)
+    return Arrival(leaf, tuple(intermediates), chain_pem)
+
+
+def pem_of(der: bytes) -> str:
+    return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM).decode("ascii")
+
+
+def flaws(
+    arrival: Arrival, *, spki: bytes, names: Sequence[str], now: datetime, trust_roots: Path | None
+) -> tuple[tuple[str, ...], bytes | None]:
+    """What speaks against using it (empty: nothing), and the hash of the root key that its chain leads to."""
+    found = []
+    if arrival.spki != spki:
+        found.append("it is for another key than the one that was sent")
+    if not isinstance(arrival.leaf.public_key(), rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
+        found.append("it has a key of an unknown type")
+    missing = sorted(set(names) - set(arrival.names))
+    if missing:
+        found.append(f"it does not name {', '.join(missing[:5])}")
+    if arrival.leaf.not_valid_after_utc <= now:
+        found.append(f"it expired on {arrival.leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    if arrival.leaf.not_valid_before_utc >= arrival.leaf.not_valid_after_utc:
+        found.append("it is never valid")
+    try:
+        root_key = _root_key(arrival, names, now, trust_roots)
+    except verification.VerificationError as error:
+        found.append(f"its chain does not lead to a trusted root ({error})")
+        root_key = None
+    return tuple(found), root_key
+
+
+def _root_key(arrival: Arrival, names: Sequence[str], now: datetime, trust_roots: Path | None) -> bytes:
+    # A CA's clock may be ahead of ours by seconds: what starts in a moment is looked at as it will be then.
+    instant = max(now, arrival.leaf.not_valid_before_utc)
+    verifier = (
+        verification.PolicyBuilder()
+        .store(verification.Store(_roots(trust_roots)))
+        .time(instant)
+        .build_server_verifier(x509.DNSName(naming.probe_name(tuple(names))))
+    )
+    return _spki(verifier.verify(arrival.leaf, list(arrival.intermediates))[-1])
+
+
+def _roots(path: Path | None) -> list[x509.Certificate]:
+    if path is None:
+        return _public_roots()
+    try:
+        roots = x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"trust_roots {path} cannot be read: {error}", remedy="Put PEM certificates there."
+        ) from error
+    return roots
+
+
+@lru_cache(maxsize=1)
+def _public_roots() -> list[x509.Certificate]:
+    import certifi
+
+    return x509.load_pem_x509_certificates(Path(certifi.where()).read_bytes())

@@ -1,0 +1,196 @@
+"""Which pairs there are: made, found by name, told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dualcert.errors import ConfigurationError, InvalidName, UsageProblem
+from dualcert.lifecycle import renewal
+from dualcert.lifecycle.world import World
+from dualcert.model import names as naming
+from dualcert.model.events import EventKind
+from dualcert.model.pair import KeyType, Pair
+from dualcert.model.work import DAY, WorkKind
+from dualcert.policy import pairing
+from dualcert.policy.pairing import CaIdentity
+from dualcert.store import Transaction, events, pairs, work
+
+ISSUING = (
+    WorkKind.ORDER,
+    WorkKind.PUBLICATION,
+    WorkKind.WITHDRAWAL,
+    WorkKind.DEPLOYMENT,
+    WorkKind.VERIFICATION,
+    WorkKind.REFILL,
+    WorkKind.FALLBACK,
+    WorkKind.REVOCATION,
+)
+"""What ``issue`` and ``renew NAME`` drive for a pair."""
+
+
+@dataclass(frozen=True)
+class PairRequest:
+    """What ``issue`` was told; None where it was told nothing and the defaults serve."""
+
+    names: tuple[str, ...]
+    name: str | None = None
+    primary: str | None = None
+    backup: str | None = None
+    dns: str | None = None
+    targets: tuple[str, ...] | None = None
+    key_type: KeyType | None = None
+    replace_names: bool = False
+
+
+def check_names(texts: Sequence[str]) -> tuple[str, ...]:
+    """Names in their stored form. Raises ``InvalidName``, for a bare public suffix too."""
+    names = naming.normalise_all(texts)
+    from publicsuffixlist import PublicSuffixList  # reads a list of ten thousand suffixes
+
+    suffixes = PublicSuffixList(only_icann=True)
+    for name in names:
+        if suffixes.privatesuffix(name.removeprefix("*.")) is None:
+            raise InvalidName(
+                f"{name} is a public suffix: nobody can own it whole, and no CA certifies it",
+                remedy="Give a name under it, such as example." + name.removeprefix("*."),
+            )
+    return names
+
+
+def resolve(world: World, text: str) -> Pair:
+    """The pair that a person means: the one of this name, else the one that covers it.
+
+    Raises ``UsageProblem`` where there is none or more than one.
+    """
+    with world.store.read() as tx:
+        exact = pairs.by_name(tx, text)
+        if exact is not None:
+            return exact
+        name = naming.normalise(text)
+        found = pairs.by_name(tx, name)
+        candidates = [found] if found is not None else pairs.covering(tx, name)
+    if not candidates:
+        raise UsageProblem(
+            f"no pair is called {text}, and none covers it", remedy="See what there is: dualcert list"
+        )
+    if len(candidates) > 1:
+        raise UsageProblem(
+            f"{text} is covered by several pairs: {', '.join(one.name for one in candidates)}",
+            remedy="Name the pair that you mean.",
+        )
+    return candidates[0]
+
+
+def ensure(world: World, request: PairRequest) -> Pair:
+    """The pair for these names: made with both orders due if it is new, hurried on if it is not whole yet."""
+    with world.store.write() as tx:
+        known = _known(tx, request)
+        if known is None:
+            return _create(tx, world, request)
+        pair = _same(tx, known, request)
+        _go_on(tx, pair)
+        return pair
+
+
+def _known(tx: Transaction, request: PairRequest) -> Pair | None:
+    same_names = pairs.by_digest(tx, naming.digest(request.names))
+    same_name = pairs.by_name(tx, request.name or naming.own_name(request.names))
+    if same_names is None:
+        return same_name
+    if request.name is not None and same_names.name != request.name:
+        raise UsageProblem(
+            f"the pair {same_names.name} has exactly these names already",
+            remedy=f"Two pairs for one set of names are not kept: use {same_names.name}.",
+        )
+    return same_names
+
+
+def _same(tx: Transaction, pair: Pair, request: PairRequest) -> Pair:
+    lineages = {one.id: one.ca for one in pairs.lineages(tx, [pair.id])}
+    told = {
+        "--primary and --backup": {one for one in (request.primary, request.backup) if one}
+        - set(lineages.values()),
+        "--dns": request.dns not in {None, pair.dns},
+        "--target": request.targets is not None and tuple(sorted(request.targets)) != pair.targets,
+        "--key-type": request.key_type not in {None, pair.key_type},
+    }
+    other = [option for option, differs in told.items() if differs]
+    if other:
+        raise UsageProblem(
+            f"the pair {pair.name} exists and was made with other values for {', '.join(other)}",
+            remedy=f"Leave the option out; see what it has: dualcert show {pair.name}",
+        )
+    if set(request.names) == set(pair.names):
+        return pair
+    if not request.replace_names:
+        raise UsageProblem(
+            f"the pair {pair.name} exists with other names: {', '.join(pair.names)}",
+            remedy="Say --replace-names to give it the new ones, or --name to make another pair.",
+        )
+    pairs.replace_names(tx, pair, request.names)
+    replaced = pairs.by_id(tx, pair.id)
+    if replaced is None:
+        raise AssertionError("a pair vanished inside the transaction that changed it")
+    events.record(tx, EventKind.NAMES_REPLACED, ", ".join(request.names), pair=pair.id)
+    renewal.open_orders(tx, replaced, renewal.due_lineages(tx, replaced), "the pair has other names")
+    return replaced
+
+
+def _create(tx: Transaction, world: World, request: PairRequest) -> Pair:
+    defaults = world.new_pairs
+    primary, backup = request.primary or defaults.primary, request.backup or defaults.backup
+    dns, targets = (
+        request.dns or defaults.dns,
+        defaults.targets if request.targets is None else request.targets,
+    )
+    _check_configured(world, (primary, backup), dns, targets)
+    pair = pairs.create(
+        tx,
+        name=request.name or naming.own_name(request.names),
+        names=request.names,
+        key_type=request.key_type or defaults.key_type,
+        dns=dns,
+        targets=targets,
+        first_wait=defaults.first_wait,
+        lineages=((primary, world.ca(primary).domain), (backup, world.ca(backup).domain)),
+    )
+    events.record(tx, EventKind.CREATED, f"{primary} and {backup} for {', '.join(pair.names)}", pair=pair.id)
+    renewal.open_orders(tx, pair, pairs.lineages(tx, [pair.id]), "first issuance")
+    return pair
+
+
+def _check_configured(world: World, cas: tuple[str, str], dns: str, targets: tuple[str, ...]) -> None:
+    for section, table, wanted in (
+        ("ca", world.cas, cas),
+        ("dns", world.dns, (dns,)),
+        ("target", world.targets, targets),
+    ):
+        for name in wanted:
+            if name not in table:
+                raise UsageProblem(
+                    f"[{section}.{name}] is not configured",
+                    remedy=f"There is: {', '.join(sorted(table)) or 'none'}.",
+                )
+    identities = [
+        CaIdentity(one.name, one.directory, one.operator, frozenset(), one.domain)
+        for one in (world.ca(name) for name in cas)
+    ]
+    found = pairing.ca_objections(*identities)
+    if found:
+        raise ConfigurationError("; ".join(found), remedy="A pair needs two CAs that do not fall together.")
+
+
+def _go_on(tx: Transaction, pair: Pair) -> None:
+    """Open what is due and end every back-off, but not the day that an unfit certificate has to wait."""
+    renewal.open_orders(tx, pair, renewal.due_lineages(tx, pair), "the pair was not whole")
+    work.hurry(tx, pair.id, ISSUING, spare=(DAY,))
+
+
+def renew(world: World, pair: Pair, *, force: bool) -> None:
+    """A person asks for one pair: what is due, or everything, is ordered now and back-off is ignored."""
+    with world.store.write() as tx:
+        wanted = pairs.lineages(tx, [pair.id]) if force else renewal.due_lineages(tx, pair)
+        cause = "renewal by hand, although nothing was due" if force else "renewal by hand"
+        renewal.open_orders(tx, pair, wanted, cause)
+        work.hurry(tx, pair.id, ISSUING)

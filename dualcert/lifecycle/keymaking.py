@@ -1,0 +1,109 @@
+"""Private keys: made, wrapped, and opened only where they are needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from dualcert.errors import KeyUnreadable
+from dualcert.lifecycle.world import World
+from dualcert.model.certificate import WrappedKey
+from dualcert.model.pair import KeyType
+from dualcert.ports.keys import KeyContext
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """A key before it is wrapped: PKCS#8 PEM, its signed CSR in DER, and its public key's hash."""
+
+    pem: bytes = field(repr=False)
+    csr: bytes
+    spki: bytes
+
+
+def make(key_type: KeyType, names: Sequence[str]) -> NewKey:
+    """A fresh key with a CSR for ``names`` and an empty subject (CAs fill in what they want)."""
+    key = _generate(key_type)
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([]))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=True)
+        .sign(key, hashes.SHA384() if key_type is KeyType.EC_P384 else hashes.SHA256())
+    )
+    return NewKey(private_pem(key), request.public_bytes(Encoding.DER), spki_hash(key.public_key()))
+
+
+def _generate(key_type: KeyType) -> PrivateKey:
+    match key_type:
+        case KeyType.EC_P256:
+            return ec.generate_private_key(ec.SECP256R1())
+        case KeyType.EC_P384:
+            return ec.generate_private_key(ec.SECP384R1())
+        case KeyType.RSA_2048 | KeyType.RSA_3072 | KeyType.RSA_4096:
+            return rsa.generate_private_key(65537, int(key_type.value.removeprefix("rsa-")))
+
+
+def account_key() -> NewKey:
+    """A fresh P-256 key for an ACME account; it has no CSR."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return NewKey(private_pem(key), b"", spki_hash(key.public_key()))
+
+
+def private_pem(key: PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def spki_hash(key: PublicKey) -> bytes:
+    """SHA-256 of the DER SubjectPublicKeyInfo: how a key is known everywhere."""
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
+def key_type_of(key: object) -> str:
+    """In the words of :class:`KeyType` where there is one."""
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return {"secp256r1": "ec-p256", "secp384r1": "ec-p384"}.get(key.curve.name, key.curve.name)
+    if isinstance(key, rsa.RSAPublicKey):
+        return f"rsa-{key.key_size}"
+    return type(key).__name__
+
+
+def wrap(world: World, domain: str, key: NewKey, purpose: str = "certificate") -> tuple[str, bytes]:
+    """The KEK's id and the wrapped key."""
+    protector = world.protector(domain)
+    return protector.key_id, protector.wrap(key.pem, KeyContext(domain, key.spki.hex(), purpose))
+
+
+def unwrap(world: World, wrapped: WrappedKey | None) -> bytes:
+    """The private key as PKCS#8 PEM, proved to belong to the public key it is kept for.
+
+    Raises ``KeyUnreadable``, or ``ConfigurationError`` where the domain's KEK is not to be had.
+    """
+    if wrapped is None:
+        raise KeyUnreadable(
+            "its private key is not kept any more", remedy="Order a new certificate: dualcert renew."
+        )
+    pem = world.protector(wrapped.domain).unwrap(
+        wrapped.wrapped, KeyContext(wrapped.domain, wrapped.spki.hex(), "certificate")
+    )
+    try:
+        key = load_pem_private_key(pem, None)
+    except ValueError as error:
+        raise KeyUnreadable("its private key opened, but is no private key") from error
+    if not isinstance(key, PrivateKey) or spki_hash(key.public_key()) != wrapped.spki:
+        raise KeyUnreadable("its private key opened, but belongs to another certificate")
+    return pem

@@ -1,0 +1,212 @@
+"""One order at one CA, step by step; every irreversible step is written down before it is taken."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from dualcert.errors import CaError, CaRejected, ChallengeFailed, DnsError, DnsUnreachable, DualcertError
+from dualcert.lifecycle import accounts, keymaking, storing, validation
+from dualcert.lifecycle.world import CaBinding, World, look_again
+from dualcert.model.events import EventKind
+from dualcert.model.order import Order, OrderStep
+from dualcert.model.pair import Pair
+from dualcert.model.work import DAY, Done, Failed, Later, Outcome, WorkRow
+from dualcert.policy import backoff, pairing
+from dualcert.policy.backoff import Failure
+from dualcert.policy.pairing import CaIdentity
+from dualcert.policy.recovery import Recovery, passing, recover
+from dualcert.ports.ca import CertificateAuthority, OrderSnapshot
+from dualcert.store import accounts as stored_accounts
+from dualcert.store import events, orders, pairs, work
+
+_GONE_AT_MOST = 3
+"""How often an order that vanished at the CA is replaced at once before backing off."""
+
+
+def advance(world: World, row: WorkRow) -> Outcome:
+    """Take one step of the order of a pair at a CA."""
+    began = world.clock.now()
+    with world.store.read() as tx:
+        pair = pairs.by_id(tx, row.pair_id)
+        order = orders.open_order(tx, row.pair_id, row.ca)
+    if pair is None:
+        return _drop(world, row)
+    try:
+        return _step(world, row, pair, order)
+    except CaError as error:
+        return _recovered(world, row, pair, error, began)
+    except DnsError as error:
+        return _later(world, row, error, began, passing=isinstance(error, DnsUnreachable))
+
+
+def _drop(world: World, row: WorkRow) -> Outcome:
+    with world.store.write() as tx:
+        work.finish(tx, row)
+    return Done()
+
+
+def _step(world: World, row: WorkRow, pair: Pair, order: Order | None) -> Outcome:
+    ca = world.ca(row.ca)
+    client = accounts.authority(world, ca)
+    if order is None or order.step is OrderStep.PLACING:
+        return _place(world, row, pair, ca, client, lost=order)
+    if order.step is OrderStep.PLACED:
+        if not row.continued:
+            return validation.prepare(world, row, pair, order, client)
+        outcome = validation.advance(world, row, pair, order, client)
+        return _finalize(world, row, order, client) if outcome is None else outcome
+    return _collect(world, row, pair, order, client)
+
+
+def _place(
+    world: World, row: WorkRow, pair: Pair, ca: CaBinding, client: CertificateAuthority, lost: Order | None
+) -> Outcome:
+    """newOrder. An order found without its URL may exist at the CA, but its key is spent: it is given up."""
+    key = keymaking.make(pair.key_type, pair.names)
+    key_id, wrapped = keymaking.wrap(world, ca.domain, key)
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        if lost is not None:
+            orders.set_step(tx, lost.id, OrderStep.ABANDONED, "no answer to newOrder was recorded")
+            events.record(
+                tx, EventKind.ABANDONED, "no answer to newOrder was recorded", pair=pair.id, ca=ca.name
+            )
+        lineages = pairs.lineages(tx, [pair.id])
+        lineage = next(one for one in lineages if one.ca == ca.name)
+        for other in lineages:
+            if other.id != lineage.id:
+                _check_independence(
+                    world, ca, stored_accounts.get(tx, ca.name), stored_accounts.get(tx, other.ca)
+                )
+        order = orders.begin(
+            tx,
+            issuance_id=orders.last_issuance(tx, pair.id) or 0,
+            pair_id=pair.id,
+            lineage_id=lineage.id,
+            ca=ca.name,
+            names=pair.names,
+            spki=key.spki,
+            csr=key.csr,
+            domain=ca.domain,
+            key_id=key_id,
+            wrapped=wrapped,
+        )
+        events.record(
+            tx, EventKind.ORDERING, f"a new key of type {pair.key_type.value}", pair=pair.id, ca=ca.name
+        )
+    answer = client.new_order(pair.names)
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        orders.placed(tx, order.id, answer.url, answer.finalize, answer.authorizations)
+        events.record(tx, EventKind.PLACED, answer.url, pair=pair.id, ca=ca.name)
+    order = replace(
+        order,
+        step=OrderStep.PLACED,
+        url=answer.url,
+        finalize=answer.finalize,
+        authorizations=answer.authorizations,
+    )
+    if answer.status == "ready":
+        return _finalize(world, row, order, client)
+    return validation.prepare(world, row, pair, order, client)
+
+
+def _check_independence(
+    world: World,
+    ca: CaBinding,
+    mine: stored_accounts.StoredAccount | None,
+    theirs: stored_accounts.StoredAccount | None,
+) -> None:
+    if mine is None or theirs is None:
+        return
+    other = world.cas.get(theirs.ca)
+    found = pairing.ca_objections(
+        CaIdentity(ca.name, ca.directory, ca.operator, mine.caa_identities, ca.domain),
+        CaIdentity(
+            theirs.ca,
+            theirs.directory,
+            other.operator if other else None,
+            theirs.caa_identities,
+            theirs.domain,
+        ),
+    )
+    if found:
+        raise CaRejected(
+            "; ".join(found),
+            problem="userActionRequired",
+            remedy="A pair needs two CAs that do not fall together: configure another one.",
+            ca=ca.name,
+        )
+
+
+def _finalize(world: World, row: WorkRow, order: Order, client: CertificateAuthority) -> Outcome:
+    """Every authorization is valid: send the CSR."""
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        orders.set_step(tx, order.id, OrderStep.FINALIZING)
+        validation.spend(tx, order)
+        events.record(tx, EventKind.VALIDATED, "every name is authorized", pair=order.pair_id, ca=order.ca)
+    return _under_way(world, row, _send(order, client))
+
+
+def _send(order: Order, client: CertificateAuthority) -> OrderSnapshot:
+    if order.url is None or order.finalize is None:
+        raise AssertionError("an order was validated before it was placed")
+    return client.finalize(order.finalize, order.url, order.csr)
+
+
+def _collect(world: World, row: WorkRow, pair: Pair, order: Order, client: CertificateAuthority) -> Outcome:
+    """Look at an order that was, or may have been, finalized; fetch its certificate when there is one."""
+    snapshot = client.order(order.url or "")
+    if snapshot.status == "ready":
+        snapshot = _send(order, client)
+    if snapshot.status == "valid" and snapshot.certificate is not None:
+        return storing.store(world, row, pair, order, client.certificate(snapshot.certificate))
+    return _under_way(world, row, snapshot)
+
+
+def _under_way(world: World, row: WorkRow, snapshot: OrderSnapshot) -> Outcome:
+    if snapshot.status == "valid":
+        return Later(world.clock.now(), "the certificate is ready")
+    if snapshot.status in {"processing", "ready"}:
+        return look_again(world, row, "the CA is issuing the certificate", snapshot.retry_after)
+    raise ChallengeFailed(
+        f"the order became {snapshot.status}: {snapshot.error or 'the CA gave no reason'}", ca=row.ca
+    )
+
+
+# --- when something went wrong ---------------------------------------------------------------------------
+
+
+def _recovered(world: World, row: WorkRow, pair: Pair, error: CaError, began: datetime) -> Outcome:
+    with world.store.read() as tx:
+        order = orders.open_order(tx, row.pair_id, row.ca)
+    recovery = recover(error, placed=order is not None and order.url is not None)
+    if recovery is not Recovery.SAME_ORDER:
+        _give_up(world, row, pair, order, error)
+    match recovery:
+        case Recovery.PERSON:
+            return Failed(str(error))
+        case Recovery.NEXT_DAY:
+            return Later(backoff.next_day(world.clock.now()), str(error), failed=True, waiting_for=DAY)
+        case Recovery.NEW_ORDER_NOW if row.attempts < _GONE_AT_MOST:
+            return Later(world.clock.now(), str(error), failed=True)
+        case _:
+            return _later(world, row, error, began, passing=passing(error))
+
+
+def _give_up(world: World, row: WorkRow, pair: Pair, order: Order | None, error: CaError) -> None:
+    """The attempt is over: its key is spent, its values go. An unfit certificate's order is closed already."""
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        if order is not None:
+            orders.set_step(tx, order.id, OrderStep.ABANDONED, error.reason)
+            validation.spend(tx, order)
+        events.record(tx, EventKind.FAILED, error.reason, pair=pair.id, ca=row.ca)
+
+
+def _later(world: World, row: WorkRow, error: DualcertError, began: datetime, *, passing: bool) -> Outcome:
+    failure = Failure(began, row.attempts, row.since, world.draw())
+    at = backoff.after_failure(world.clock.now(), failure, passing=passing, wished=error.retry_after)
+    return Later(at, str(error), failed=True)

@@ -1,0 +1,46 @@
+"""Threads for steps: a fixed number per kind of work, started when needed, never in the way of an exit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+
+class Pool:
+    """Runs what is submitted in at most ``size`` threads, in the order of submission.
+
+    The threads are daemons: a step may be cut off at any point (that is what the lifecycle is built for), so an
+    interrupted command need not wait half a minute for a CA that hangs.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        self._name = name
+        self._size = size
+        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._waiting = 0
+        self._lock = threading.Lock()
+
+    def submit(self, act: Callable[[], None]) -> None:
+        """``act`` must not raise."""
+        with self._lock:
+            self._waiting += 1
+            if self._waiting > len(self._threads) and len(self._threads) < self._size:
+                thread = threading.Thread(
+                    target=self._serve, name=f"{self._name}-{len(self._threads)}", daemon=True
+                )
+                self._threads.append(thread)
+                thread.start()
+        self._queue.put(act)
+
+    def _serve(self) -> None:
+        while (act := self._queue.get()) is not None:
+            act()
+            with self._lock:
+                self._waiting -= 1
+
+    def close(self) -> None:
+        """Let idle threads end; those inside a step end after it."""
+        for _ in self._threads:
+            self._queue.put(None)

@@ -1,0 +1,269 @@
+"""Promotion: the backup takes over. No CA is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from dualcert.errors import ConfigurationError, KeyProblem, Refused, StoreError, UsageProblem
+from dualcert.lifecycle import keymaking
+from dualcert.lifecycle.world import World
+from dualcert.model.certificate import Certificate
+from dualcert.model.events import Event, EventKind
+from dualcert.model.pair import Lineage, Pair, PairState
+from dualcert.model.signal import Reason
+from dualcert.model.work import DAY, Done, Later, Outcome, WorkKind, WorkRow
+from dualcert.policy.promotion import StandbyFacts, objections
+from dualcert.store import Transaction, certificates, deployments, events, pairs, promotion, revocations, work
+
+_RECENT = timedelta(hours=1)
+_RACES = 100
+_REVOKE_WITHIN = timedelta(hours=24)
+"""After this a revocation no longer waits for verification: what the Baseline Requirements give for a leaked key."""
+
+AFTERMATH = (WorkKind.DEPLOYMENT, WorkKind.VERIFICATION, WorkKind.REVOCATION)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person asked a failover for."""
+
+    to: str | None = None
+    reason: Reason = Reason.SUPERSEDED
+    revoke: bool = False
+    revoke_unverified: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A failover as it stands: from which certificate to which, in which epoch, and whether this call promoted.
+
+    ``changed`` is False where the wished CA served already and nothing was left to do.
+    """
+
+    pair: Pair
+    epoch: int
+    from_ca: str
+    from_certificate: Certificate | None
+    to_ca: str
+    to_certificate: Certificate | None
+    changed: bool
+
+
+@dataclass(frozen=True)
+class _Seen:
+    state: PairState
+    primary: Lineage
+    backup: Lineage
+    last: Event | None
+    unfinished: bool
+
+
+def failover(world: World, pair: Pair, wish: Wish) -> Turn:
+    """Move the pair off the CA that serves now, or take up what an earlier failover has left.
+
+    Returns with everything that follows written as due work. Raises ``Refused`` where the backup must not serve or
+    the pair was failed over a moment ago, ``UsageProblem`` where ``wish.to`` names no CA of the pair.
+    """
+    away_from: str | None = None
+    for _ in range(_RACES):
+        seen = _look(world, pair)
+        if wish.to is not None and wish.to not in {seen.primary.ca, seen.backup.ca}:
+            raise UsageProblem(
+                f"CA {wish.to} does not stand behind this pair",
+                remedy=f"Its CAs are {seen.primary.ca} and {seen.backup.ca}.",
+                name=pair.name,
+            )
+        away_from = away_from or seen.primary.ca
+        if wish.to == seen.primary.ca or seen.primary.ca != away_from:
+            return _take_up(world, pair, seen, wish)
+        if wish.to is None and seen.last is not None:
+            if seen.unfinished:
+                return _take_up(world, pair, seen, wish)
+            _refuse_soon_again(pair, seen, seen.last, world)
+        turn = _promote(world, pair, seen, wish)
+        if turn is not None:
+            return turn
+    raise StoreError(
+        "the pair kept changing while it was to be failed over", remedy="Try again.", name=pair.name
+    )
+
+
+def _look(world: World, pair: Pair) -> _Seen:
+    with world.store.read() as tx:
+        state = pairs.state(tx, pair.id)
+        lineages = {one.id: one for one in pairs.lineages(tx, [pair.id])}
+        last = events.last_promotion(tx, pair.id)
+        verified = deployments.verified_in(tx, pair.id, state.epoch)
+        unfinished = bool(revocations.wanted(tx, pair.id)) or any(
+            target not in verified for target in pair.targets
+        )
+    return _Seen(state, lineages[state.primary_lineage], lineages[state.backup_lineage], last, unfinished)
+
+
+def _refuse_soon_again(pair: Pair, seen: _Seen, last: Event, world: World) -> None:
+    if world.clock.now() - last.at < _RECENT:
+        raise Refused(
+            f"failed over to {seen.primary.ca} on {last.at:%Y-%m-%d at %H:%M:%S} UTC by {last.actor}, and finished",
+            remedy=f"To go back: dualcert failover {pair.name} --to {seen.backup.ca}",
+            name=pair.name,
+        )
+
+
+def _take_up(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn:
+    """The goal is met already: finish what is unfinished, add the revocation if it is asked for only now."""
+    with world.store.read() as tx:
+        numbers = (seen.last.previous if seen.last else None, seen.state.serving)
+        old, new = (None if number is None else certificates.get(tx, number) for number in numbers)
+    changed = seen.last is not None and seen.unfinished
+    if changed and not wish.dry_run:
+        with world.store.write() as tx:
+            if wish.revoke and old is not None and not revocations.is_revoked(tx, old.id):
+                _want_revocation(tx, pair, old, wish)
+            work.hurry(tx, pair.id, AFTERMATH)
+    return Turn(pair, seen.state.epoch, old.ca if old else seen.backup.ca, old, seen.primary.ca, new, changed)
+
+
+def _promote(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn | None:
+    """One attempt; None where the pair has changed since it was looked at."""
+    unreadable = prove(world, seen.state)
+    with world.store.read() as tx:
+        against = _objections(tx, pair, seen.state)
+        old = None if seen.state.serving is None else certificates.get(tx, seen.state.serving)
+        new = None if seen.state.standby is None else certificates.get(tx, seen.state.standby)
+    if unreadable is not None:
+        if not wish.dry_run:
+            _proof_failed(world, pair, seen, unreadable)
+        against = (*against, unreadable)
+    if against:
+        raise Refused(
+            f"not failed over to {seen.backup.ca}: {'; '.join(against)}",
+            remedy=f"Nothing was changed. Get a usable backup: dualcert renew {pair.name}",
+            name=pair.name,
+            ca=seen.backup.ca,
+        )
+    if wish.dry_run:
+        return Turn(pair, seen.state.epoch, seen.primary.ca, old, seen.backup.ca, new, changed=False)
+    with world.store.write() as tx:
+        if not _prove_and_swap(tx, seen.state):
+            return None
+        cause = f"failover by hand ({wish.reason.value})" if wish.revoke else "failover by hand"
+        aftermath(tx, pair, seen.primary, seen.backup, old, new, cause)
+        if wish.revoke and old is not None:
+            _want_revocation(tx, pair, old, wish)
+    return Turn(pair, seen.state.epoch + 1, seen.primary.ca, old, seen.backup.ca, new, changed=True)
+
+
+def prove(world: World, state: PairState) -> str | None:
+    """Open the standby's key. Why it cannot serve, in words; None where it can or where there is no standby."""
+    if state.standby is None:
+        return None
+    with world.store.read() as tx:
+        standby = certificates.get(tx, state.standby)
+        wrapped = certificates.wrapped(tx, standby.spki)
+    try:
+        keymaking.unwrap(world, wrapped)
+    except (KeyProblem, ConfigurationError) as error:
+        return f"the backup's private key cannot be opened: {error.reason}"
+    return None
+
+
+def _proof_failed(world: World, pair: Pair, seen: _Seen, unreadable: str) -> None:
+    with world.store.write() as tx:
+        if seen.state.backup_ok_until is not None and pairs.set_backup_ok(tx, seen.state, None):
+            events.record(tx, EventKind.PROOF_FAILED, unreadable, pair=pair.id, ca=seen.backup.ca)
+
+
+def _objections(tx: Transaction, pair: Pair, state: PairState) -> tuple[str, ...]:
+    standing = certificates.standing(tx, state.standby)
+    if standing is None:
+        return objections(StandbyFacts(exists=False), tx.now)
+    standby = standing.certificate
+    facts = StandbyFacts(
+        exists=True,
+        revoked=standing.revoked,
+        blocked=standing.blocked,
+        not_after=standby.not_after,
+        covers=certificates.covers(tx, standby, pair.names_digest),
+        # Opened just now: even the last hours may be used, which a mass failover leaves as a margin.
+        ok_until=standby.not_after,
+    )
+    return objections(facts, tx.now)
+
+
+def _prove_and_swap(tx: Transaction, state: PairState) -> bool:
+    """The standby's key was opened a moment ago: say so, and promote by the one predicate."""
+    if state.standby is None:
+        return False
+    standby = certificates.get(tx, state.standby)
+    certificates.proved(tx, standby.spki)
+    return promotion.swap(tx, state, opened=True)
+
+
+def aftermath(
+    tx: Transaction,
+    pair: Pair,
+    old_lineage: Lineage,
+    new_lineage: Lineage,
+    old: Certificate | None,
+    new: Certificate | None,
+    cause: str,
+) -> None:
+    """What a promotion causes, due in the same transaction: the event, deployments, and a refill of what served."""
+    events.record(
+        tx,
+        EventKind.PROMOTED,
+        cause,
+        pair=pair.id,
+        ca=new_lineage.ca,
+        certificate=new.id if new else None,
+        previous=old.id if old else None,
+    )
+    for target in pair.targets:
+        work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target=target)
+    if old is not None:
+        work.schedule(tx, WorkKind.REFILL, pair.id, tx.now, ca=old_lineage.ca)
+        events.record(
+            tx, EventKind.REFILL_SCHEDULED, "it served until a promotion", pair=pair.id, ca=old_lineage.ca
+        )
+
+
+def _want_revocation(tx: Transaction, pair: Pair, old: Certificate, wish: Wish) -> None:
+    revocations.want(
+        tx, old.id, pair.id, wish.reason, tx.now + _REVOKE_WITHIN, unverified=wish.revoke_unverified
+    )
+    work.schedule(tx, WorkKind.REVOCATION, pair.id, tx.now, ca=old.ca)
+    events.record(
+        tx, EventKind.REVOCATION_WANTED, wish.reason.value, pair=pair.id, ca=old.ca, certificate=old.id
+    )
+
+
+# --- the first certificate -------------------------------------------------------------------------------
+
+
+def fall_back(world: World, row: WorkRow) -> Outcome:
+    """A first issuance whose backup is there and whose primary is not: after a while the backup serves instead."""
+    with world.store.read() as tx:
+        pair = pairs.by_id(tx, row.pair_id)
+        state = pairs.state(tx, row.pair_id)
+        lineages = {one.id: one for one in pairs.lineages(tx, [row.pair_id])}
+        primary = lineages[state.primary_lineage]
+        order = work.get(tx, WorkKind.ORDER, row.pair_id, ca=primary.ca)
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        if pair is None or state.serving is not None or state.standby is None:
+            work.finish(tx, row)
+            return Done()
+        hopeless = order is None or order.due_at is None or order.waiting_for == DAY
+        at = pair.created_at + timedelta(seconds=pair.first_wait)
+        if not hopeless and at > tx.now:
+            return Later(at, f"the primary at {primary.ca} is given until then")
+        if not promotion.swap(tx, state):
+            return Later(tx.now + timedelta(minutes=5), "the backup may not serve either", failed=True)
+        backup = lineages[state.backup_lineage]
+        new = certificates.get(tx, state.standby)
+        why = "its order needs a person or a day" if hopeless else "first_wait has passed"
+        aftermath(tx, pair, primary, backup, None, new, f"no certificate from {primary.ca}: {why}")
+        work.finish(tx, row)
+    return Done()

@@ -1,0 +1,155 @@
+"""Revocation at the CA: never before what replaces the certificate was seen, unless a person or the clock insists."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from dualcert.errors import AlreadyRevoked, CaError, KeyProblem, Refused
+from dualcert.lifecycle import accounts, keymaking
+from dualcert.lifecycle.world import World
+from dualcert.model.certificate import Certificate
+from dualcert.model.events import EventKind
+from dualcert.model.pair import Pair
+from dualcert.model.signal import Reason, RevocationRequest
+from dualcert.model.work import Done, Later, Outcome, Waiting, WorkKind, WorkRow
+from dualcert.policy import backoff
+from dualcert.policy.backoff import Failure
+from dualcert.policy.recovery import passing
+from dualcert.store import Transaction, certificates, deployments, events, pairs, revocations, work
+
+_OWN_ACCORD = timedelta(hours=24)
+
+
+def revoke_backup(world: World, pair: Pair, reason: Reason) -> Certificate:
+    """Ask for the revocation of the pair's backup certificate; returns it. Raises ``Refused`` where there is none."""
+    with world.store.write() as tx:
+        state = pairs.state(tx, pair.id)
+        if state.standby is None:
+            raise Refused(
+                "there is no backup certificate to revoke",
+                remedy=f"See what is there: dualcert show {pair.name}",
+                name=pair.name,
+            )
+        standby = certificates.get(tx, state.standby)
+        if not revocations.is_revoked(tx, standby.id):
+            # From here on nothing is promoted onto it, whatever becomes of the request.
+            pairs.set_backup_ok(tx, state, None)
+            revocations.want(tx, standby.id, pair.id, reason, tx.now + _OWN_ACCORD, unverified=False)
+            work.schedule(tx, WorkKind.REVOCATION, pair.id, tx.now, ca=standby.ca)
+            work.hurry(tx, pair.id, [WorkKind.REVOCATION])
+            cause = reason.value
+            events.record(
+                tx, EventKind.REVOCATION_WANTED, cause, pair=pair.id, ca=standby.ca, certificate=standby.id
+            )
+    return standby
+
+
+def advance(world: World, row: WorkRow) -> Outcome:
+    """Carry out the revocations of a pair that are wanted at one CA."""
+    began = world.clock.now()
+    with world.store.read() as tx:
+        pair = pairs.by_id(tx, row.pair_id)
+        requests = [
+            (one, certificates.get(tx, one.certificate_id)) for one in revocations.wanted(tx, row.pair_id)
+        ]
+    mine = [(request, subject) for request, subject in requests if subject.ca == row.ca]
+    for request, subject in mine:
+        if pair is not None:
+            waiting = _must_wait(world, pair, request, subject)
+            if waiting is not None:
+                return waiting
+        try:
+            _revoke(world, row, request, subject)
+        except CaError as error:
+            failure = Failure(began, row.attempts, row.since, world.draw())
+            at = backoff.after_failure(
+                world.clock.now(), failure, passing=passing(error), wished=error.retry_after
+            )
+            return Later(at, str(error), failed=True)
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        if any(
+            certificates.get(tx, one.certificate_id).ca == row.ca
+            for one in revocations.wanted(tx, row.pair_id)
+        ):
+            return Later(tx.now, "another revocation is wanted")
+        work.finish(tx, row)
+    return Done()
+
+
+def _must_wait(world: World, pair: Pair, request: RevocationRequest, subject: Certificate) -> Outcome | None:
+    """A certificate that may still be served somewhere is not revoked yet."""
+    with world.store.read() as tx:
+        state = pairs.state(tx, pair.id)
+        seen = deployments.verified_in(tx, pair.id, state.epoch)
+        was_deployed = deployments.was_deployed(tx, pair.id, subject.id)
+    if request.unverified or request.revoke_by <= world.clock.now():
+        return None
+    if state.serving == subject.id:
+        return Waiting("promotion", "the certificate serves again; it is not revoked while it does")
+    missing = [target for target in pair.targets if target not in seen]
+    if missing and was_deployed:
+        return Waiting("verification", f"{', '.join(missing)} was not yet seen with the new certificate")
+    return None
+
+
+def _revoke(world: World, row: WorkRow, request: RevocationRequest, subject: Certificate) -> None:
+    with world.store.read() as tx:
+        der = certificates.der_of(tx, subject.id)
+    source = "accepted by the CA"
+    key, note = _signing_key(world, request, subject)
+    client = accounts.authority(world, world.ca(row.ca))
+    try:
+        client.revoke(der, request.reason.code, key=key)
+    except AlreadyRevoked:
+        source = "the CA says that it was revoked before"
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        _record(tx, row, request, subject, source + note)
+
+
+def _signing_key(world: World, request: RevocationRequest, subject: Certificate) -> tuple[bytes | None, str]:
+    """keyCompromise is signed by the compromised key itself: only then the CA blocks it for everybody."""
+    if request.reason is not Reason.KEY_COMPROMISE:
+        return None, ""
+    with world.store.read() as tx:
+        wrapped = certificates.wrapped(tx, subject.spki)
+    try:
+        return keymaking.unwrap(world, wrapped), ", signed by the certificate's key"
+    except KeyProblem as error:
+        return None, f", signed by the account because {error.reason}: the CA does not block the key"
+
+
+def _record(
+    tx: Transaction, row: WorkRow, request: RevocationRequest, subject: Certificate, source: str
+) -> None:
+    pair_id = row.pair_id
+    revocations.revoked(tx, subject.id, request.reason.value, source)
+    revocations.settle(tx, subject.id)
+    events.record(
+        tx,
+        EventKind.REVOKED,
+        f"{request.reason.value}: {source}",
+        pair=pair_id,
+        ca=row.ca,
+        certificate=subject.id,
+        actor=request.actor,
+    )
+    if request.reason is Reason.KEY_COMPROMISE:
+        certificates.block_key(tx, subject.spki, f"keyCompromise, wanted by {request.actor}")
+        events.record(
+            tx, EventKind.KEY_BLOCKED, "keyCompromise", pair=pair_id, ca=row.ca, certificate=subject.id
+        )
+    state = pairs.state(tx, pair_id)
+    if state.standby == subject.id:
+        pairs.set_backup_ok(tx, state, None)
+        work.schedule(tx, WorkKind.REFILL, pair_id, tx.now, ca=row.ca)
+
+
+def outstanding(world: World, pair: Pair, subject: Certificate) -> str | None:
+    """Why a certificate is not revoked yet; None where it is."""
+    with world.store.read() as tx:
+        if revocations.is_revoked(tx, subject.id):
+            return None
+        row = work.get(tx, WorkKind.REVOCATION, pair.id, ca=subject.ca)
+    return (row.reason if row else None) or "under way"

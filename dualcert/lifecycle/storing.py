@@ -1,0 +1,115 @@
+"""A certificate has arrived: it is checked, kept in any case, and takes its lineage's role if it is fit."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+
+from dualcert.errors import CertificateUnfit
+from dualcert.lifecycle import inspection, renewal
+from dualcert.lifecycle.inspection import Arrival
+from dualcert.lifecycle.world import World
+from dualcert.model import names as naming
+from dualcert.model.certificate import Certificate
+from dualcert.model.events import EventKind
+from dualcert.model.order import Order, OrderStep
+from dualcert.model.pair import Pair, PairState
+from dualcert.model.work import Done, Outcome, WorkKind, WorkRow
+from dualcert.policy import due, pairing
+from dualcert.policy.pairing import CertificateIdentity
+from dualcert.store import Transaction, certificates, events, orders, pairs, work
+
+
+def store(world: World, row: WorkRow, pair: Pair, order: Order, pem: str) -> Outcome:
+    """Check and keep what the CA sent. Raises ``CertificateUnfit`` after keeping what must not be used."""
+    arrival = inspection.parse(pem)
+    found, root_key = inspection.flaws(
+        arrival,
+        spki=order.spki,
+        names=order.names,
+        now=world.clock.now(),
+        trust_roots=world.ca(order.ca).trust_roots,
+    )
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        state = pairs.state(tx, pair.id)
+        found += _dependence(tx, state, order, arrival, root_key)
+        arrived = _certificate(order, arrival, root_key, tx.now, "; ".join(found) or None)
+        number = certificates.insert_certificate(tx, arrived, arrival.der, arrival.chain_pem)
+        orders.set_step(tx, order.id, OrderStep.STORED, arrived.flaw)
+        if arrived.flaw is None:
+            _take_role(tx, state, pair, order, arrived, number)
+            work.finish(tx, row)
+            renewal.reckon(tx, pair.id)
+            return Done()
+        events.record(tx, EventKind.UNFIT, arrived.flaw, pair=pair.id, ca=order.ca, certificate=number)
+    raise CertificateUnfit(
+        f"the certificate that came must not be used: {'; '.join(found)}",
+        remedy=f"It is kept; a new one is ordered after a day, or now by `dualcert renew {pair.name}`.",
+        ca=order.ca,
+        name=pair.name,
+    )
+
+
+def _certificate(
+    order: Order, arrival: Arrival, root_key: bytes | None, now: datetime, flaw: str | None
+) -> Certificate:
+    leaf = arrival.leaf
+    return Certificate(
+        id=0,
+        pair_id=order.pair_id,
+        lineage_id=order.lineage_id,
+        ca=order.ca,
+        serial=arrival.serial,
+        issuer=leaf.issuer.rfc4514_string(),
+        issuer_hash=arrival.issuer_hash,
+        issuing_key=arrival.issuing_key,
+        root_key=root_key,
+        sha256=arrival.sha256,
+        spki=order.spki if arrival.spki == order.spki else arrival.spki,
+        names_digest=naming.digest(order.names),
+        key_type=arrival.key_type,
+        not_before=leaf.not_valid_before_utc,
+        not_after=leaf.not_valid_after_utc,
+        chain_hash=hashlib.sha256(arrival.chain_pem.encode("ascii")).digest(),
+        stored_at=now,
+        flaw=flaw,
+    )
+
+
+def _dependence(
+    tx: Transaction, state: PairState, order: Order, arrival: Arrival, root_key: bytes | None
+) -> tuple[str, ...]:
+    """What the arrival shares with the certificate that the pair's other lineage has now."""
+    other = state.standby if order.lineage_id == state.primary_lineage else state.serving
+    if other is None:
+        return ()
+    sibling = certificates.get(tx, other)
+    return pairing.certificate_objections(
+        CertificateIdentity(arrival.spki, arrival.issuing_key, root_key),
+        CertificateIdentity(sibling.spki, sibling.issuing_key, sibling.root_key),
+    )
+
+
+def _take_role(
+    tx: Transaction, state: PairState, pair: Pair, order: Order, arrived: Certificate, number: int
+) -> None:
+    ok_until = due.usable_until(arrived.not_before, arrived.not_after, order.created_at)
+    if not pairs.put_certificate(tx, state, order.lineage_id, number, ok_until):
+        raise AssertionError("a pair's state changed inside the transaction that read it")
+    pairs.set_renew_at(tx, order.lineage_id, due.renew_at(arrived.not_before, arrived.not_after))
+    role = state.role_of(order.lineage_id)
+    events.record(
+        tx,
+        EventKind.STORED,
+        f"{role.value} certificate, valid until {arrived.not_after:%Y-%m-%d %H:%M} UTC",
+        pair=pair.id,
+        ca=order.ca,
+        certificate=number,
+        previous=state.certificate_of(order.lineage_id),
+    )
+    if order.lineage_id == state.primary_lineage:
+        for target in pair.targets:
+            work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target=target)
+    elif state.serving is None:
+        work.schedule(tx, WorkKind.FALLBACK, pair.id, tx.now)

@@ -1,0 +1,138 @@
+"""What the lifecycle works with, as ``bootstrap`` wired it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from dualcert.clock import Clock
+from dualcert.dcv import Zones
+from dualcert.errors import ConfigurationError
+from dualcert.model.pair import KeyType
+from dualcert.model.work import Later, WorkRow
+from dualcert.policy import backoff
+from dualcert.ports.ca import CertificateAuthority
+from dualcert.ports.deploy import Deployer
+from dualcert.ports.dns import DnsProvider
+from dualcert.ports.keys import KeyProtector
+from dualcert.store import Store
+
+T = TypeVar("T")
+
+
+class Lazy(Generic[T]):
+    """Something made when it is first asked for, once, whichever thread asks: a failover needs no ACME client."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: list[T] = []
+
+    def __call__(self) -> T:
+        with self._lock:
+            if not self._made:
+                self._made.append(self._make())
+            return self._made[0]
+
+
+class Once:
+    """Runs something until it has succeeded once; others wait for it meanwhile."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._done = False
+
+    def __call__(self, act: Callable[[], None]) -> None:
+        if self._done:
+            return
+        with self._lock:
+            if not self._done:
+                act()
+                self._done = True
+
+
+@dataclass(frozen=True)
+class CaBinding:
+    """A CA as configured. ``trust_roots``: PEM file of what its certificates chain to; None for public roots."""
+
+    name: str
+    directory: str
+    domain: str
+    operator: str | None
+    trust_roots: Path | None
+    max_concurrency: int
+    authority: Lazy[CertificateAuthority]
+    account: Once = field(default_factory=Once, repr=False)
+
+
+@dataclass(frozen=True)
+class DnsBinding:
+    name: str
+    provider: Lazy[DnsProvider]
+    zones: Lazy[Zones]
+
+
+@dataclass(frozen=True)
+class TargetBinding:
+    """``endpoints``: where to look with a handshake, (host, port)."""
+
+    name: str
+    deployer: Lazy[Deployer]
+    endpoints: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class NewPairs:
+    """What a new pair gets where its command says nothing. ``first_wait`` in seconds."""
+
+    primary: str
+    backup: str
+    dns: str
+    targets: tuple[str, ...]
+    key_type: KeyType
+    first_wait: int
+
+
+@dataclass(frozen=True)
+class World:
+    """``draw`` gives a random number in [0, 1): the lifecycle draws, a policy is told."""
+
+    clock: Clock
+    store: Store
+    cas: Mapping[str, CaBinding]
+    dns: Mapping[str, DnsBinding]
+    targets: Mapping[str, TargetBinding]
+    protectors: Mapping[str, Lazy[KeyProtector]]
+    new_pairs: NewPairs
+    draw: Callable[[], float]
+
+    def ca(self, name: str) -> CaBinding:
+        return _configured(self.cas, name, "ca")
+
+    def dns_of(self, name: str) -> DnsBinding:
+        return _configured(self.dns, name, "dns")
+
+    def target(self, name: str) -> TargetBinding:
+        return _configured(self.targets, name, "target")
+
+    def protector(self, domain: str) -> KeyProtector:
+        return _configured(self.protectors, domain, "keys")()
+
+
+def _configured(table: Mapping[str, T], name: str, section: str) -> T:
+    try:
+        return table[name]
+    except KeyError:
+        raise ConfigurationError(
+            f"[{section}.{name}] is not configured, but a pair in the database needs it",
+            remedy=f"Add [{section}.{name}] to the configuration.",
+        ) from None
+
+
+def look_again(world: World, row: WorkRow, reason: str, wished: timedelta | None = None) -> Later:
+    """Nothing has gone on: come back as the other side wished, or ever more slowly."""
+    return Later(backoff.next_look(world.clock.now(), row.looks, wished), reason, looking=True)
