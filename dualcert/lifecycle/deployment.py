@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dualcert.errors import ConfigurationError, DeployError, DualcertError, KeyProblem, ProbeFailed
+from dualcert.errors import ConfigurationError, DeployError, DualcertError, KeyProblem, LeaseLost, ProbeFailed
 from dualcert.lifecycle import inspection, keymaking, probing
 from dualcert.lifecycle.world import TargetBinding, World, look_again
 from dualcert.model import names as naming
@@ -89,14 +89,19 @@ def _switch(world: World, rows: Sequence[WorkRow], target: TargetBinding) -> lis
         problems.update(_apply(target, placements))
     outcomes = []
     for row in rows:
-        problem = problems.get(row.id)
-        if problem is None:
-            outcomes.append(_record(world, row, wanted[row.id]))
-        else:
-            outcomes.append(
-                _failed(world, row, problem, Failure(began, row.attempts, row.since, world.draw()))
-            )
+        failure = Failure(began, row.attempts, row.since, world.draw())
+        outcomes.append(_concluded(world, row, wanted[row.id], problems.get(row.id), failure))
     return outcomes
+
+
+def _concluded(
+    world: World, row: WorkRow, want: Wanted | None, problem: DualcertError | None, failure: Failure
+) -> Outcome:
+    try:
+        return _record(world, row, want) if problem is None else _failed(world, row, problem, failure)
+    except LeaseLost:
+        # This row is somebody else's by now; the others of the batch are not concerned.
+        return Done()
 
 
 def _placement(world: World, want: Wanted) -> Placement:

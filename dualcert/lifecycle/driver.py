@@ -18,7 +18,6 @@ from dualcert.store import events, work
 
 _POLL = timedelta(milliseconds=250)
 _FOLLOW = timedelta(milliseconds=50)
-_WAITING_RECHECK = timedelta(seconds=1)
 _AT_ONCE = 64
 _GRACE = timedelta(seconds=35)
 """How long after the deadline a step that is under way may still end: a request ends in 30 s."""
@@ -94,7 +93,7 @@ class _Run:
             self._claim(now)
         self._dispatch(now)
         if self._busy or any(
-            one.wake_at is not None and one.wake_at <= self._deadline for one in self._held.values()
+            not one.waiting and one.wake_at <= self._deadline for one in self._held.values()
         ):
             return False
         return not self._others_at_work()
@@ -109,7 +108,7 @@ class _Run:
 
     def _dispatch(self, now: datetime) -> None:
         for number, one in list(self._held.items()):
-            if one.wake_at is not None and one.wake_at <= now:
+            if one.wake_at <= now:
                 del self._held[number]
                 self._start([one.row])
 
@@ -136,7 +135,7 @@ class _Run:
                 self._take_in(*self._finished.get_nowait())
 
     def _next_wake(self) -> datetime:
-        wakes = [one.wake_at for one in self._held.values() if one.wake_at is not None]
+        wakes = [one.wake_at for one in self._held.values()]
         return min([*wakes, self._claim_at, self._now() + _POLL])
 
     def _take_in(self, rows: list[WorkRow], result: list[Held | None] | BaseException) -> None:
@@ -150,11 +149,10 @@ class _Run:
         # A step that has ended may have made others due, and may be what rows of its pairs waited for.
         self._claim_at = self._now()
         moved = {row.pair_id for row in rows}
+        just_now = {row.id for row in rows}
         for number, one in self._held.items():
-            if one.wake_at is None:
-                soon = self._claim_at + (timedelta(0) if one.row.pair_id in moved else _WAITING_RECHECK)
-                if one.row.id not in {row.id for row in rows}:
-                    self._held[number] = replace(one, wake_at=soon)
+            if one.waiting and one.row.pair_id in moved and number not in just_now:
+                self._held[number] = replace(one, wake_at=self._claim_at)
 
     # --- steps in their threads --------------------------------------------------------------------------
 
@@ -184,7 +182,7 @@ class _Run:
                 held = [self._engine.settle(row, one) for row, one in zip(rows, outcomes, strict=True)]
                 only = held[0] if len(held) == 1 else None
                 at_once = isinstance(outcomes[0], Later) and not outcomes[0].failed
-                if only is None or not at_once or only.wake_at is None or only.wake_at > self._now():
+                if only is None or not at_once or only.waiting or only.wake_at > self._now():
                     return held
                 rows[:] = [only.row]
         except BaseException as error:  # noqa: BLE001 - carried to the thread that waits, which raises it

@@ -18,6 +18,7 @@ from dualcert.store import Transaction, work
 ALL_KINDS = tuple(WorkKind)
 _COMPANIONS = 100
 _STORE_LOOKS = 40
+_WAITING_LOOK = timedelta(seconds=1)
 _RECHECK = timedelta(minutes=5)
 """When a row that waits for another is looked at again although nobody woke it."""
 
@@ -34,11 +35,13 @@ _STEPS: Mapping[WorkKind, Callable[[World, WorkRow], Outcome]] = {
 
 @dataclass(frozen=True)
 class Held:
-    """A row that this process holds between two steps; ``wake_at`` is None while another row must move first."""
+    """A row that this process holds between two steps. ``waiting``: another row must move first, and nothing is lost
+    by letting go of this one meanwhile; ``wake_at`` is then only when to look whether it has."""
 
     row: WorkRow
-    wake_at: datetime | None
+    wake_at: datetime
     reason: str
+    waiting: bool = False
 
 
 class Engine:
@@ -94,7 +97,7 @@ class Engine:
             case Done():
                 return None
             case Waiting(_, reason):
-                return Held(replace(row, continued=True, looks=0), None, reason)
+                return Held(replace(row, continued=True, looks=0), now + _WAITING_LOOK, reason, waiting=True)
             case Later() if not outcome.failed and outcome.at - now < IN_MEMORY:
                 looks = row.looks + 1 if outcome.looking else 0
                 return Held(replace(row, continued=True, looks=looks), outcome.at, outcome.reason)
@@ -136,9 +139,9 @@ class Engine:
         """Give rows back that are still held; whoever comes next goes on where this process stopped."""
         now = self.world.clock.now()
         with self.world.store.write() as tx:
-            work.release(tx, [one.row for one in held if one.wake_at is not None])
+            work.release(tx, [one.row for one in held if not one.waiting])
             for one in held:
-                if one.wake_at is None:
+                if one.waiting:
                     work.put_back(
                         tx, one.row, due_at=now + _RECHECK, reason=one.reason, waiting_for="another step"
                     )

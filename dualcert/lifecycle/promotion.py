@@ -178,10 +178,9 @@ def _proof_failed(world: World, pair: Pair, seen: _Seen, unreadable: str) -> Non
 def _objections(tx: Transaction, pair: Pair, state: PairState) -> tuple[str, ...]:
     standing = certificates.standing(tx, state.standby)
     if standing is None:
-        return objections(StandbyFacts(exists=False), tx.now)
+        return objections(None, tx.now)
     standby = standing.certificate
     facts = StandbyFacts(
-        exists=True,
         revoked=standing.revoked,
         blocked=standing.blocked,
         not_after=standby.not_after,

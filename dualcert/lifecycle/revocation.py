@@ -83,10 +83,10 @@ def _must_wait(world: World, pair: Pair, request: RevocationRequest, subject: Ce
         state = pairs.state(tx, pair.id)
         seen = deployments.verified_in(tx, pair.id, state.epoch)
         was_deployed = deployments.was_deployed(tx, pair.id, subject.id)
-    if request.unverified or request.revoke_by <= world.clock.now():
-        return None
     if state.serving == subject.id:
         return Waiting("promotion", "the certificate serves again; it is not revoked while it does")
+    if request.unverified or request.revoke_by <= world.clock.now():
+        return None
     missing = [target for target in pair.targets if target not in seen]
     if missing and was_deployed:
         return Waiting("verification", f"{', '.join(missing)} was not yet seen with the new certificate")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import timedelta
 
-from dualcert.errors import CaRejected, ChallengeFailed, NotPropagated
+from dualcert.errors import CaError, CaRejected, ChallengeFailed, NotPropagated, ResourceGone
 from dualcert.lifecycle.world import DnsBinding, World, look_again
 from dualcert.model.events import EventKind
 from dualcert.model.order import ChallengeRecord, Order, RecordState
@@ -88,7 +88,10 @@ def _value(binding: DnsBinding, snapshot: AuthorizationSnapshot, order: Order) -
     }
 
 
-def _refused(snapshot: AuthorizationSnapshot, order: Order) -> ChallengeFailed:
+def _refused(snapshot: AuthorizationSnapshot, order: Order) -> CaError:
+    if snapshot.status != "invalid":
+        reason = f"the authorization for {snapshot.identifier} is {snapshot.status} by now"
+        return ResourceGone(reason, problem=snapshot.status, ca=order.ca)
     name = f"*.{snapshot.identifier}" if snapshot.wildcard else snapshot.identifier
     return ChallengeFailed(
         f"the authorization became {snapshot.status}: {snapshot.error or 'the CA gave no reason'}",

@@ -10,29 +10,24 @@ from datetime import datetime
 class StandbyFacts:
     """What is recorded of a pair's standby. ``ok_until`` is None where its key's proof failed or was withdrawn."""
 
-    exists: bool
-    revoked: bool = False
-    blocked: bool = False
-    not_after: datetime | None = None
-    covers: bool = True
-    ok_until: datetime | None = None
+    revoked: bool
+    blocked: bool
+    not_after: datetime
+    covers: bool
+    ok_until: datetime | None
 
 
-def objections(facts: StandbyFacts, now: datetime) -> tuple[str, ...]:
-    """Why the standby must not serve; empty where it may."""
-    if not facts.exists:
+def objections(facts: StandbyFacts | None, now: datetime) -> tuple[str, ...]:
+    """Why the standby must not serve; empty where it may. ``facts`` is None where there is no standby."""
+    if facts is None:
         return ("there is no backup certificate",)
     found = []
     if facts.revoked:
         found.append("the backup certificate is revoked")
     if facts.blocked:
         found.append("the backup's key is blocked after a compromise")
-    if facts.not_after is None or facts.not_after <= now:
-        found.append(
-            f"the backup certificate expired on {facts.not_after:%Y-%m-%d %H:%M} UTC"
-            if facts.not_after
-            else ""
-        )
+    if facts.not_after <= now:
+        found.append(f"the backup certificate expired on {facts.not_after:%Y-%m-%d %H:%M} UTC")
     if not facts.covers:
         found.append("the backup certificate does not cover the pair's names")
     if not found and (facts.ok_until is None or facts.ok_until <= now):

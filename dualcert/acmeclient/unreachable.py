@@ -1,0 +1,48 @@
+"""Why no answer came, in words for a person."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from urllib.parse import urlsplit
+
+from dualcert.acmeclient.problems import plain
+from dualcert.acmeclient.settings import AcmeCaSettings
+from dualcert.errors import CaUnreachable
+
+
+class ConnectTimeout(TimeoutError):
+    """The time ran out before there was a connection, its TLS handshake included."""
+
+
+def explain(error: OSError | http.client.HTTPException, url: str, settings: AcmeCaSettings) -> CaUnreachable:
+    """The CaUnreachable that an exception of the socket, of ssl or of http.client means."""
+    server, remedy = urlsplit(url).netloc, "It is tried again."
+    match error:
+        case ssl.SSLCertVerificationError():
+            reason = f"the TLS certificate of {server} is not trusted: {plain(error.verify_message, 200)}"
+            remedy = f"If the CA's HTTPS is not public, set `ca_bundle` in [ca.{settings.name}] to its roots."
+        case socket.gaierror():
+            reason = f"the name of {server} does not resolve: {_said(error)}"
+            remedy = f"Look at `directory` in [ca.{settings.name}] and at this machine's resolver."
+        case ConnectionRefusedError():
+            reason = f"{server} refused the connection"
+        case ConnectTimeout():
+            reason = f"{server} accepts no connection (timed out)"
+        case TimeoutError():
+            reason = f"{server} did not answer in time ({settings.timeout:g} s)"
+        case ConnectionError():
+            reason = f"{server} cut the connection"
+        case ssl.SSLError():
+            reason = f"{server} does not speak TLS as it should: {plain(error.reason or str(error), 200)}"
+        case OSError():
+            reason = f"{server} cannot be reached: {_said(error)}"
+        case _:
+            # The class only: its words may quote the answer.
+            reason = f"the answer of {server} broke off or is not HTTP ({type(error).__name__})"
+    return CaUnreachable(reason, remedy=remedy, ca=settings.name)
+
+
+def _said(error: OSError) -> str:
+    return plain(error.strerror or str(error), 200)

@@ -1,0 +1,1 @@
+"""Deployers: each brings one kind of target to serve given certificates (``dualcert.ports.deploy``)."""

@@ -1,0 +1,1 @@
+"""DNS providers: they add and remove exact TXT values (``dualcert.ports.dns``)."""

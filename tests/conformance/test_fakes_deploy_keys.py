@@ -1,0 +1,125 @@
+"""The doubles keep the promises of the real ones."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from dualcert.errors import DeployError
+from dualcert.ports.deploy import Placement
+from dualcert.testing.apart import End
+from dualcert.testing.deploy import DeployerConformance
+from dualcert.testing.fakes_deploy import FakeDeployer, FakeDeployerOptions, FakeTarget
+from dualcert.testing.fakes_keys import FakeKeyProtector, FakeKeyProtectorOptions
+from dualcert.testing.keys import KeyProtectorConformance
+from dualcert.testing.steps import Steps
+
+
+class Killed(BaseException):
+    pass
+
+
+class Beside:
+    """A deployment in a thread, which steps through the target's hook."""
+
+    def __init__(self, target: FakeTarget, placements: Sequence[Placement], kill: int, halt: int) -> None:
+        self.target = target
+        self.ends: list[End] = []
+        self.news = threading.Semaphore(0)
+        self.go_on = threading.Event()
+        self.results: Mapping[str, DeployError | None] = {}
+        self.steps = Steps(kill or halt, self.die if kill else self.halt)
+        self.thread = threading.Thread(target=self.run, args=(placements,))
+        target.before_step = self.step
+        self.thread.start()
+
+    def step(self) -> None:
+        if threading.current_thread() is self.thread:
+            self.steps.take()
+
+    def run(self, placements: Sequence[Placement]) -> None:
+        try:
+            self.results = FakeDeployer(FakeDeployerOptions(target=self.target)).deploy(placements)
+            self.tell("done")
+        except Killed:
+            self.tell("killed")
+
+    def tell(self, end: End) -> None:
+        self.ends.append(end)
+        self.news.release()
+
+    def die(self) -> None:
+        raise Killed
+
+    def halt(self) -> None:
+        self.tell("halted")
+        self.go_on.wait()
+
+    def wait(self) -> End:
+        self.news.acquire()
+        return self.ends.pop()
+
+    def resume(self) -> None:
+        self.go_on.set()
+
+
+class TestFakeDeployer(DeployerConformance):
+    plugin = FakeDeployer
+
+    @pytest.fixture(autouse=True)
+    def _target(self) -> None:
+        self.target = FakeTarget()
+
+    def options(self) -> FakeDeployerOptions:
+        return FakeDeployerOptions(target=self.target)
+
+    def deployer(self) -> FakeDeployer:
+        return FakeDeployer(self.options())
+
+    def start(self, placements: Sequence[Placement], *, kill_before: int = 0, halt_before: int = 0) -> Beside:
+        return Beside(self.target, placements, kill_before, halt_before)
+
+    def activations(self) -> int:
+        return self.target.activations
+
+    def in_service(self, pair: str) -> bytes | None:
+        return self.target.in_service.get(pair)
+
+    def look(self, pair: str) -> tuple[bytes, bytes] | None:
+        with self.target.lock:
+            serving = self.target.serving(pair)
+        return None if serving is None else (serving.certificate.encode(), serving.private_key)
+
+    def state(self) -> object:
+        return self.target.changes, copy.deepcopy(self.target.versions), self.target.current.copy()
+
+    def keys(self) -> Mapping[bytes, int]:
+        return {
+            one.private_key: 0o600 for versions in self.target.versions.values() for one in versions.values()
+        }
+
+    @contextmanager
+    def failing(self, wanted: Placement) -> Iterator[Placement]:
+        self.target.fails_for.add(wanted.pair)
+        yield wanted
+        self.target.fails_for.clear()
+
+    @contextmanager
+    def activation_failing(self) -> Iterator[None]:
+        self.target.activation_fails = True
+        yield
+        self.target.activation_fails = False
+
+
+class TestFakeKeyProtector(KeyProtectorConformance):
+    plugin = FakeKeyProtector
+
+    def protector(self, domain: str, kek: int) -> FakeKeyProtector:
+        return FakeKeyProtector(domain, FakeKeyProtectorOptions(word=str(kek)))
+
+    def kek(self, kek: int) -> None:
+        return None

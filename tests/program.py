@@ -1,0 +1,88 @@
+"""Running dualcert in tests: inside this process where that is enough, as a process of its own where it is not."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dualcert import bootstrap, cli
+from dualcert.bootstrap import Application
+from dualcert.config import Settings
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command came to."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        """JSON Lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@dataclass(frozen=True)
+class Program:
+    """dualcert over one configuration file."""
+
+    config: Path
+
+    def run(self, *arguments: str, build: Callable[[Settings], Application] | None = None) -> Result:
+        """Run a command inside this process. Not for several threads at once: it takes over stdout and stderr."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = cli.main(["--config", str(self.config), *arguments], build=build)
+        return Result(status, out.getvalue(), err.getvalue())
+
+    def done(self, *arguments: str) -> Result:
+        """Run a command that is expected to succeed."""
+        result = self.run(*arguments)
+        assert result.status == 0, (arguments, result)
+        return result
+
+    def show(self, name: str) -> Any:
+        return self.done("show", name, "--json").json
+
+    def events(self, name: str) -> list[Any]:
+        return self.done("events", name, "--json").lines
+
+    def start(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start a command as a process of its own; the caller waits for it."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+
+    def command(self, *arguments: str) -> Sequence[str]:
+        code = "import sys; from dualcert.cli import entry; entry()"
+        return [sys.executable, "-c", code, "--config", str(self.config), *arguments]
+
+    def application(self) -> Application:
+        """The wired application, for looking at the database and for driving the engine; close it."""
+        return bootstrap.build(bootstrap.load_settings(self.config))
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 60.0) -> Result:
+    out, err = process.communicate(timeout=timeout)
+    return Result(process.returncode, out, err)
