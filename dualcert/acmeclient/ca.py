@@ -262,6 +262,7 @@ class AcmeCa:
                 known = self._directory = Future()
         if mine:
             self._fetch_directory(known, deadline)
+            return known.result()
         try:
             return known.result(timeout=deadline.left())
         except (TimeoutError, CancelledError):

@@ -148,7 +148,8 @@ class _Run:
                 self._held[one.row.id] = one
         # A step that has ended may have made others due, and may be what rows of its pairs waited for.
         self._claim_at = self._now()
-        moved = {row.pair_id for row in rows}
+        # One that waits itself has moved nothing: two that wait would wake each other for ever.
+        moved = {row.pair_id for row, one in zip(rows, result, strict=True) if one is None or not one.waiting}
         just_now = {row.id for row in rows}
         for number, one in self._held.items():
             if one.waiting and one.row.pair_id in moved and number not in just_now:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -13,7 +14,9 @@ from dualcert.lifecycle.world import World
 from dualcert.model.work import DAY, PERSON, Done, Failed, Later, Outcome, Waiting, WorkKind, WorkRow
 from dualcert.policy import backoff
 from dualcert.policy.backoff import IN_MEMORY, Failure
-from dualcert.store import Transaction, work
+from dualcert.store import Transaction, pairs, work
+
+log = logging.getLogger(__name__)
 
 ALL_KINDS = tuple(WorkKind)
 _COMPANIONS = 100
@@ -50,6 +53,7 @@ class Engine:
     def __init__(self, world: World) -> None:
         self.world = world
         self.owner = str(new_owner())
+        self._names: dict[int, str] = {}
 
     def claim(
         self, kinds: Collection[WorkKind], limit: int, pairs: Collection[int] | None = None
@@ -93,6 +97,7 @@ class Engine:
     def settle(self, row: WorkRow, outcome: Outcome) -> Held | None:
         """Write down what a step said, and let go of the row unless it is waited for in memory."""
         now = self.world.clock.now()
+        self._log(row, outcome)
         match outcome:
             case Done():
                 return None
@@ -103,6 +108,25 @@ class Engine:
                 return Held(replace(row, continued=True, looks=looks), outcome.at, outcome.reason)
             case Later() | Failed():
                 return self._put_back(row, outcome, now)
+
+    def _log(self, row: WorkRow, outcome: Outcome) -> None:
+        trouble = isinstance(outcome, Failed) or (isinstance(outcome, Later) and outcome.failed)
+        level = logging.INFO if trouble else logging.DEBUG
+        if log.isEnabledFor(level):
+            about = {"pair": self._pair_name(row.pair_id), "ca": row.ca or None, "work": row.id}
+            log.log(
+                level,
+                "%s: %s",
+                row.kind.value,
+                "done" if isinstance(outcome, Done) else outcome.reason,
+                extra=about,
+            )
+
+    def _pair_name(self, pair_id: int) -> str:
+        if pair_id not in self._names:
+            with self.world.store.read() as tx:
+                self._names.update(pairs.names_of(tx, [pair_id]))
+        return self._names.get(pair_id, str(pair_id))
 
     def _put_back(self, row: WorkRow, outcome: Later | Failed, now: datetime) -> Held | None:
         later = outcome if isinstance(outcome, Later) else None

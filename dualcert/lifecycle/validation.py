@@ -16,8 +16,11 @@ from dualcert.ports.ca import AuthorizationSnapshot, CertificateAuthority
 from dualcert.ports.dns import TxtValue
 from dualcert.store import Transaction, events, orders, work
 
-_ADD_AGAIN = timedelta(seconds=30)
-"""A value that no server shows this long after it was added is added again: a provider may have lost it."""
+_ADD_AGAIN = 30
+"""After so many looks in vain a value is added again: a provider may have lost it."""
+
+_PATIENCE = timedelta(minutes=2)
+"""How long every second is looked; after that every ten."""
 
 _GIVE_UP = timedelta(minutes=10)
 
@@ -34,8 +37,10 @@ def prepare(world: World, row: WorkRow, pair: Pair, order: Order, client: Certif
     known = {record.authorization: record for record in _records_of(world, order)}
     wanted, answered, over = [], [], []
     for url in order.authorizations:
-        snapshot = client.authorization(url)
         record = known.get(url)
+        if record is not None and record.state is RecordState.ANSWERED:
+            continue
+        snapshot = client.authorization(url)
         if snapshot.status == "valid":
             over += [record.id] if record else []
         elif snapshot.status != "pending":
@@ -195,15 +200,15 @@ def publish(world: World, row: WorkRow) -> Outcome:
     if withdrawing:
         # A value that one order leaves behind may be the next one's: not removed and added at once.
         return Waiting("withdrawal", "waiting until old values are withdrawn")
-    now = world.clock.now()
-    added = [one for one in waiting if one.state is RecordState.ADDED and now - one.since < _ADD_AGAIN]
+    added = [one for one in waiting if one.state is RecordState.ADDED]
     fresh = _fitting(world, [one for one in waiting if one not in added], known)
-    for (dns, zone), group in _by_zone(fresh).items():
-        world.dns_of(dns).provider().apply(
-            zone, {TxtValue(one.record, one.value) for one in group}, frozenset()
-        )
-    lagging = _lagging(world, [*added, *fresh])
-    return _published(world, row, waiting, [*added, *fresh], lagging)
+    # Whoever held the row before may have died before the provider took the values in; or it has lost them since.
+    again = not row.continued or row.looks % _ADD_AGAIN == _ADD_AGAIN - 1
+    for (dns, zone), group in _by_zone([*added, *fresh] if again else fresh).items():
+        values = {TxtValue(one.record, one.value) for one in group}
+        world.dns_of(dns).provider().apply(zone, values, frozenset())
+    out = [*added, *fresh]
+    return _published(world, row, waiting, out, _lagging(world, out))
 
 
 def _fitting(world: World, fresh: list[ChallengeRecord], known: dict[str, int]) -> list[ChallengeRecord]:
@@ -278,7 +283,8 @@ def _look_again(
             f"after {int(waited.total_seconds() // 60)} minutes {servers} does not show the value",
             remedy="See why this server does not follow the zone's primary.",
         )
-    return look_again(world, row, f"{servers} does not show the value yet")
+    wish = timedelta(seconds=10) if waited > _PATIENCE else None
+    return look_again(world, row, f"{servers} does not show the value yet", wish)
 
 
 def withdraw(world: World, row: WorkRow) -> Outcome:

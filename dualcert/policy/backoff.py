@@ -45,8 +45,8 @@ def after_failure(
     """When to try again.
 
     A failure that may pass by itself is tried again at once, three times at the most and only while the whole trouble
-    is seconds old: one that has hung for long would hang again. Otherwise 5 minutes doubling to a day, a tenth more
-    or less.
+    is seconds old: one that has hung for long would hang again. Otherwise 5 minutes doubling to a day, and up to a
+    tenth more: never less, or a command that waits 5 minutes would sit out the first one.
     """
     if wished is not None:
         return now + min(wished, _MOST)
@@ -55,7 +55,7 @@ def after_failure(
         return now + _QUICK[failure.attempts]
     doublings = max(0, failure.attempts - len(_QUICK)) if passing else failure.attempts
     delay: timedelta = min(_FIRST * int(2 ** min(doublings, 12)), _MOST)
-    return now + delay * (1 - _JITTER + 2 * _JITTER * failure.draw)
+    return now + delay * (1 + _JITTER * failure.draw)
 
 
 def next_day(now: datetime) -> datetime:
