@@ -10,7 +10,7 @@ from dualcert.cli.context import Context
 from dualcert.cli.frame import Command, pass_context
 from dualcert.cli.output import note, print_json, say
 from dualcert.cli.progress import drive, duration
-from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
+from dualcert.errors import EXIT_DONE, EXIT_PARTIAL
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -32,7 +32,9 @@ Examples:
 @click.command("failover", cls=Command, epilog=_EPILOG)
 @click.argument("name", metavar="NAME")
 @click.option("--to", metavar="CA", help="The CA that is to serve. Unsaid: the one that stands by.")
-@click.option("--reason", type=click.Choice(REASONS), help="Why, for the CA. Unsaid: superseded.")
+@click.option(
+    "--reason", type=click.Choice(REASONS), help="Why: for the events, and for the CA. Unsaid: superseded."
+)
 @click.option(
     "--revoke", is_flag=True, help="Revoke what served, once the new certificate was seen everywhere."
 )
@@ -71,10 +73,6 @@ def failover(
     from dualcert.lifecycle.promotion import Wish
     from dualcert.model.signal import Reason
 
-    if reason is not None and not (revoke or revoke_unverified):
-        raise UsageProblem(
-            "--reason is told to the CA with a revocation", remedy="Add --revoke, or leave it out."
-        )
     seconds = duration(timeout)
     world = context.application.world
     began = world.clock.now()

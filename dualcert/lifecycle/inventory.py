@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,9 @@ ISSUING = (
     WorkKind.REVOCATION,
 )
 """What ``issue`` and ``renew NAME`` drive for a pair."""
+
+
+_PAIR_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,15 @@ def check_names(texts: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
+def check_pair_name(name: str) -> None:
+    """A pair's name becomes a folder's name at targets. Raises ``UsageProblem``."""
+    if not _PAIR_NAME.fullmatch(name) or name.startswith("_wildcard"):
+        raise UsageProblem(
+            f"{name!r} cannot name a pair",
+            remedy="Use letters, digits, dots, hyphens and underscores, a letter or digit first; _wildcard is taken.",
+        )
+
+
 def resolve(world: World, text: str) -> Pair:
     """The pair that a person means: the one of this name, else the one that covers it.
 
@@ -84,6 +97,8 @@ def resolve(world: World, text: str) -> Pair:
 
 def ensure(world: World, request: PairRequest) -> Pair:
     """The pair for these names: made with both orders due if it is new, hurried on if it is not whole yet."""
+    if request.name is not None:
+        check_pair_name(request.name)
     with world.store.write() as tx:
         known = _known(tx, request)
         if known is None:

@@ -148,7 +148,7 @@ def _promote(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn | None:
     with world.store.write() as tx:
         if not _prove_and_swap(tx, seen.state):
             return None
-        cause = f"failover by hand ({wish.reason.value})" if wish.revoke else "failover by hand"
+        cause = f"failover by hand ({wish.reason.value})"
         aftermath(tx, pair, seen.primary, seen.backup, old, new, cause)
         if wish.revoke and old is not None:
             _want_revocation(tx, pair, old, wish)
