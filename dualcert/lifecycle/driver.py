@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -23,8 +24,20 @@ _GRACE = timedelta(seconds=35)
 """How long after the deadline a step that is under way may still end: a request ends in 30 s."""
 
 _RENEW_EVERY = work.LEASE_SECONDS / 3
-_DNS_THREADS = 8
-_DEPLOY_THREADS = 4
+_AT_A_CA = frozenset({WorkKind.ORDER, WorkKind.REVOCATION})
+_POOLS = {
+    WorkKind.PUBLICATION: "dns",
+    WorkKind.WITHDRAWAL: "dns",
+    WorkKind.DEPLOYMENT: "deploy",
+    WorkKind.VERIFICATION: "deploy",
+    WorkKind.REFILL: "local",
+    WorkKind.FALLBACK: "local",
+}
+_THREADS = {"dns": 8, "deploy": 4}
+
+
+def _pool_name(row: WorkRow) -> str:
+    return f"ca-{row.ca}" if row.kind in _AT_A_CA else _POOLS[row.kind]
 
 
 @dataclass(frozen=True)
@@ -99,11 +112,12 @@ class _Run:
         return not self._others_at_work()
 
     def _claim(self, now: datetime) -> None:
-        room = _AT_ONCE - len(self._busy)
+        """Take what is due, but no more of a CA whose threads have enough: what hangs there holds up nobody else."""
         self._claim_at = now + _POLL
-        if room <= 0:
-            return
-        for batch in self._engine.claim(self._scope.kinds, room, self._scope.pairs):
+        busy = Counter(_pool_name(row) for row in self._busy.values())
+        kinds = [kind for kind in self._scope.kinds if kind in _AT_A_CA or busy[_POOLS[kind]] < _AT_ONCE]
+        full = [name for name in self._world.cas if busy[f"ca-{name}"] >= _AT_ONCE]
+        for batch in self._engine.claim(kinds, _AT_ONCE, self._scope.pairs, full):
             self._start(batch)
 
     def _dispatch(self, now: datetime) -> None:
@@ -163,17 +177,12 @@ class _Run:
         self._pool(rows[0]).submit(lambda: self._finished.put((rows, self._steps(rows))))
 
     def _pool(self, row: WorkRow) -> Pool:
-        match row.kind:
-            case WorkKind.ORDER | WorkKind.REVOCATION:
-                ca = self._world.cas.get(row.ca)
-                name, size = f"ca-{row.ca}", ca.max_concurrency if ca else 1
-            case WorkKind.PUBLICATION | WorkKind.WITHDRAWAL:
-                name, size = "dns", _DNS_THREADS
-            case WorkKind.DEPLOYMENT | WorkKind.VERIFICATION:
-                name, size = "deploy", _DEPLOY_THREADS
-            case _:
-                name, size = "local", 1
-        return self._pools.setdefault(name, Pool(name, size))
+        name = _pool_name(row)
+        if name not in self._pools:
+            ca = self._world.cas.get(row.ca)
+            size = ca.max_concurrency if ca is not None and row.kind in _AT_A_CA else _THREADS.get(name, 1)
+            self._pools[name] = Pool(name, size)
+        return self._pools[name]
 
     def _steps(self, rows: list[WorkRow]) -> list[Held | None] | BaseException:
         """Step after step of the rows, as long as the next one is due at once."""

@@ -56,13 +56,22 @@ class Engine:
         self._names: dict[int, str] = {}
 
     def claim(
-        self, kinds: Collection[WorkKind], limit: int, pairs: Collection[int] | None = None
+        self,
+        kinds: Collection[WorkKind],
+        limit: int,
+        pairs: Collection[int] | None = None,
+        but_not_at: Collection[str] = (),
     ) -> list[list[WorkRow]]:
-        """Due rows, held by this engine from now on; the deployments of one target come together."""
+        """Due rows, held by this engine from now on; the deployments of one target come together.
+
+        Rows of the CAs in ``but_not_at`` are left.
+        """
         batches: list[list[WorkRow]] = []
         by_target: dict[str, list[WorkRow]] = {}
         with self.world.store.write() as tx:
-            for row in work.claim(tx, self.owner, kinds=kinds, limit=limit, pairs=pairs):
+            for row in work.claim(
+                tx, self.owner, kinds=kinds, limit=limit, pairs=pairs, but_not_at=but_not_at
+            ):
                 if row.kind is WorkKind.DEPLOYMENT:
                     by_target.setdefault(row.target, []).append(row)
                 else:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, true, update
 
 from dualcert.errors import LeaseLost
 from dualcert.model.work import WorkKind, WorkRow
@@ -64,11 +64,15 @@ def claim(
     kinds: Collection[WorkKind],
     limit: int,
     pairs: Collection[int] | None = None,
+    but_not_at: Collection[str] = (),
 ) -> list[WorkRow]:
-    """Take due rows that nobody holds, in one statement; each is ours until its lease ends."""
+    """Take due rows that nobody holds, in one statement; each is ours until its lease ends.
+
+    Rows of the CAs in ``but_not_at`` are left for later.
+    """
     due = (
         select(work.c.id)
-        .where(_claimable(tx, kinds, pairs))
+        .where(_claimable(tx, kinds, pairs), work.c.ca.not_in(list(but_not_at)) if but_not_at else true())
         .order_by(work.c.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 from typing import Any
@@ -72,6 +73,17 @@ def failed(
 )
 def test_retry_after(header: str | None, wait: timedelta | None) -> None:
     assert retry_after(header, NOW) == wait
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/Los_Angeles"])
+def test_a_date_without_a_zone_is_never_local(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert retry_after("Sun Nov 22 12:02:00 2026", NOW) == timedelta(minutes=2)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_retry_after_counts_from_an_instant_in_any_zone() -> None:
