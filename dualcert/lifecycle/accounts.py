@@ -30,10 +30,10 @@ def authority(world: World, ca: CaBinding) -> CertificateAuthority:
 
 def check_recorded(ca: CaBinding, stored: StoredAccount) -> None:
     """A CA's keys stay in the domain that they were first put into, and its name stays with its directory."""
-    if stored.domain != ca.domain:
+    if stored.key.domain != ca.domain:
         raise ConfigurationError(
-            f"[ca.{ca.name}] keys = {ca.domain!r}, but its keys have been in {stored.domain!r} since it was first used",
-            remedy=f'Write keys = "{stored.domain}", or give the CA another name.',
+            f"[ca.{ca.name}] keys = {ca.domain!r}, but since it was first used they have been in {stored.key.domain!r}",
+            remedy=f'Write keys = "{stored.key.domain}", or give the CA another name.',
             ca=ca.name,
         )
     if stored.directory != ca.directory:
@@ -50,8 +50,8 @@ def _stored(world: World, ca: CaBinding, client: CertificateAuthority) -> Stored
     if stored is None:
         identities = frozenset(client.facts().caa_identities)
         key = keymaking.account_key()
-        key_id, wrapped = keymaking.wrap(world, ca.domain, key, "account")
-        mine = StoredAccount(ca.name, ca.directory, ca.domain, key.spki, key_id, wrapped, None, identities)
+        wrapped = keymaking.wrap(world, ca.domain, key, "account")
+        mine = StoredAccount(ca.name, ca.directory, wrapped, None, identities)
         with world.store.write() as tx:
             # Another process may have been first; then its key is the account's.
             stored = accounts.create_or_get(tx, mine)
@@ -60,8 +60,8 @@ def _stored(world: World, ca: CaBinding, client: CertificateAuthority) -> Stored
 
 
 def _open(world: World, stored: StoredAccount) -> bytes:
-    context = KeyContext(stored.domain, stored.spki.hex(), "account")
-    return world.protector(stored.domain).unwrap(stored.wrapped, context)
+    key = stored.key
+    return world.protector(key.domain).unwrap(key.wrapped, KeyContext(key.domain, key.spki.hex(), "account"))
 
 
 def _register(world: World, ca: CaBinding, client: CertificateAuthority, key: bytes) -> str:

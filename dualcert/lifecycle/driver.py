@@ -59,6 +59,17 @@ def run_until(
     _Run(engine, scope, deadline, on_event).run()
 
 
+@dataclass(frozen=True)
+class _Ended:
+    """What came of one or more steps. ``moved`` is False where a row was only found to wait still: two that wait must
+    not wake each other for ever. ``error`` ends the run."""
+
+    rows: list[WorkRow]
+    held: list[Held | None]
+    moved: bool
+    error: BaseException | None = None
+
+
 class _Run:
     def __init__(
         self, engine: Engine, scope: Scope, deadline: datetime, on_event: Callable[[Event], None] | None
@@ -70,7 +81,7 @@ class _Run:
         self._on_event = on_event
         self._held: dict[int, Held] = {}
         self._busy: dict[int, WorkRow] = {}
-        self._finished: SimpleQueue[tuple[list[WorkRow], list[Held | None] | BaseException]] = SimpleQueue()
+        self._finished: SimpleQueue[_Ended] = SimpleQueue()
         self._pools: dict[str, Pool] = {}
         self._claim_at = self._now()
         self._seen = 0
@@ -144,27 +155,26 @@ class _Run:
         """Wait until a step ends or the next thing is due; take in every step that has ended."""
         timeout = max(0.0, (self._next_wake() - self._now()).total_seconds())
         with contextlib.suppress(Empty):
-            self._take_in(*self._finished.get(timeout=timeout))
+            self._take_in(self._finished.get(timeout=timeout))
             while True:
-                self._take_in(*self._finished.get_nowait())
+                self._take_in(self._finished.get_nowait())
 
     def _next_wake(self) -> datetime:
         wakes = [one.wake_at for one in self._held.values()]
         return min([*wakes, self._claim_at, self._now() + _POLL])
 
-    def _take_in(self, rows: list[WorkRow], result: list[Held | None] | BaseException) -> None:
-        for row in rows:
+    def _take_in(self, ended: _Ended) -> None:
+        for row in ended.rows:
             del self._busy[row.id]
-        if isinstance(result, BaseException):
-            raise result
-        for one in result:
+        if ended.error is not None:
+            raise ended.error
+        for one in ended.held:
             if one is not None:
                 self._held[one.row.id] = one
         # A step that has ended may have made others due, and may be what rows of its pairs waited for.
         self._claim_at = self._now()
-        # One that waits itself has moved nothing: two that wait would wake each other for ever.
-        moved = {row.pair_id for row, one in zip(rows, result, strict=True) if one is None or not one.waiting}
-        just_now = {row.id for row in rows}
+        moved = {row.pair_id for row in ended.rows if ended.moved}
+        just_now = {row.id for row in ended.rows}
         for number, one in self._held.items():
             if one.waiting and one.row.pair_id in moved and number not in just_now:
                 self._held[number] = replace(one, wake_at=self._claim_at)
@@ -174,7 +184,7 @@ class _Run:
     def _start(self, rows: list[WorkRow]) -> None:
         for row in rows:
             self._busy[row.id] = row
-        self._pool(rows[0]).submit(lambda: self._finished.put((rows, self._steps(rows))))
+        self._pool(rows[0]).submit(lambda: self._finished.put(self._steps(rows)))
 
     def _pool(self, row: WorkRow) -> Pool:
         name = _pool_name(row)
@@ -184,8 +194,9 @@ class _Run:
             self._pools[name] = Pool(name, size)
         return self._pools[name]
 
-    def _steps(self, rows: list[WorkRow]) -> list[Held | None] | BaseException:
+    def _steps(self, rows: list[WorkRow]) -> _Ended:
         """Step after step of the rows, as long as the next one is due at once."""
+        moved = False
         try:
             while True:
                 outcomes = self._engine.advance(rows)
@@ -193,10 +204,10 @@ class _Run:
                 only = held[0] if len(held) == 1 else None
                 at_once = isinstance(outcomes[0], Later) and not outcomes[0].failed
                 if only is None or not at_once or only.waiting or only.wake_at > self._now():
-                    return held
-                rows[:] = [only.row]
+                    return _Ended(rows, held, moved or only is None or not only.waiting)
+                rows, moved = [only.row], True
         except BaseException as error:  # noqa: BLE001 - carried to the thread that waits, which raises it
-            return error
+            return _Ended(rows, [], moved, error)
 
     def _keep_leases(self, stop: threading.Event) -> None:
         while not stop.wait(_RENEW_EVERY):

@@ -82,10 +82,10 @@ def key_type_of(key: object) -> str:
     return type(key).__name__
 
 
-def wrap(world: World, domain: str, key: NewKey, purpose: str = "certificate") -> tuple[str, bytes]:
-    """The KEK's id and the wrapped key."""
+def wrap(world: World, domain: str, key: NewKey, purpose: str = "certificate") -> WrappedKey:
     protector = world.protector(domain)
-    return protector.key_id, protector.wrap(key.pem, KeyContext(domain, key.spki.hex(), purpose))
+    wrapped = protector.wrap(key.pem, KeyContext(domain, key.spki.hex(), purpose))
+    return WrappedKey(key.spki, domain, protector.key_id, wrapped)
 
 
 def unwrap(world: World, wrapped: WrappedKey | None) -> bytes:

@@ -63,38 +63,7 @@ def _place(
     world: World, row: WorkRow, pair: Pair, ca: CaBinding, client: CertificateAuthority, lost: Order | None
 ) -> Outcome:
     """newOrder. An order found without its URL may exist at the CA, but its key is spent: it is given up."""
-    key = keymaking.make(pair.key_type, pair.names)
-    key_id, wrapped = keymaking.wrap(world, ca.domain, key)
-    with world.store.write() as tx:
-        work.hold(tx, row)
-        if lost is not None:
-            orders.set_step(tx, lost.id, OrderStep.ABANDONED, "no answer to newOrder was recorded")
-            events.record(
-                tx, EventKind.ABANDONED, "no answer to newOrder was recorded", pair=pair.id, ca=ca.name
-            )
-        lineages = pairs.lineages(tx, [pair.id])
-        lineage = next(one for one in lineages if one.ca == ca.name)
-        for other in lineages:
-            if other.id != lineage.id:
-                _check_independence(
-                    world, ca, stored_accounts.get(tx, ca.name), stored_accounts.get(tx, other.ca)
-                )
-        order = orders.begin(
-            tx,
-            issuance_id=orders.last_issuance(tx, pair.id) or 0,
-            pair_id=pair.id,
-            lineage_id=lineage.id,
-            ca=ca.name,
-            names=pair.names,
-            spki=key.spki,
-            csr=key.csr,
-            domain=ca.domain,
-            key_id=key_id,
-            wrapped=wrapped,
-        )
-        events.record(
-            tx, EventKind.ORDERING, f"a new key of type {pair.key_type.value}", pair=pair.id, ca=ca.name
-        )
+    order = _intend(world, row, pair, ca, lost)
     answer = client.new_order(pair.names)
     with world.store.write() as tx:
         work.hold(tx, row)
@@ -110,6 +79,26 @@ def _place(
     if answer.status == "ready":
         return _finalize(world, row, order, client)
     return validation.prepare(world, row, pair, order, client)
+
+
+def _intend(world: World, row: WorkRow, pair: Pair, ca: CaBinding, lost: Order | None) -> Order:
+    """Make the attempt's key and CSR, and write the order down before it leaves."""
+    key = keymaking.make(pair.key_type, pair.names)
+    wrapped = keymaking.wrap(world, ca.domain, key)
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        if lost is not None:
+            why = "no answer to newOrder was recorded"
+            orders.set_step(tx, lost.id, OrderStep.ABANDONED, why)
+            events.record(tx, EventKind.ABANDONED, why, pair=pair.id, ca=ca.name)
+        lineages = {one.ca: one for one in pairs.lineages(tx, [pair.id])}
+        for other in lineages.keys() - {ca.name}:
+            _check_independence(world, ca, stored_accounts.get(tx, ca.name), stored_accounts.get(tx, other))
+        issuance = orders.last_issuance(tx, pair.id) or 0
+        order = orders.begin(tx, lineages[ca.name], issuance, pair.names, key.csr, wrapped)
+        cause = f"a new key of type {pair.key_type.value}"
+        events.record(tx, EventKind.ORDERING, cause, pair=pair.id, ca=ca.name)
+    return order
 
 
 def _check_independence(
@@ -128,7 +117,7 @@ def _check_independence(
             theirs.directory,
             other.operator if other else None,
             theirs.caa_identities,
-            theirs.domain,
+            theirs.key.domain,
         ),
     )
     if found:

@@ -270,6 +270,8 @@ def _published(
         return Later(world.clock.now(), "more values have come")
     if lagging:
         return _look_again(world, row, out, lagging)
+    if seen:
+        return Later(world.clock.now(), "what had room is out")
     return Waiting("withdrawal", "the provider has no room for more values at this name")
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sqlalchemy import insert, select, update
 
+from dualcert.model.certificate import WrappedKey
 from dualcert.store.database import Transaction
 from dualcert.store.tables import account
 
 
 @dataclass(frozen=True)
 class StoredAccount:
-    """``url`` is None until the CA has answered; the key is wrapped in ``domain``."""
+    """``url`` is None until the CA has answered; ``key`` signs every request there."""
 
     ca: str
     directory: str
-    domain: str
-    spki: bytes
-    key_id: str
-    wrapped: bytes = field(repr=False)
+    key: WrappedKey
     url: str | None
     caa_identities: frozenset[str]
 
@@ -28,16 +26,8 @@ def get(tx: Transaction, ca: str) -> StoredAccount | None:
     row = tx.execute(select(account).where(account.c.ca == ca)).first()
     if row is None:
         return None
-    return StoredAccount(
-        ca=row.ca,
-        directory=row.directory,
-        domain=row.domain,
-        spki=row.spki,
-        key_id=row.key_id,
-        wrapped=row.wrapped,
-        url=row.url,
-        caa_identities=frozenset(row.caa_identities.split()),
-    )
+    key = WrappedKey(row.spki, row.domain, row.key_id, row.wrapped)
+    return StoredAccount(row.ca, row.directory, key, row.url, frozenset(row.caa_identities.split()))
 
 
 def create_or_get(tx: Transaction, mine: StoredAccount) -> StoredAccount:
@@ -49,10 +39,10 @@ def create_or_get(tx: Transaction, mine: StoredAccount) -> StoredAccount:
         insert(account).values(
             ca=mine.ca,
             directory=mine.directory,
-            domain=mine.domain,
-            spki=mine.spki,
-            key_id=mine.key_id,
-            wrapped=mine.wrapped,
+            domain=mine.key.domain,
+            spki=mine.key.spki,
+            key_id=mine.key.key_id,
+            wrapped=mine.key.wrapped,
             url=mine.url,
             caa_identities=" ".join(sorted(mine.caa_identities)),
             created_at=tx.at,

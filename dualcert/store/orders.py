@@ -7,7 +7,9 @@ from typing import Any
 
 from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
 
+from dualcert.model.certificate import WrappedKey
 from dualcert.model.order import OPEN_STEPS, ChallengeRecord, Order, OrderStep, RecordState
+from dualcert.model.pair import Lineage
 from dualcert.model.work import WorkKind
 from dualcert.store.columns import instant
 from dualcert.store.database import Transaction
@@ -46,51 +48,35 @@ def _order(row: Any) -> Order:
 
 
 def begin(
-    tx: Transaction,
-    *,
-    issuance_id: int,
-    pair_id: int,
-    lineage_id: int,
-    ca: str,
-    names: Sequence[str],
-    spki: bytes,
-    csr: bytes,
-    domain: str,
-    key_id: str,
-    wrapped: bytes,
+    tx: Transaction, lineage: Lineage, issuance_id: int, names: Sequence[str], csr: bytes, key: WrappedKey
 ) -> Order:
     """Write down an order before it leaves: the wrapped key, the hash of its public key for ever, the signed CSR."""
+    made_for = {"pair_id": lineage.pair_id, "ca": lineage.ca, "issuance_id": issuance_id, "created_at": tx.at}
+    tx.execute(insert(public_key).values(spki=key.spki, **made_for))
     tx.execute(
-        insert(public_key).values(
-            spki=spki, pair_id=pair_id, ca=ca, issuance_id=issuance_id, created_at=tx.at
+        insert(wrapped_key).values(
+            spki=key.spki, domain=key.domain, key_id=key.key_id, wrapped=key.wrapped, proved_at=tx.at
         )
-    )
-    tx.execute(
-        insert(wrapped_key).values(spki=spki, domain=domain, key_id=key_id, wrapped=wrapped, proved_at=tx.at)
     )
     result = tx.execute(
         insert(acme_order).values(
-            issuance_id=issuance_id,
-            pair_id=pair_id,
-            lineage_id=lineage_id,
-            ca=ca,
+            lineage_id=lineage.id,
             step=OrderStep.PLACING.value,
             names="\n".join(names),
-            spki=spki,
+            spki=key.spki,
             csr=csr,
-            created_at=tx.at,
+            **made_for,
         )
     )
-    order_id = int(result.inserted_primary_key[0])  # type: ignore[index]
     return Order(
-        id=order_id,
+        id=int(result.inserted_primary_key[0]),  # type: ignore[index]
         issuance_id=issuance_id,
-        pair_id=pair_id,
-        lineage_id=lineage_id,
-        ca=ca,
+        pair_id=lineage.pair_id,
+        lineage_id=lineage.id,
+        ca=lineage.ca,
         step=OrderStep.PLACING,
         names=tuple(names),
-        spki=spki,
+        spki=key.spki,
         csr=csr,
         url=None,
         finalize=None,
