@@ -1,37 +1,25 @@
-"""HTTPS connections that end with their call's deadline, on nothing but the standard library.
-
-requests and urllib3 take as long for one request as the CA itself, and longer to import than anything else here.
-"""
+"""HTTPS to one CA: urllib3's pool, proxies and TLS, and a deadline that holds for all of a call."""
 
 from __future__ import annotations
 
-import http.client
-import os
-import select
 import ssl
 import threading
-from base64 import b64encode
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
+
+from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Timeout, make_headers
 
 from dualcert.acmeclient.settings import AcmeCaSettings
 from dualcert.acmeclient.unreachable import ConnectTimeout
 from dualcert.clock import Clock
 from dualcert.errors import ConfigurationError
 
-_Place: TypeAlias = tuple[str, int]
-Reader: TypeAlias = Callable[[http.client.HTTPResponse], bytes]
-
-_HTTPS = 443
-_PROXY = 8080
-_IDLE = 32
+_KEPT = 64  # idle connections to one server; more than threads ever talk to it
 _CONNECTING = 3  # a name's addresses are tried one after another, each for a third of the time
 
-# The deadline of the call that this thread is making; a socket has no other way to learn it while it shakes hands.
+# The deadline of the call that this thread is making: a connection is lent to one call after another.
 _call = threading.local()
 
 
@@ -50,168 +38,97 @@ class Deadline:
         return left
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to send; ``url`` is https."""
-
-    method: str
-    url: str
-    headers: dict[str, str]
-    body: bytes | None = None
-
-
 class _DeadlineSocket(ssl.SSLSocket):
-    """Gives each operation only what is left of the call's deadline."""
+    """Gives each read what is left of the call; urllib3 would give every byte the whole time anew.
 
-    def _bound(self) -> None:
-        deadline: Deadline | None = getattr(_call, "deadline", None)
-        if deadline is not None:
-            self.settimeout(deadline.left())
+    Writing needs none of it: a request is too short to fill a socket's buffer.
+    """
 
     def do_handshake(self, block: bool = False) -> None:
-        self._bound()
-        super().do_handshake(block)
+        try:
+            self.settimeout(_call.deadline.left())
+            super().do_handshake(block)
+        except TimeoutError as error:
+            raise ConnectTimeout("timed out") from error
 
-    def recv_into(self, *arguments: Any, **keywords: Any) -> int:
-        self._bound()
-        return super().recv_into(*arguments, **keywords)
-
-    def sendall(self, *arguments: Any, **keywords: Any) -> None:
-        self._bound()
-        super().sendall(*arguments, **keywords)
-
-
-class Connection(http.client.HTTPSConnection):
-    """One connection, used by one thread at a time."""
-
-    _held: bytearray | None = None
-
-    def ask(
-        self, method: str, target: str, body: bytes | None, headers: dict[str, str]
-    ) -> http.client.HTTPResponse:
-        """Send a request and read the head of its answer."""
-        # http.client writes head and body one by one, and the server would wake up twice.
-        self._held = bytearray()
-        self.request(method, target, body, headers)
-        whole, self._held = bytes(self._held), None
-        self.send(whole)
-        return self.getresponse()
-
-    def send(self, data: Any) -> None:
-        if self._held is None:
-            super().send(data)
-        else:
-            self._held += data
-
-    def is_stale(self) -> bool:
-        """Whether the server has closed the idle connection, or sent what nobody asked for."""
-        if self.sock is None:
-            return True
-        poll = select.poll()
-        poll.register(self.sock, select.POLLIN)
-        return bool(poll.poll(0))
-
-    def __del__(self) -> None:
-        self.close()
+    def read(self, *arguments: Any, **keywords: Any) -> Any:
+        self.settimeout(_call.deadline.left())
+        return super().read(*arguments, **keywords)
 
 
 class Connections:
-    """The open connections to one CA, lent to one call after another; shared by all threads."""
+    """The connections to one CA, kept for the next call; shared by all threads.
+
+    Raises ConfigurationError where the roots to trust or the environment's proxy are of no use.
+    """
 
     def __init__(self, settings: AcmeCaSettings) -> None:
-        self._settings = settings
-        self._context = _trust(settings)
-        self._idle: dict[_Place, deque[Connection]] = {}
+        self._connecting = settings.timeout / _CONNECTING
+        options: dict[str, Any] = {
+            "ssl_context": _trust(settings),
+            "maxsize": _KEPT,
+            "block": False,
+            "retries": False,
+        }
+        self._direct = PoolManager(**options)
+        self._proxies = getproxies_environment()
+        proxy = self._proxies.get("https") or self._proxies.get("all")
+        self._proxied = _proxied(proxy, settings, options) if proxy else None
 
-    def exchange(
-        self, request: Request, deadline: Deadline, read: Reader
-    ) -> tuple[http.client.HTTPResponse, bytes]:
-        """One request and its answer, whose body ``read`` reads.
+    def request(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None, deadline: Deadline
+    ) -> BaseHTTPResponse:
+        """Send a request and read the head of its answer; the body is read by this thread, then it is closed.
 
-        Raises OSError or HTTPException where no whole answer came.
+        Raises OSError or urllib3's HTTPError.
         """
-        parts = urlsplit(request.url)
-        place = (parts.hostname or "", parts.port or _HTTPS)
-        target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
-        kept = False
         _call.deadline = deadline
-        connection = self._lend(place, deadline)
-        try:
-            response = connection.ask(request.method, target, request.body, request.headers)
-            body = read(response)
-            kept = response.isclosed() and connection.sock is not None  # read to its end, and not for closing
-            return response, body
-        finally:
-            _call.deadline = None
-            if kept:
-                self._idle.setdefault(place, deque(maxlen=_IDLE)).append(connection)
-            else:
-                connection.close()
+        left = deadline.left()
+        return self._way_to(url).request(
+            method,
+            url,
+            headers=headers,
+            body=body,
+            timeout=Timeout(connect=min(left, self._connecting), read=left),
+            redirect=False,
+            preload_content=False,
+        )
 
     def close(self) -> None:
         """Close what is idle; the next call opens anew."""
-        for connections in list(self._idle.values()):
-            while connections:
-                connections.pop().close()
+        for manager in (self._direct, self._proxied):
+            if manager is not None:
+                manager.clear()
 
-    def _lend(self, place: _Place, deadline: Deadline) -> Connection:
-        idle = self._idle.get(place)
-        while idle:
-            try:
-                connection = idle.pop()
-            except IndexError:  # another thread was faster
-                break
-            if not connection.is_stale():
-                return connection
-            connection.close()
-        return self._open(place, deadline)
-
-    def _open(self, place: _Place, deadline: Deadline) -> Connection:
-        seconds = min(deadline.left(), self._settings.timeout / _CONNECTING)
-        proxy = _proxy_of(place)
-        connection = Connection(*(proxy.place if proxy else place), timeout=seconds, context=self._context)
-        if proxy:
-            connection.set_tunnel(*place, headers=proxy.headers)
-        try:
-            connection.connect()
-        except TimeoutError as error:
-            connection.close()
-            raise ConnectTimeout("timed out") from error
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+    def _way_to(self, url: str) -> PoolManager:
+        if self._proxied is None or proxy_bypass(urlsplit(url).netloc, self._proxies):
+            return self._direct
+        return self._proxied
 
 
-@dataclass(frozen=True)
-class _Proxy:
-    place: _Place
-    headers: dict[str, str] = field(repr=False)
-
-
-def _proxy_of(place: _Place) -> _Proxy | None:
-    """The proxy that the environment names for a server (``https_proxy``, ``all_proxy``, ``no_proxy``)."""
-    if not any(name.lower() in {"https_proxy", "all_proxy"} for name in os.environ):
-        return None
-    from urllib.request import getproxies_environment, proxy_bypass
-
-    proxies = getproxies_environment()
-    url = proxies.get("https") or proxies.get("all")
-    if not url or proxy_bypass(f"{place[0]}:{place[1]}", proxies):
-        return None
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme != "http" or not parts.hostname:
-        raise OSError(f"a proxy of the kind {parts.scheme!r} is not supported, only http")
-    headers = {}
-    if parts.username is not None:
-        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        headers["Proxy-Authorization"] = f"Basic {b64encode(user.encode()).decode()}"
-    return _Proxy((parts.hostname, parts.port or _PROXY), headers)
+def _proxied(url: str, settings: AcmeCaSettings, options: dict[str, Any]) -> ProxyManager:
+    """Through the proxy that the environment names (``https_proxy``, ``all_proxy``)."""
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        user, _, place = parts.netloc.rpartition("@")
+        # A header is latin-1 to urllib3, which so keeps the bytes that the URL stands for.
+        secret = make_headers(proxy_basic_auth=unquote_to_bytes(user).decode("latin-1")) if user else {}
+        if not parts.hostname:
+            raise ValueError("no host")
+        return ProxyManager(
+            f"{parts.scheme}://{place}", proxy_headers=secret, proxy_ssl_context=_context(None), **options
+        )
+    except ValueError:  # its words may quote the URL, in which a password may stand
+        raise ConfigurationError(
+            "the proxy that the environment names is no http or https URL",
+            remedy="Set `https_proxy` to http://HOST:PORT, or name this CA's server in `no_proxy`.",
+            ca=settings.name,
+        ) from None
 
 
 def _trust(settings: AcmeCaSettings) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=_roots(settings))
+        return _context(settings.ca_bundle)
     except OSError as error:  # SSLError is one
         where = settings.ca_bundle or "this machine's trust store"
         raise ConfigurationError(
@@ -219,14 +136,16 @@ def _trust(settings: AcmeCaSettings) -> ssl.SSLContext:
             remedy=f"Set `ca_bundle` in [ca.{settings.name}] to a PEM file with the roots of the CA's HTTPS.",
             ca=settings.name,
         ) from error
+
+
+def _context(bundle: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=bundle or _public_roots())
     context.sslsocket_class = _DeadlineSocket
     return context
 
 
-def _roots(settings: AcmeCaSettings) -> str | None:
+def _public_roots() -> str | None:
     """The file to trust; None for the system's own."""
-    if settings.ca_bundle is not None:
-        return str(settings.ca_bundle)
     system = ssl.get_default_verify_paths()
     if system.cafile or (system.capath and any(Path(system.capath).iterdir())):
         return None

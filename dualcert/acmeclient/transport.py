@@ -6,17 +6,18 @@ and every single read, so that a server that sends a byte now and then cannot ho
 
 from __future__ import annotations
 
-import http.client
 import logging
 from collections import deque
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from http import HTTPStatus
 from re import compile as pattern
 
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import HTTPError
+
 from dualcert.acmeclient import problems
-from dualcert.acmeclient.connection import Connections, Deadline, Request
+from dualcert.acmeclient.connection import Connections, Deadline
 from dualcert.acmeclient.problems import Subject
 from dualcert.acmeclient.settings import AcmeCaSettings
 from dualcert.acmeclient.signing import Signer
@@ -60,7 +61,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Raw:
-    response: http.client.HTTPResponse
+    response: BaseHTTPResponse
     body: bytes
 
     @property
@@ -72,7 +73,7 @@ class _Raw:
         return self.header("Content-Type") or ""
 
     def header(self, name: str) -> str | None:
-        return self.response.getheader(name)
+        return self.response.headers.get(name)
 
 
 class Transport:
@@ -186,23 +187,24 @@ class Transport:
         started = self._clock.monotonic()
         outcome: object = "no answer"
         try:
-            request = Request(method, url, headers, body)
-            raw = _Raw(*self._connections.exchange(request, deadline, partial(self._read, limit)))
+            response = self._connections.request(method, url, headers, body, deadline)
+            raw = _Raw(response, self._read(limit, response))
             outcome = raw.status
             return raw
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, HTTPError) as error:
             raise explain(error, url, self._settings) from error
         finally:
             _log.debug("%s %s: %s, %.3f s", method, url, outcome, self._clock.monotonic() - started)
 
-    def _read(self, limit: int, response: http.client.HTTPResponse) -> bytes:
-        # Where the length is known, read() notices an answer that breaks off; chunks tell it of themselves.
-        length = response.length
-        if length is None or length <= limit:
-            body = response.read() if length is not None else response.read(limit + 1)
-            if len(body) <= limit:
-                return body
-        raise CaServerError(f"the CA's answer is longer than {limit // 1024} KiB", ca=self._settings.name)
+    def _read(self, limit: int, response: BaseHTTPResponse) -> bytes:
+        try:
+            if (response.length_remaining or 0) <= limit:
+                body = response.read(limit + 1)  # raises where the answer broke off
+                if len(body) <= limit:
+                    return body
+            raise CaServerError(f"the CA's answer is longer than {limit // 1024} KiB", ca=self._settings.name)
+        finally:
+            response.close()  # its connection too, unless the answer was read to its end
 
 
 def _nonce_of(raw: _Raw) -> str | None:

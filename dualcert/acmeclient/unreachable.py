@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import socket
 import ssl
 from urllib.parse import urlsplit
+
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProxyError
 
 from dualcert.acmeclient.problems import plain
 from dualcert.acmeclient.settings import AcmeCaSettings
@@ -16,15 +17,18 @@ class ConnectTimeout(TimeoutError):
     """The time ran out before there was a connection, its TLS handshake included."""
 
 
-def explain(error: OSError | http.client.HTTPException, url: str, settings: AcmeCaSettings) -> CaUnreachable:
-    """The CaUnreachable that an exception of the socket, of ssl or of http.client means."""
+def explain(error: OSError | HTTPError, url: str, settings: AcmeCaSettings) -> CaUnreachable:
+    """The CaUnreachable that an exception of urllib3 or of the socket means."""
     server, remedy = urlsplit(url).netloc, "It is tried again."
-    match error:
+    if isinstance(error, ProxyError):
+        server += " (through the environment's proxy)"
+    first = _first(error)
+    match first:
         case ssl.SSLCertVerificationError():
-            reason = f"the TLS certificate of {server} is not trusted: {plain(error.verify_message, 200)}"
+            reason = f"the TLS certificate of {server} is not trusted: {plain(first.verify_message, 200)}"
             remedy = f"If the CA's HTTPS is not public, set `ca_bundle` in [ca.{settings.name}] to its roots."
         case socket.gaierror():
-            reason = f"the name of {server} does not resolve: {_said(error)}"
+            reason = f"the name of {server} does not resolve: {_said(first)}"
             remedy = f"Look at `directory` in [ca.{settings.name}] and at this machine's resolver."
         case ConnectionRefusedError():
             reason = f"{server} refused the connection"
@@ -35,14 +39,22 @@ def explain(error: OSError | http.client.HTTPException, url: str, settings: Acme
         case ConnectionError():
             reason = f"{server} cut the connection"
         case ssl.SSLError():
-            reason = f"{server} does not speak TLS as it should: {plain(error.reason or str(error), 200)}"
+            reason = f"{server} does not speak TLS as it should: {plain(first.reason or str(first), 200)}"
         case OSError():
-            reason = f"{server} cannot be reached: {_said(error)}"
+            reason = f"{server} cannot be reached: {_said(first)}"
         case _:
             # The class only: its words may quote the answer.
-            reason = f"the answer of {server} broke off or is not HTTP ({type(error).__name__})"
+            reason = f"the answer of {server} broke off or is not HTTP ({type(first).__name__})"
     return CaUnreachable(reason, remedy=remedy, ca=settings.name)
 
 
 def _said(error: OSError) -> str:
     return plain(error.strerror or str(error), 200)
+
+
+def _first(error: BaseException) -> BaseException:
+    """What was raised first. urllib3 hands it on as a cause, or as an argument."""
+    if isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError):
+        return ConnectTimeout("timed out")
+    inner = [each for each in (error.__cause__, *error.args) if isinstance(each, Exception)]
+    return _first(inner[0]) if inner and isinstance(error, HTTPError) else error

@@ -6,18 +6,21 @@ import json
 import logging
 import secrets
 import socket
+import ssl
 import threading
 import time
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+import traceback
+from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -480,6 +483,23 @@ def test_a_server_that_does_not_shake_hands_is_left_in_time(tmp_path: Path, lab_
             pytest.raises(CaUnreachable, match="accepts no connection"),
         ):
             ca.facts()
+        assert 0.9 < _clock.monotonic() - started < 3  # a slow handshake has all the time that is left
+
+
+def test_a_server_that_accepts_no_connection_is_left_in_time(lab_servers: LabServers) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as waiting:
+        for _ in range(4):
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        directory = f"https://127.0.0.1:{full.getsockname()[1]}/dir"
+        settings = settings_of(lab_servers.alpha, directory=directory, timeout=1.5)
+        started = _clock.monotonic()
+        with (
+            opened(settings, register=False) as ca,
+            pytest.raises(CaUnreachable, match="accepts no connection"),
+        ):
+            ca.facts()
         assert _clock.monotonic() - started < 3
 
 
@@ -661,31 +681,90 @@ def test_a_connection_that_the_server_has_closed_is_not_used(
     assert proxy.connections == 2
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
 def test_the_proxy_of_the_environment_is_used(
-    lab_servers: LabServers, monkeypatch: pytest.MonkeyPatch
+    lab_servers: LabServers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scheme: str
 ) -> None:
-    with Tunnel() as tunnel:
-        monkeypatch.setenv("https_proxy", f"http://user:pa%20ss@127.0.0.1:{tunnel.port}")
-        monkeypatch.setenv("no_proxy", "")
-        monkeypatch.delenv("HTTPS_PROXY", raising=False)
-        monkeypatch.delenv("NO_PROXY", raising=False)
-        with opened(settings_of(lab_servers.alpha), register=False) as ca:
+    context = trusted_context(monkeypatch, tmp_path) if scheme == "https" else None
+    with Tunnel(context) as tunnel:
+        through(monkeypatch, f"{scheme}://user:p%C3%A4%20ss@127.0.0.1:{tunnel.port}")
+        with opened(settings_of(lab_servers.alpha)) as ca:
             assert ca.facts().renewal_info
         assert len(tunnel.seen) == 1
         place = str(lab_servers.alpha.limited_address)
         assert tunnel.seen[0].startswith(f"CONNECT {place} HTTP/1.")
-        assert "Proxy-Authorization: Basic dXNlcjpwYSBzcw==" in tunnel.seen[0]
+        secret = b64encode("user:pä ss".encode()).decode()
+        assert f"proxy-authorization: basic {secret}".lower() in tunnel.seen[0].lower()
+        assert secret in tunnel.seen[0]
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         with opened(settings_of(lab_servers.alpha), register=False) as ca:
             assert ca.facts().renewal_info
         assert len(tunnel.seen) == 1
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["socks5://u:hidden@127.0.0.1:1", "http://u:hidden@", "http://u:hidden@[::1", "http://u:hidden@a:b"],
+)
+def test_a_proxy_that_cannot_be_used_is_named_without_its_password(
+    lab_servers: LabServers, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    through(monkeypatch, url)
+    with opened(settings_of(lab_servers.alpha), register=False) as ca:
+        with pytest.raises(ConfigurationError, match="https_proxy") as caught:
+            ca.facts()
+        assert "hidden" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_proxy_that_refuses_is_not_taken_for_the_ca(
+    lab_servers: LabServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        through(monkeypatch, f"http://127.0.0.1:{taken.getsockname()[1]}")
+        with (
+            opened(settings_of(lab_servers.alpha), register=False) as ca,
+            pytest.raises(CaUnreachable, match=r"environment's proxy\) refused the connection"),
+        ):
+            ca.facts()
+
+
+def test_a_request_through_a_proxy_with_tls_ends_in_time(
+    proxy: FaultProxy, proxied: AcmeCaSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with Tunnel(trusted_context(monkeypatch, tmp_path)) as tunnel:
+        through(monkeypatch, f"https://127.0.0.1:{tunnel.port}")
+        with opened(replace(proxied, timeout=1.5), register=False) as ca:
+            proxy.on("/dir", Dribble(0.2, head=True))
+            started = _clock.monotonic()
+            with pytest.raises(CaUnreachable, match="did not answer in time"):
+                ca.facts()
+            assert _clock.monotonic() - started < 3
+
+
+def trusted_context(monkeypatch: pytest.MonkeyPatch, folder: Path) -> ssl.SSLContext:
+    """For a server that this machine's own trust store trusts, and the CA's bundle does not."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(folder / "system.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(folder / "system.pem"))
+    return context
+
+
+def through(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    for name in ("HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "")
+
+
 class Tunnel:
     """A proxy that knows CONNECT and nothing else."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.seen: list[str] = []
+        self._context = context
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._server.getsockname()[1]
         self._thread = threading.Thread(target=self._serve)
@@ -702,10 +781,11 @@ class Tunnel:
     def _serve(self) -> None:
         while True:
             try:
-                client, _ = self._server.accept()
+                plain, _ = self._server.accept()
             except OSError:
                 return
-            with client:
+            context = self._context
+            with context.wrap_socket(plain, server_side=True) if context else plain as client:
                 head = client.recv(65536).decode()
                 self.seen.append(head)
                 host, _, port = head.split()[1].partition(":")
@@ -736,6 +816,7 @@ def test_the_log_tells_requests_and_no_secrets(
     lab_servers: LabServers, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="dualcert")  # a command run before may have set a level of its own
     eab = lab_servers.beta.eab
     assert eab
     key = new_key()

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = {"acme", "alembic", "dns", "josepy", "pydantic", "requests", "rich", "sqlalchemy"}
+HEAVY = {"acme", "alembic", "dns", "josepy", "pydantic", "requests", "rich", "sqlalchemy", "urllib3"}
 
 
 def top_level_modules_after(statement: str) -> set[str]:

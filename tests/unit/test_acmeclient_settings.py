@@ -48,8 +48,8 @@ AcmeCa(AcmeCaSettings(name="alpha", directory="https://ca.example.test/dir"), Sy
 light = set(sys.modules)
 import dualcert.acmeclient.transport, dualcert.acmeclient.signing, dualcert.acmeclient.chains
 heavy = set(sys.modules)
-print(sorted(light & {"acme", "josepy", "cryptography", "http.client", "ssl", "requests"}))
-print(sorted(heavy & {"acme.messages", "acme.client", "requests", "OpenSSL", "urllib3"}))
+print(sorted(light & {"acme", "josepy", "cryptography", "http.client", "ssl", "urllib3", "requests"}))
+print(sorted(heavy & {"acme.messages", "acme.client", "requests", "OpenSSL"}))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n[]\n"
