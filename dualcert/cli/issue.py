@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from dualcert.cli.context import Context
@@ -92,23 +94,30 @@ def conclude(context: Context, name: str) -> int:
     print_json(view) if context.json else print_pair(view)
     trouble = [view[role] for role in ("primary", "backup") if view[role]["renewal"]["error"]]
     for lineage in trouble:
-        note(f"{name}, CA {lineage['ca']}: {lineage['renewal']['error']}")
-        if lineage["renewal"]["next_try"]:
-            note(
-                f"  Next try at {lineage['renewal']['next_try']:%Y-%m-%d %H:%M:%S} UTC, or now: dualcert renew {name}"
-            )
+        _note_trouble(name, lineage["ca"], lineage["renewal"])
     for target in view["targets"]:
         if target["problem"]:
             note(f"{name}, target {target['target']}: {target['problem']}")
     if not trouble and not context.json and is_terminal() and views.whole(view):
         say(f"{name} is protected")
-    return _status(view)
+    return _status(view, len(trouble))
 
 
-def _status(view: dict[str, object]) -> int:
+def _note_trouble(name: str, ca: str, renewal: dict[str, Any]) -> None:
+    said = renewal["error"].removeprefix(f"{name}, ").removeprefix(f"CA {ca}: ")
+    note(f"{name}, CA {ca}: {said}")
+    at = renewal["next_try"]
+    if at:
+        note(f"  Next try at {at:%Y-%m-%d %H:%M:%S} UTC, or now: dualcert renew {name}")
+    elif renewal["state"] == "waiting":
+        note(f"  It waits for a person; when that is mended: dualcert renew {name}")
+
+
+def _status(view: dict[str, object], troubled: int) -> int:
+    """``troubled``: of how many lineages the order does not get on, be it the first one or a renewal."""
     from dualcert.lifecycle import views
 
     if views.whole(view):
-        return EXIT_DONE
+        return (EXIT_DONE, EXIT_PARTIAL, EXIT_FAILED)[troubled]
     there = [role for role in ("primary", "backup") if view[role]["certificate"] is not None]  # type: ignore[index]
     return EXIT_PARTIAL if there else EXIT_FAILED

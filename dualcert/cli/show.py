@@ -76,7 +76,8 @@ def _print_lineage(role: str, lineage: dict[str, Any]) -> None:
         tries = f", tried {renewal['tries']} times since {cell(renewal['since'])}" if renewal["tries"] else ""
         say(f"            {renewal['state']}{tries}")
     if renewal["error"]:
-        say(f"            {renewal['error']}")
+        for line in renewal["error"].splitlines():
+            say(f"            {line.strip()}")
 
 
 def _whose(view: dict[str, Any], sha256: bytes) -> str:

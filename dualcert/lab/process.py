@@ -37,7 +37,7 @@ class ServerProcess:
     ) -> None:
         self.name = name
         self.log = log
-        self._command = [*_die_with_us(), *command]
+        self._command = [*die_with_us(), *command]
         self._directory = directory
         inherited = {key: os.environ[key] for key in _INHERITED if key in os.environ}
         self._environment = {**inherited, "LC_ALL": "C", "TZ": "UTC", **(environment or {})}
@@ -130,8 +130,8 @@ class ServerProcess:
             os.killpg(self.pid, number)
 
 
-def _die_with_us() -> list[str]:
-    """Linux kills a program so started when the thread that started it ends, even by SIGKILL."""
+def die_with_us() -> list[str]:
+    """Words before a command: Linux kills it when the thread that started it ends, even by SIGKILL."""
     if sys.platform != "linux":
         return []
     setpriv = shutil.which("setpriv", path=f"{os.environ.get('PATH', '')}:/usr/bin:/bin")

@@ -164,10 +164,10 @@ class _Run:
         return min([*wakes, self._claim_at, self._now() + _POLL])
 
     def _take_in(self, ended: _Ended) -> None:
+        if ended.error is not None:
+            raise ended.error  # its rows are among the busy ones still, and are given back with them
         for row in ended.rows:
             del self._busy[row.id]
-        if ended.error is not None:
-            raise ended.error
         for one in ended.held:
             if one is not None:
                 self._held[one.row.id] = one

@@ -155,6 +155,7 @@ class Engine:
             return None
         again = replace(
             row,
+            due_at=later.at,
             attempts=row.attempts + 1,
             since=row.since or now,
             continued=False,
@@ -172,7 +173,9 @@ class Engine:
         """Give rows back that are still held; whoever comes next goes on where this process stopped."""
         now = self.world.clock.now()
         with self.world.store.write() as tx:
-            work.release(tx, [one.row for one in held if not one.waiting])
+            work.release(
+                tx, [replace(one.row, reason=one.reason or one.row.reason) for one in held if not one.waiting]
+            )
             for one in held:
                 if one.waiting:
                     work.put_back(

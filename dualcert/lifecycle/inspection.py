@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from cryptography.x509 import verification
 from dualcert.errors import CertificateUnfit, ConfigurationError
 from dualcert.lifecycle.keymaking import key_type_of
 from dualcert.model import names as naming
+
+_AHEAD = timedelta(hours=1)
+"""How far a CA's clock may be ahead of ours."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ def flaws(
         found.append(f"it does not name {', '.join(missing[:5])}")
     if arrival.leaf.not_valid_after_utc <= now:
         found.append(f"it expired on {arrival.leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    if arrival.leaf.not_valid_before_utc > now + _AHEAD:
+        found.append(f"it is not valid before {arrival.leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
     if arrival.leaf.not_valid_before_utc >= arrival.leaf.not_valid_after_utc:
         found.append("it is never valid")
     try:

@@ -194,6 +194,10 @@ def _check_configured(world: World, cas: tuple[str, str], dns: str, targets: tup
     found = pairing.ca_objections(*identities)
     if found:
         raise ConfigurationError("; ".join(found), remedy="A pair needs two CAs that do not fall together.")
+    # A mistake in a plugin's table is told now, before a CA is asked for anything.
+    world.dns_of(dns).provider()
+    for target in targets:
+        world.target(target).deployer()
 
 
 def _go_on(tx: Transaction, pair: Pair) -> None:

@@ -10,15 +10,15 @@ from dualcert.lifecycle import accounts, keymaking, storing, validation
 from dualcert.lifecycle.world import CaBinding, World, look_again
 from dualcert.model.events import EventKind
 from dualcert.model.order import Order, OrderStep
-from dualcert.model.pair import Pair
+from dualcert.model.pair import Lineage, Pair
 from dualcert.model.work import DAY, Done, Failed, Later, Outcome, WorkRow
 from dualcert.policy import backoff, pairing
 from dualcert.policy.backoff import Failure
 from dualcert.policy.pairing import CaIdentity
 from dualcert.policy.recovery import Recovery, passing, recover
 from dualcert.ports.ca import CertificateAuthority, OrderSnapshot
+from dualcert.store import Transaction, events, orders, pairs, work
 from dualcert.store import accounts as stored_accounts
-from dualcert.store import events, orders, pairs, work
 
 _GONE_AT_MOST = 3
 """How often an order that vanished at the CA is replaced at once before backing off."""
@@ -91,14 +91,20 @@ def _intend(world: World, row: WorkRow, pair: Pair, ca: CaBinding, lost: Order |
             why = "no answer to newOrder was recorded"
             orders.set_step(tx, lost.id, OrderStep.ABANDONED, why)
             events.record(tx, EventKind.ABANDONED, why, pair=pair.id, ca=ca.name)
-        lineages = {one.ca: one for one in pairs.lineages(tx, [pair.id])}
-        for other in lineages.keys() - {ca.name}:
-            _check_independence(world, ca, stored_accounts.get(tx, ca.name), stored_accounts.get(tx, other))
+        lineage = _independent_lineage(world, tx, pair.id, ca)
         issuance = orders.last_issuance(tx, pair.id) or 0
-        order = orders.begin(tx, lineages[ca.name], issuance, pair.names, key.csr, wrapped)
+        order = orders.begin(tx, lineage, issuance, pair.names, key.csr, wrapped)
         cause = f"a new key of type {pair.key_type.value}"
         events.record(tx, EventKind.ORDERING, cause, pair=pair.id, ca=ca.name)
     return order
+
+
+def _independent_lineage(world: World, tx: Transaction, pair_id: int, ca: CaBinding) -> Lineage:
+    """The lineage that an order fills. Raises ``CaRejected`` where its CA falls together with the other lineage's."""
+    lineages = {one.ca: one for one in pairs.lineages(tx, [pair_id])}
+    for other in lineages.keys() - {ca.name}:
+        _check_independence(world, ca, stored_accounts.get(tx, ca.name), stored_accounts.get(tx, other))
+    return lineages[ca.name]
 
 
 def _check_independence(
@@ -133,6 +139,8 @@ def _finalize(world: World, row: WorkRow, order: Order, client: CertificateAutho
     """Every authorization is valid: send the CSR."""
     with world.store.write() as tx:
         work.hold(tx, row)
+        # Asked again: when this order was placed, the other CA may not have told yet who it is.
+        _independent_lineage(world, tx, order.pair_id, world.ca(order.ca))
         orders.set_step(tx, order.id, OrderStep.FINALIZING)
         validation.spend(tx, order)
         events.record(tx, EventKind.VALIDATED, "every name is authorized", pair=order.pair_id, ca=order.ca)

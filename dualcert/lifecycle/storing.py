@@ -109,6 +109,7 @@ def _take_role(
         previous=state.certificate_of(order.lineage_id),
     )
     if order.lineage_id == state.primary_lineage:
+        work.cancel(tx, WorkKind.FALLBACK, pair.id)
         for target in pair.targets:
             work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target=target)
     elif state.serving is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import timedelta
 
-from dualcert.errors import CaError, CaRejected, ChallengeFailed, NotPropagated, ResourceGone
+from dualcert.errors import CaError, CaRejected, ChallengeFailed, LeaseLost, NotPropagated, ResourceGone
 from dualcert.lifecycle.world import DnsBinding, World, look_again
 from dualcert.model.events import EventKind
 from dualcert.model.order import ChallengeRecord, Order, RecordState
@@ -208,7 +208,19 @@ def publish(world: World, row: WorkRow) -> Outcome:
         values = {TxtValue(one.record, one.value) for one in group}
         world.dns_of(dns).provider().apply(zone, values, frozenset())
     out = [*added, *fresh]
-    return _published(world, row, waiting, out, _lagging(world, out))
+    lagging = _lagging(world, out)
+    try:
+        return _published(world, row, waiting, out, lagging)
+    except LeaseLost:
+        with world.store.write() as tx:
+            _take_back(tx, row, out)
+        raise
+
+
+def _take_back(tx: Transaction, row: WorkRow, out: list[ChallengeRecord]) -> None:
+    """We may have been held up for so long that what went out was withdrawn before: it is withdrawn once more."""
+    if orders.spend_again(tx, out):
+        work.schedule(tx, WorkKind.WITHDRAWAL, row.pair_id, tx.now)
 
 
 def _fitting(world: World, fresh: list[ChallengeRecord], known: dict[str, int]) -> list[ChallengeRecord]:
@@ -257,6 +269,7 @@ def _published(
         # An order may have died meanwhile: what it spent stays spent.
         orders.set_state(tx, seen, RecordState.PUBLISHED, only=(RecordState.REMEMBERED, RecordState.ADDED))
         orders.set_state(tx, lagging, RecordState.ADDED, only=(RecordState.REMEMBERED,))
+        _take_back(tx, row, out)
         left = orders.records(tx, pair_id=row.pair_id, states=(RecordState.REMEMBERED, RecordState.ADDED))
         if seen:
             work.wake(tx, WorkKind.ORDER, row.pair_id)
@@ -299,7 +312,7 @@ def withdraw(world: World, row: WorkRow) -> Outcome:
         )
     with world.store.write() as tx:
         work.hold(tx, row)
-        orders.forget(tx, [one.id for one in spent])
+        orders.forget(tx, spent)
         if spent:
             events.record(tx, EventKind.WITHDRAWN, f"{len(spent)} TXT values", pair=row.pair_id)
         if orders.records(tx, pair_id=row.pair_id, states=(RecordState.SPENT,)):

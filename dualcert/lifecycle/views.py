@@ -87,7 +87,9 @@ def _view(pair: Pair, facts: _Facts) -> View:
         "epoch": state.epoch,
         "primary": _lineage(by_role[Role.PRIMARY], Role.PRIMARY, state, facts),
         "backup": _lineage(by_role[Role.BACKUP], Role.BACKUP, state, facts),
-        "targets": [_target(name, observations.get(name)) for name in pair.targets],
+        "targets": [
+            _target(name, observations.get(name), _failing_at(name, facts.work[pair.id])) for name in pair.targets
+        ],
     }
 
 
@@ -138,9 +140,8 @@ def _renewal(lineage: Lineage, rows: list[WorkRow]) -> View:
     order = next((row for row in rows if row.kind is WorkKind.ORDER and row.ca == lineage.ca), None)
     if order is None:
         return {"state": "idle", "since": None, "tries": 0, "error": None, "next_try": None}
-    dns = next((row for row in rows if row.kind is WorkKind.PUBLICATION and row.attempts), None)
-    blocked_by_dns = dns is not None and not order.attempts
-    trouble = dns if blocked_by_dns and dns is not None else order
+    dns = next((row for row in rows if row.kind is WorkKind.PUBLICATION and row.reason), None)
+    trouble = dns if dns is not None and not order.attempts else order
     if order.due_at is None or order.waiting_for in {PERSON, DAY}:
         state = "waiting"
     elif trouble.attempts:
@@ -151,9 +152,14 @@ def _renewal(lineage: Lineage, rows: list[WorkRow]) -> View:
         "state": state,
         "since": trouble.since,
         "tries": trouble.attempts,
-        "error": trouble.reason if trouble.attempts else None,
+        "error": trouble.reason if _stuck(trouble) else None,
         "next_try": trouble.due_at if trouble.attempts else None,
     }
+
+
+def _stuck(row: WorkRow) -> bool:
+    """Whether its reason is worth telling: of a failure, or of what the last command waited for when its time was up."""
+    return row.reason is not None and (row.attempts > 0 or row.owner is None)
 
 
 def _certificate(certificate: Certificate) -> View:
@@ -168,13 +174,21 @@ def _certificate(certificate: Certificate) -> View:
     }
 
 
-def _target(name: str, seen: Observation | None) -> View:
+def _failing_at(target: str, rows: list[WorkRow]) -> WorkRow | None:
+    """The step towards serving at a target that does not get on; a deployment's words come before a look's."""
+    steps = (WorkKind.DEPLOYMENT, WorkKind.VERIFICATION)
+    failing = [row for row in rows if row.target == target and row.kind in steps and _stuck(row)]
+    return min(failing, key=lambda row: steps.index(row.kind), default=None)
+
+
+def _target(name: str, seen: Observation | None, failing: WorkRow | None) -> View:
+    problem = seen.problem if seen else None
     return {
         "target": name,
         "observed_sha256": seen.sha256 if seen else None,
         "observed": seen.how.value if seen else None,
         "at": seen.at if seen else None,
-        "problem": seen.problem if seen else None,
+        "problem": failing.reason if failing else problem,
     }
 
 

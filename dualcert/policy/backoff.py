@@ -13,6 +13,7 @@ _MOST = timedelta(hours=24)
 _JITTER = 0.1
 _QUICK = (timedelta(seconds=0.5), timedelta(seconds=1), timedelta(seconds=1.5))
 _QUICK_WITHIN = timedelta(seconds=10)
+_WISHES_WITHIN = timedelta(seconds=30)
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,19 @@ def after_failure(
     is seconds old: one that has hung for long would hang again. Otherwise 5 minutes doubling to a day, and up to a
     tenth more: never less, or a command that waits 5 minutes would sit out the first one.
     """
-    if wished is not None:
-        return now + min(wished, _MOST)
     began = min(failure.began, failure.since or failure.began)
+    if wished is not None:
+        return now + min(max(wished, _least(failure.attempts, now - began)), _MOST)
     if passing and failure.attempts < len(_QUICK) and now - began < _QUICK_WITHIN:
         return now + _QUICK[failure.attempts]
     doublings = max(0, failure.attempts - len(_QUICK)) if passing else failure.attempts
     delay: timedelta = min(_FIRST * int(2 ** min(doublings, 12)), _MOST)
     return now + delay * (1 + _JITTER * failure.draw)
+
+
+def _least(attempts: int, age: timedelta) -> timedelta:
+    """The shortest wish that is granted: who keeps asking us back within seconds does not know when it will be well."""
+    return timedelta(seconds=0.5) * int(2 ** min(attempts, 9)) if age < _WISHES_WITHIN else _FIRST
 
 
 def next_day(now: datetime) -> datetime:

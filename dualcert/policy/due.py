@@ -18,5 +18,5 @@ def renew_at(not_before: datetime, not_after: datetime) -> datetime:
 
 def usable_until(not_before: datetime, not_after: datetime, proved_at: datetime) -> datetime:
     """Until when a standby may be trusted unseen: its end less a margin, or the proof's end, whichever is first."""
-    margin = min(_MOST_MARGIN, (not_after - not_before) / 10)
+    margin = min(_MOST_MARGIN, (not_after - not_before) // 10)
     return min(not_after - margin, proved_at + PROOF_LASTS)

@@ -46,7 +46,7 @@ def certificate_objections(one: CertificateIdentity, other: CertificateIdentity)
     found = []
     if one.spki == other.spki:
         found.append("it has the same key as the pair's other certificate")
-    if one.issuing_key == other.issuing_key:
+    if one.issuing_key and one.issuing_key == other.issuing_key:
         found.append("it was signed by the same issuing key as the pair's other certificate")
     if one.root_key is not None and one.root_key == other.root_key:
         found.append("it stands on the same root as the pair's other certificate")

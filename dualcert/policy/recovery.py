@@ -47,6 +47,9 @@ def recover(error: CaError, *, placed: bool) -> Recovery:
             return Recovery.NEW_ORDER_NOW
         case CaBusy() | CaUnreachable() | CaServerError():
             return Recovery.SAME_ORDER if placed else Recovery.NEW_ORDER
+        case CaRejected(problem="orderNotReady") if placed:
+            # Somebody else's finalize, or a copy at the CA that lags behind: what the order is now, it says itself.
+            return Recovery.SAME_ORDER
         case CaRejected(problem=problem) if problem in _FOR_A_PERSON:
             return Recovery.PERSON
         case CaRejected() | ChallengeFailed():
@@ -57,4 +60,6 @@ def recover(error: CaError, *, placed: bool) -> Recovery:
 
 def passing(error: CaError) -> bool:
     """Whether the trouble may be over in a second."""
+    if isinstance(error, CaRejected):
+        return error.problem == "orderNotReady"
     return isinstance(error, CaUnreachable | CaServerError)

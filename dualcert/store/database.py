@@ -114,6 +114,11 @@ class Store:
                 remedy="Nothing of this step was written; it is taken again when the database answers.",
             ) from error
         except DBAPIError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+                raise ConfigurationError(
+                    f"what `database` names, {self._shown}, is no SQLite database",
+                    remedy="Mend the path, or move that file away and run `dualcert init`.",
+                ) from error
             raise StoreError(f"the database {self._shown} refused a statement: {error.orig}") from error
 
     @property

@@ -11,10 +11,22 @@ from dualcert.model.certificate import WrappedKey
 from dualcert.model.order import OPEN_STEPS, ChallengeRecord, Order, OrderStep, RecordState
 from dualcert.model.pair import Lineage
 from dualcert.model.work import WorkKind
-from dualcert.store.columns import instant
+from dualcert.store.columns import instant, micros
 from dualcert.store.database import Transaction
 from dualcert.store.tables import acme_order, challenge_record, issuance, public_key, work, wrapped_key
 
+_SUBJECT = (
+    "order_id",
+    "pair_id",
+    "ca",
+    "dns",
+    "zone",
+    "record",
+    "value",
+    "identifier",
+    "authorization",
+    "challenge",
+)
 _OPEN = [step.value for step in OPEN_STEPS]
 
 
@@ -226,6 +238,21 @@ def spend(tx: Transaction, order_id: int) -> int:
     return int(result.rowcount)
 
 
+def spend_again(tx: Transaction, subjects: Collection[ChallengeRecord]) -> int:
+    """Remember those of the values anew, to be withdrawn, that no order needs any more. Returns how many."""
+    query = select(challenge_record.c.record, challenge_record.c.value).where(
+        challenge_record.c.record.in_({one.record for one in subjects}),
+        challenge_record.c.state != RecordState.SPENT.value,
+    )
+    in_use = {(row.record, row.value) for row in tx.execute(query)}
+    late = [one for one in subjects if (one.record, one.value) not in in_use]
+    for one in late:
+        row = {name: getattr(one, name) for name in _SUBJECT}
+        statement = tx.upsert(challenge_record).values(**row, state=RecordState.SPENT.value, since=tx.at)
+        tx.execute(statement.on_conflict_do_update(index_elements=["record", "value"], set_={"since": tx.at}))
+    return len(late)
+
+
 def needed(tx: Transaction, pair_id: int) -> int:
     """How many values of the pair are still in use."""
     query = select(func.count()).where(
@@ -234,10 +261,12 @@ def needed(tx: Transaction, pair_id: int) -> int:
     return int(tx.execute(query).scalar_one())
 
 
-def forget(tx: Transaction, ids: Iterable[int]) -> None:
-    """Withdrawn: the rows go, unless an order has taken the value over meanwhile."""
+def forget(tx: Transaction, withdrawn: Collection[ChallengeRecord]) -> None:
+    """Withdrawn: the rows go, unless an order has taken the value over, or it was spent again, since they were read."""
     tx.execute(
         delete(challenge_record).where(
-            challenge_record.c.id.in_(list(ids)), challenge_record.c.state == RecordState.SPENT.value
+            challenge_record.c.id.in_([one.id for one in withdrawn]),
+            challenge_record.c.state == RecordState.SPENT.value,
+            challenge_record.c.since <= micros(max((one.since for one in withdrawn), default=tx.now)),
         )
     )

@@ -75,8 +75,10 @@ def replace_names(tx: Transaction, subject: Pair, names: Sequence[str]) -> None:
     _insert_names(tx, subject.id, names)
     tx.execute(update(pair).where(pair.c.id == subject.id).values(names_digest=digest))
     if naming.covers(subject.names, names):
+        counted = select(coverage.c.certificate_id).where(coverage.c.names_digest == subject.names_digest)
         held = select(certificate.c.id, literal(digest, LargeBinary)).where(
-            certificate.c.pair_id == subject.id, certificate.c.names_digest == subject.names_digest
+            certificate.c.pair_id == subject.id,
+            or_(certificate.c.names_digest == subject.names_digest, certificate.c.id.in_(counted)),
         )
         tx.execute(
             tx.upsert(coverage).from_select(["certificate_id", "names_digest"], held).on_conflict_do_nothing()

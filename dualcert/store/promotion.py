@@ -33,13 +33,17 @@ def standby_usable(at: int, *, opened: bool = False) -> ColumnElement[bool]:
 
     ``opened`` says that its key was opened a moment ago, which is better than any remembered proof.
     """
+    # Two levels down: left to itself, SQLAlchemy would join pair_state anew and compare with any pair's names.
+    names_digest = (
+        select(pair.c.names_digest)
+        .where(pair.c.id == pair_state.c.pair_id)
+        .correlate(pair_state)
+        .scalar_subquery()
+    )
     covers = or_(
-        certificate.c.names_digest
-        == select(pair.c.names_digest).where(pair.c.id == pair_state.c.pair_id).scalar_subquery(),
+        certificate.c.names_digest == names_digest,
         exists().where(
-            coverage.c.certificate_id == certificate.c.id,
-            coverage.c.names_digest
-            == select(pair.c.names_digest).where(pair.c.id == pair_state.c.pair_id).scalar_subquery(),
+            coverage.c.certificate_id == certificate.c.id, coverage.c.names_digest == names_digest
         ),
     )
     fit = (
@@ -62,7 +66,7 @@ def _serving_usable_until() -> ColumnElement[int]:
     The twin of ``policy.due.usable_until``.
     """
     life = certificate.c.not_after - certificate.c.not_before
-    margin = case((life / 10 < _DAY, life / 10), else_=_DAY)
+    margin = case((life // 10 < _DAY, life // 10), else_=_DAY)
     end = certificate.c.not_after - margin
     proof = wrapped_key.c.proved_at + _PROOF
     return (

@@ -40,7 +40,8 @@ def schedule(
 ) -> None:
     """Make a step due; one that stands already becomes due sooner, never later.
 
-    A row that somebody holds stays held: every step reads what is wanted again in the transaction that ends it.
+    A row that somebody holds stays held: every step reads what is wanted again in the transaction that ends it, or the
+    row is due at once when it is put back.
     """
     statement = tx.upsert(work).values(
         kind=kind.value, pair_id=pair_id, ca=ca, target=target, due_at=micros(due_at)
@@ -50,7 +51,10 @@ def schedule(
         statement.on_conflict_do_update(
             index_elements=["pair_id", "kind", "ca", "target"],
             set_={
-                "due_at": case((work.c.due_at < wanted, work.c.due_at), else_=wanted),
+                # Of a held row the time is of no use, but that it has changed is what `put_back` goes by.
+                "due_at": case(
+                    (and_(work.c.due_at < wanted, work.c.owner.is_(None)), work.c.due_at), else_=wanted
+                ),
                 "waiting_for": None,
             },
         )
@@ -130,6 +134,11 @@ def finish(tx: Transaction, row: WorkRow) -> None:
     tx.execute(delete(work).where(work.c.id == row.id, work.c.fence == row.fence))
 
 
+def cancel(tx: Transaction, kind: WorkKind, pair_id: int) -> None:
+    """A step of a pair has no purpose any more; whoever holds it finds its lease lost."""
+    tx.execute(delete(work).where(work.c.pair_id == pair_id, work.c.kind == kind.value))
+
+
 def put_back(
     tx: Transaction,
     row: WorkRow,
@@ -140,8 +149,17 @@ def put_back(
     failed: bool = False,
     keep_lease: bool = False,
 ) -> None:
-    """Write down when the row comes back and why, and let go of it unless it is waited for in memory."""
-    values: dict[str, Any] = {"due_at": micros(due_at), "reason": reason, "waiting_for": waiting_for}
+    """Write down when the row comes back and why, and let go of it unless it is waited for in memory.
+
+    What was made due while we held it stays due: whoever did that knew more than the step that ends now.
+    """
+    as_claimed = work.c.due_at.is_not_distinct_from(micros(row.due_at))
+    ours_goes = as_claimed if due_at is None else or_(as_claimed, work.c.due_at > micros(due_at))
+    values: dict[str, Any] = {
+        "due_at": case((ours_goes, micros(due_at)), else_=work.c.due_at),
+        "reason": reason,
+        "waiting_for": case((as_claimed, waiting_for), else_=None),
+    }
     if failed:
         values["attempts"] = work.c.attempts + 1
         values["since"] = func.coalesce(work.c.since, tx.at)
@@ -152,12 +170,12 @@ def put_back(
 
 
 def release(tx: Transaction, rows: Iterable[WorkRow]) -> None:
-    """Let go of rows that nothing happened to; they are due as before."""
+    """Let go of rows that nothing happened to; they are due as before. What was waited for is written down."""
     for row in rows:
         tx.execute(
             update(work)
             .where(work.c.id == row.id, work.c.fence == row.fence)
-            .values(owner=None, lease_until=None)
+            .values(owner=None, lease_until=None, reason=row.reason)
         )
 
 

@@ -306,6 +306,33 @@ def test_what_an_interrupted_run_has_left_is_swept(tmp_path: Path) -> None:
     assert versions(tmp_path) == [f"2-2-{NEW.sha256.hex()[:16]}"]
 
 
+def test_purge_keeps_what_is_not_older(tmp_path: Path) -> None:
+    for epoch in range(4):
+        deploy(tmp_path, placement(OLD.pair, epoch, epoch))
+    deployer(tmp_path).purge(OLD.pair, Version(2, 2))
+    assert [name[:3] for name in versions(tmp_path)] == ["2-2", "3-3"]
+
+
+def test_a_look_that_a_switch_and_a_purge_overtake_looks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(tmp_path, OLD)
+    readlink = os.readlink
+    overtaken: list[str] = []
+
+    def overtake(path: Path) -> str:
+        text = readlink(path)
+        if not overtaken:
+            overtaken.append(text)
+            deploy(tmp_path, NEW)
+            deployer(tmp_path).purge(NEW.pair, NEW.version)
+        return text
+
+    monkeypatch.setattr(os, "readlink", overtake)
+    assert deployer(tmp_path).read_back([OLD.pair]) == {OLD.pair: Held(NEW.sha256, NEW.version)}
+    assert overtaken
+
+
 def test_a_lock_that_is_never_let_go_ends_the_wait(tmp_path: Path) -> None:
     deploy(tmp_path, OLD)
     clock = FakeClock()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import select
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,22 @@ def error_of(live: Path, reload: tuple[str, ...], timeout: float = PATIENCE) -> 
     error = deployer(live, reload, timeout).deploy([ONE])[ONE.pair]
     assert error is not None
     return error
+
+
+@contextmanager
+def typed(text: str) -> Iterator[None]:
+    """While open, this process's standard input holds a text."""
+    reader, writer = os.pipe()
+    os.write(writer, text.encode())
+    os.close(writer)
+    before = os.dup(0)
+    os.dup2(reader, 0)
+    try:
+        yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+        os.close(reader)
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -133,7 +150,8 @@ def test_the_command_closes_its_output_and_goes_on(tmp_path: Path) -> None:
 def test_the_command_reads_nothing_and_no_shell_reads_it(tmp_path: Path) -> None:
     log = tmp_path / "log"
     reload = script('cat > "$1"; echo "$2" >> "$1"; echo "$(cut -d " " -f 6 /proc/$$/stat) $$" >> "$1"', log)
-    assert deployer(tmp_path / "live", (*reload, "$(id); *")).deploy([ONE]) == {ONE.pair: None}
+    with typed("typed"):
+        assert deployer(tmp_path / "live", (*reload, "$(id); *")).deploy([ONE]) == {ONE.pair: None}
     said, ids = log.read_text().splitlines()
     assert said == "$(id); *"
     session, own = ids.split()

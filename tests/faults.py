@@ -1,0 +1,346 @@
+"""dualcert, wired as always, with every point at which it may die told apart; and a nursery of processes that do die.
+
+A point is a request to a CA, a commit, a change of DNS, a call of a deployer, or one step of it in the file system. It
+is known by what happens there (``ca alpha: new_order``) and by how often that has happened before in the process.
+Two CAs take turns as they like, so what a name alone would not tell apart carries the kind of thread that did it.
+
+Run as a module this is the nursery: a process that has everything imported and no threads yet, forks one child per
+command, and says how it ended. A child costs a fraction of an interpreter's start.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+
+from dualcert.clock import SystemClock
+
+if TYPE_CHECKING:
+    from dualcert.bootstrap import Application
+    from dualcert.lifecycle.world import CaBinding, DnsBinding, TargetBinding
+    from dualcert.ports.dns import TxtValue
+    from dualcert.store import Store, Transaction
+
+REPOSITORY = Path(__file__).parent.parent
+_clock = SystemClock()
+
+BEFORE, AFTER = "before", "after"
+_PATIENCE = 60
+"""Seconds that a child may take; one that takes longer is ended by SIGALRM."""
+
+_REQUESTS = frozenset(
+    {"register", "new_order", "order", "authorization", "answer", "finalize", "certificate", "revoke"}
+)
+_PLACEMENTS = frozenset({"deploy", "read_back", "purge", "remove"})
+_FILE_STEPS = ("mkdir", "symlink", "rename", "replace", "unlink", "rmdir")
+
+
+class Point(NamedTuple):
+    what: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.what} #{self.number}"
+
+
+class Mark(NamedTuple):
+    """A point that a process has come to; ``side`` after: it is done."""
+
+    point: Point
+    side: str
+
+
+@dataclass(frozen=True)
+class Death:
+    """Where a process ends itself."""
+
+    point: Point
+    side: str
+
+    def __str__(self) -> str:
+        return f"{self.side} {self.point}"
+
+
+# --- inside the child ------------------------------------------------------------------------------------
+
+
+class Points:
+    """Notes every point in a file as it is come to, and ends the process at one of them."""
+
+    def __init__(self, log: Path, death: Death | None) -> None:
+        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._death = death
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def at(self, what: str) -> Iterator[None]:
+        """What happens inside is one point; after a failure there is no other side of it."""
+        with self._lock:
+            self._counts[what] += 1
+            point = Point(what, self._counts[what])
+        self._come_to(point, BEFORE)
+        yield
+        self._come_to(point, AFTER)
+
+    def _come_to(self, point: Point, side: str) -> None:
+        os.write(self._log, (json.dumps([*point, side]) + "\n").encode())
+        if self._death == Death(point, side):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @contextmanager
+    def commit(self, what: str, unit: AbstractContextManager[Transaction]) -> Iterator[Transaction]:
+        """A unit of work: before is when all is written and nothing committed; one that fails is no point."""
+        ending = self.at(what)
+        with unit as tx:
+            yield tx
+            ending.__enter__()
+        ending.__exit__(None, None, None)
+
+
+class Watched:
+    """Something whose calls of certain names are points; all else is as it was."""
+
+    def __init__(self, real: Any, about: str, calls: frozenset[str], points: Points) -> None:
+        self._real, self._about, self._calls, self._points = real, about, calls, points
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._real, name)
+        if name not in self._calls:
+            return found
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            with self._points.at(f"{self._about}: {name}"):
+                return found(*arguments, **keywords)
+
+        return call
+
+
+class WatchedDns(Watched):
+    """Publishing and withdrawing are told apart."""
+
+    def apply(self, zone: str, add: Set[TxtValue], remove: Set[TxtValue]) -> None:
+        with self._points.at(f"{self._about}: {'add' if add else 'remove'}"):
+            self._real.apply(zone, add, remove)
+
+
+def watched(application: Application, points: Points) -> Application:
+    """The application with its ports and its unit of work wrapped."""
+    from dualcert.lifecycle.world import Lazy
+
+    def ca(binding: CaBinding) -> CaBinding:
+        real = binding.authority
+        return replace(
+            binding,
+            authority=Lazy(lambda: cast("Any", Watched(real(), f"ca {binding.name}", _REQUESTS, points))),
+        )
+
+    def dns(binding: DnsBinding) -> DnsBinding:
+        real = binding.provider
+        provider = Lazy(lambda: cast("Any", WatchedDns(real(), f"dns {binding.name}", frozenset(), points)))
+        return replace(binding, provider=provider)
+
+    def target(binding: TargetBinding) -> TargetBinding:
+        real = binding.deployer
+        about = f"target {binding.name}"
+        deployer = Lazy(lambda: cast("Any", Watched(real(), about, _PLACEMENTS, points)))
+        return replace(binding, deployer=deployer)
+
+    world = application.world
+    _watch_store(world.store, points)
+    world = replace(
+        world,
+        cas={name: ca(one) for name, one in world.cas.items()},
+        dns={name: dns(one) for name, one in world.dns.items()},
+        targets={name: target(one) for name, one in world.targets.items()},
+    )
+    return replace(application, world=world)
+
+
+def _watch_store(store: Store, points: Points) -> None:
+    write = store.write
+
+    def watched_write() -> AbstractContextManager[Transaction]:
+        # Named for who writes: `ordering._place`, `engine.claim`.
+        caller = sys._getframe(1)
+        who = f"{caller.f_globals['__name__'].rpartition('.')[2]}.{caller.f_code.co_name}"
+        return points.commit(f"commit {_thread()}: {who}", write())
+
+    store.write = watched_write  # type: ignore[method-assign, assignment]
+
+
+def _thread() -> str:
+    """`main`, or the pool that a thread belongs to: `ca-alpha`, `dns`, `deploy`."""
+    if threading.current_thread() is threading.main_thread():
+        return "main"
+    return threading.current_thread().name.rpartition("-")[0] or threading.current_thread().name
+
+
+def _watch_files(points: Points) -> None:
+    """What the threads that deploy do in the file system. Only in a child that does nothing else any more."""
+    for name in _FILE_STEPS:
+        setattr(os, name, _watched_step(name, getattr(os, name), points))
+
+
+def _watched_step(name: str, real: Callable[..., None], points: Points) -> Callable[..., None]:
+    def step(*arguments: Any, **keywords: Any) -> None:
+        if _thread() != "deploy":
+            return real(*arguments, **keywords)
+        with points.at(f"files: {name}"):
+            return real(*arguments, **keywords)
+
+    return step
+
+
+def _live(order: dict[str, Any]) -> int:
+    """The life of a child: one command, its output and its points in files."""
+    from dualcert import bootstrap, cli
+
+    for stream, path in ((1, order["out"]), (2, order["err"])):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), stream)
+    death = order["death"]
+    points = Points(Path(order["log"]), Death(Point(death[0], death[1]), death[2]) if death else None)
+    _watch_files(points)
+    return cli.main(order["argv"], build=lambda settings: watched(bootstrap.build(settings), points))
+
+
+# --- the nursery -----------------------------------------------------------------------------------------
+
+
+def _import_everything() -> None:
+    import dualcert
+
+    for module in pkgutil.walk_packages(dualcert.__path__, "dualcert."):
+        if not module.name.startswith(
+            ("dualcert.lab", "dualcert.testing", "dualcert.cli.lab", "dualcert.migrations")
+        ):
+            importlib.import_module(module.name)
+    for name in (
+        "publicsuffixlist",
+        "dns.query",
+        "dns.update",
+        "dns.tsigkeyring",
+        "acme.client",
+        "rich.console",
+    ):
+        importlib.import_module(name)
+
+
+def _nurse() -> None:
+    _import_everything()
+    for line in sys.stdin:
+        order = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            status = 70
+            try:
+                signal.alarm(_PATIENCE)
+                status = _live(order)
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(status)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)  # noqa: T201 - the answer
+
+
+# --- outside ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Life:
+    """How a command ended: its exit status, or the negative number of the signal; and what it came to before."""
+
+    argv: tuple[str, ...]
+    status: int
+    out: str
+    err: str
+    marks: tuple[Mark, ...] = field(repr=False)
+    seconds: float
+
+    @property
+    def killed(self) -> bool:
+        return self.status == -signal.SIGKILL
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def points(self) -> list[Point]:
+        """In the order in which they were come to."""
+        return [mark.point for mark in self.marks if mark.side == BEFORE]
+
+    def count(self, what: str) -> int:
+        """How often something was begun (and, for a request, may have been answered)."""
+        return sum(point.what == what for point in self.points)
+
+
+class Nursery:
+    """Runs commands over one configuration, each in a process of its own."""
+
+    def __init__(self, config: Path, scratch: Path) -> None:
+        self._config = config
+        self._scratch = scratch
+        scratch.mkdir(parents=True, exist_ok=True)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults"],
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *argv: str, death: Death | None = None) -> Life:
+        paths = {name: self._scratch / name for name in ("out", "err", "log")}
+        paths["log"].unlink(missing_ok=True)
+        order = {
+            **{name: str(path) for name, path in paths.items()},
+            "argv": ["--config", str(self._config), *argv],
+            "death": [*death.point, death.side] if death else None,
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        began = _clock.monotonic()
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        status = int(self._process.stdout.readline())
+        return Life(
+            argv,
+            status,
+            paths["out"].read_text(),
+            paths["err"].read_text(),
+            _marks(paths["log"]),
+            _clock.monotonic() - began,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.communicate(timeout=_PATIENCE + 10)
+
+
+def _marks(log: Path) -> tuple[Mark, ...]:
+    if not log.exists():
+        return ()
+    found: Sequence[list[Any]] = [json.loads(line) for line in log.read_text().splitlines()]
+    return tuple(Mark(Point(what, number), side) for what, number, side in found)
+
+
+if __name__ == "__main__":
+    _nurse()

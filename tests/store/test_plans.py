@@ -1,0 +1,178 @@
+"""What is asked all the time is found by index, however many pairs there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from dualcert.model.deployment import How
+from dualcert.model.events import EventKind
+from dualcert.model.order import OrderStep, RecordState
+from dualcert.model.pair import Pair
+from dualcert.model.signal import Reason
+from dualcert.model.work import WorkKind, WorkRow
+from dualcert.store import (
+    Store,
+    Transaction,
+    accounts,
+    certificates,
+    deployments,
+    events,
+    orders,
+    pairs,
+    promotion,
+    revocations,
+    work,
+)
+from tests.store.building import PRIMARY, a_certificate, a_full_pair, an_order
+
+ALL = tuple(WorkKind)
+Act = Callable[[Transaction, Pair, WorkRow], object]
+
+ACTS: dict[str, Act] = {
+    "claim": lambda tx, pair, row: work.claim(tx, "me", kinds=ALL, limit=64),
+    "claim of a pair": lambda tx, pair, row: work.claim(tx, "me", kinds=ALL, limit=64, pairs=[pair.id]),
+    "claim but not at a CA": lambda tx, pair, row: work.claim(
+        tx, "me", kinds=ALL, limit=9, but_not_at=[PRIMARY]
+    ),
+    "claim companions": lambda tx, pair, row: work.claim_companions(tx, "me", "web", 100),
+    "next due": lambda tx, pair, row: work.due_before(
+        tx, tx.now + timedelta(minutes=5), ALL, None, but_not_of="me"
+    ),
+    "next due of a pair": lambda tx, pair, row: work.due_before(tx, tx.now, ALL, [pair.id], but_not_of="me"),
+    "schedule": lambda tx, pair, row: work.schedule(tx, WorkKind.REFILL, pair.id, tx.now, ca=PRIMARY),
+    "hold": lambda tx, pair, row: work.hold(tx, row),
+    "put back": lambda tx, pair, row: work.put_back(tx, row, due_at=tx.now, reason=None),
+    "release": lambda tx, pair, row: work.release(tx, [row]),
+    "finish": lambda tx, pair, row: work.finish(tx, row),
+    "cancel": lambda tx, pair, row: work.cancel(tx, WorkKind.FALLBACK, pair.id),
+    "wake": lambda tx, pair, row: work.wake(tx, WorkKind.ORDER, pair.id),
+    "hurry": lambda tx, pair, row: work.hurry(tx, pair.id, ALL),
+    "release a dead owner": lambda tx, pair, row: work.release_owner(tx, "dead"),
+    "work of a pair": lambda tx, pair, row: work.of_pairs(tx, [pair.id], ALL),
+    "work of a subject": lambda tx, pair, row: work.get(tx, WorkKind.ORDER, pair.id, ca=PRIMARY),
+    "held by another": lambda tx, pair, row: work.held_by_another(tx, WorkKind.WITHDRAWAL, pair.id),
+    "take a lease": lambda tx, pair, row: work.take_lease(tx, "target:web", "me"),
+    "due pairs": lambda tx, pair, row: pairs.due(tx, 1000),
+    "pairs covering": lambda tx, pair, row: pairs.covering(tx, "www.example.com"),
+    "page of pairs": lambda tx, pair, row: pairs.page(tx, after="a"),
+    "first page of pairs": lambda tx, pair, row: pairs.page(tx),
+    "pair by name": lambda tx, pair, row: pairs.by_name(tx, "example.com"),
+    "pair by names": lambda tx, pair, row: pairs.by_digest(tx, pair.names_digest),
+    "pair by number": lambda tx, pair, row: pairs.by_id(tx, pair.id),
+    "pair's lineages": lambda tx, pair, row: pairs.lineages(tx, [pair.id]),
+    "pair's state": lambda tx, pair, row: pairs.state(tx, pair.id),
+    "other names": lambda tx, pair, row: pairs.replace_names(tx, pair, [pair.names[0]]),
+    "proof": lambda tx, pair, row: pairs.set_backup_ok(tx, pairs.state(tx, pair.id), tx.now),
+    "renewal clock": lambda tx, pair, row: pairs.set_next_action(tx, pair.id, tx.now),
+    "promotion": lambda tx, pair, row: promotion.swap(tx, pairs.state(tx, pair.id)),
+    "usable": lambda tx, pair, row: promotion.usable(tx, [pair.id]),
+    "standings": lambda tx, pair, row: certificates.standings(tx, [1, 2]),
+    "new certificate": lambda tx, pair, row: a_certificate(tx, pair),
+    "wrapped key": lambda tx, pair, row: certificates.wrapped(tx, b"spki"),
+    "open order": lambda tx, pair, row: orders.open_order(tx, pair.id, PRIMARY),
+    "last issuance": lambda tx, pair, row: orders.last_issuance(tx, pair.id),
+    "unanswered orders": lambda tx, pair, row: orders.unanswered(tx, pair.id),
+    "order's step": lambda tx, pair, row: orders.set_step(tx, 1, OrderStep.STORED),
+    "order's records": lambda tx, pair, row: orders.records(tx, order_id=1),
+    "pair's records": lambda tx, pair, row: orders.records(tx, pair_id=1, states=[RecordState.ADDED]),
+    "values at a name": lambda tx, pair, row: orders.values_at(tx, ["_acme-challenge.example.com"]),
+    "spend": lambda tx, pair, row: orders.spend(tx, an_order(tx, pair).id),
+    "needed": lambda tx, pair, row: orders.needed(tx, pair.id),
+    "account": lambda tx, pair, row: accounts.get(tx, PRIMARY),
+    "arrival": lambda tx, pair, row: deployments.arrived(tx, pair.id, "web", 0, 1),
+    "verified": lambda tx, pair, row: deployments.verified(tx, pair.id, "web", 0, 1),
+    "verified in an epoch": lambda tx, pair, row: deployments.verified_in(tx, pair.id, 0),
+    "others at a target": lambda tx, pair, row: deployments.others_there(tx, pair.id, "web", 1),
+    "others have left": lambda tx, pair, row: deployments.others_left(tx, pair.id, "web", 1),
+    "observe": lambda tx, pair, row: deployments.observe(tx, pair.id, "web", b"", How.WIRE),
+    "observations": lambda tx, pair, row: deployments.observations(tx, [pair.id]),
+    "want a revocation": lambda tx, pair, row: revocations.want(
+        tx, 1, pair.id, Reason.SUPERSEDED, tx.now, unverified=False
+    ),
+    "wanted revocations": lambda tx, pair, row: revocations.wanted(tx, pair.id),
+    "revoked": lambda tx, pair, row: revocations.revoked(tx, 1, "superseded", "a test"),
+    "event": lambda tx, pair, row: events.record(tx, EventKind.STORED, "a test", pair=pair.id),
+    "page of events": lambda tx, pair, row: events.page(tx, after=7),
+    "page of a pair's events": lambda tx, pair, row: events.page(tx, pairs=[pair.id], after=7),
+    "last event": lambda tx, pair, row: events.last(tx),
+    "last promotion": lambda tx, pair, row: events.last_promotion(tx, pair.id),
+}
+
+
+@contextmanager
+def overheard(store: Store) -> Iterator[list[tuple[str, Any]]]:
+    """The statements that are run meanwhile, with their parameters."""
+    said: list[tuple[str, Any]] = []
+
+    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        said.append((statement, parameters))
+
+    event.listen(store.engine, "before_cursor_execute", note)
+    try:
+        yield said
+    finally:
+        event.remove(store.engine, "before_cursor_execute", note)
+
+
+def plan(tx: Transaction, statement: str, parameters: Any) -> list[str]:
+    """What SQLite says that it would do, a line for each table."""
+    if isinstance(parameters, list):
+        parameters = parameters[0]
+    rows = tx.connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+    return [str(row[-1]) for row in rows]
+
+
+def scans(lines: list[str]) -> list[str]:
+    """Lines that go through a table, or a whole index of it, from end to end."""
+    return [line for line in lines if line.startswith("SCAN") and "CONSTANT ROW" not in line]
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS.keys())
+def test_no_statement_goes_through_a_whole_table(store: Store, act: Act) -> None:
+    with store.write() as tx:
+        pair, _, _ = a_full_pair(tx, "example.com", "www.example.com")
+        work.schedule(tx, WorkKind.ORDER, pair.id, tx.now, ca=PRIMARY)
+        [row] = work.claim(tx, "me", kinds=ALL, limit=1)
+    with store.write() as tx:
+        with overheard(store) as said:
+            act(tx, pair, row)
+        assert said
+        found = {statement: scans(plan(tx, statement, parameters)) for statement, parameters in said}
+    assert {statement: lines for statement, lines in found.items() if lines} == {}
+
+
+def test_the_plan_shows_a_scan_where_there_is_one(store: Store) -> None:
+    with store.read() as tx:
+        assert scans(plan(tx, "SELECT * FROM pair WHERE dns = ?", ("corp",)))
+        assert scans(plan(tx, "SELECT name FROM pair ORDER BY name LIMIT 5 OFFSET 100", ()))
+
+
+@pytest.mark.parametrize(
+    ("act", "index"),
+    [
+        ("claim", "ix_work_due_at"),
+        ("next due", "ix_work_due_at"),
+        ("claim of a pair", "ux_work_subject"),
+        ("claim companions", "ix_work_target"),
+        ("due pairs", "ix_pair_state_next_action_at"),
+        ("pairs covering", "ix_pair_name_reversed_name"),
+        ("page of a pair's events", "ix_event_pair_id_id"),
+        ("last promotion", "ix_event_pair_id_id"),
+    ],
+)
+def test_the_index_made_for_it_is_used(store: Store, act: str, index: str) -> None:
+    with store.write() as tx:
+        pair, _, _ = a_full_pair(tx, "example.com")
+        work.schedule(tx, WorkKind.ORDER, pair.id, tx.now, ca=PRIMARY)
+        [row] = work.claim(tx, "me", kinds=ALL, limit=1)
+        with overheard(store) as said:
+            ACTS[act](tx, pair, row)
+        lines = [line for statement, parameters in said for line in plan(tx, statement, parameters)]
+    assert any(f"INDEX {index}" in line for line in lines), lines
+    assert not any("TEMP B-TREE" in line for line in lines if act in {"claim", "due pairs"}), lines
