@@ -53,7 +53,7 @@ def _make(context: Context) -> dict[str, Any]:
     keys = bootstrap.create_missing_keys(settings)
     found, expected = bootstrap.current_revision(settings)
     following = "dualcert issue NAME..."
-    if found is None:
+    if found is None or found > expected:  # one that is newer is refused there
         revision = bootstrap.upgrade_database(settings)
     else:
         revision = found

@@ -72,7 +72,7 @@ def _due(context: Context, seconds: float) -> int:
     if context.json:
         print_json({"renewals_opened": opened, "steps_due": len(before), "left": left})
     else:
-        say(f"{len(before)} steps were due, {len(left)} are left")
+        say(f"{_counted(len(before))} due, {len(left)} left")
         for one in left:
             say(
                 f"  {one['pair']} {one['ca'] or one['target'] or ''}: {one['step']}: {one['reason'] or 'under way'}"
@@ -82,3 +82,7 @@ def _due(context: Context, seconds: float) -> int:
     if failing and len(left) >= len(before):
         return EXIT_FAILED
     return EXIT_PARTIAL
+
+
+def _counted(steps: int) -> str:
+    return "1 step was" if steps == 1 else f"{steps or 'no'} steps were"

@@ -73,7 +73,8 @@ def _print_lineage(role: str, lineage: dict[str, Any]) -> None:
     if lineage["renew_at"] is not None:
         say(f"            renews {cell(lineage['renew_at'])}")
     if renewal["state"] != "idle":
-        tries = f", tried {renewal['tries']} times since {cell(renewal['since'])}" if renewal["tries"] else ""
+        times = "once" if renewal["tries"] == 1 else f"{renewal['tries']} times"
+        tries = f", tried {times} since {cell(renewal['since'])}" if renewal["tries"] else ""
         say(f"            {renewal['state']}{tries}")
     if renewal["error"]:
         for line in renewal["error"].splitlines():
