@@ -278,21 +278,15 @@ class Life:
     def json(self) -> Any:
         return json.loads(self.out)
 
-    @property
-    def points(self) -> list[Point]:
-        """In the order in which they were come to."""
-        return [mark.point for mark in self.marks if mark.side == BEFORE]
-
-    def count(self, what: str) -> int:
-        """How often something was begun (and, for a request, may have been answered)."""
-        return sum(point.what == what for point in self.points)
+    def deaths(self, side: str) -> list[Death]:
+        """To die before, or after, everything that was come to here."""
+        return [Death(mark.point, side) for mark in self.marks if mark.side == side]
 
 
 class Nursery:
-    """Runs commands over one configuration, each in a process of its own."""
+    """Runs commands, each in a process of its own."""
 
-    def __init__(self, config: Path, scratch: Path) -> None:
-        self._config = config
+    def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         scratch.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
@@ -303,12 +297,12 @@ class Nursery:
             text=True,
         )
 
-    def run(self, *argv: str, death: Death | None = None) -> Life:
+    def run(self, config: Path, *argv: str, death: Death | None = None) -> Life:
         paths = {name: self._scratch / name for name in ("out", "err", "log")}
         paths["log"].unlink(missing_ok=True)
         order = {
             **{name: str(path) for name, path in paths.items()},
-            "argv": ["--config", str(self._config), *argv],
+            "argv": ["--config", str(config), *argv],
             "death": [*death.point, death.side] if death else None,
         }
         assert self._process.stdin is not None

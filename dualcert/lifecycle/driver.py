@@ -80,7 +80,9 @@ class _Run:
         self._deadline = deadline
         self._on_event = on_event
         self._held: dict[int, Held] = {}
-        self._busy: dict[int, WorkRow] = {}
+        # By number and fence: a row that is put back and due at once may be claimed anew before its step is taken in.
+        self._busy: dict[tuple[int, int], WorkRow] = {}
+        self._last_looks: set[int] = set()
         self._finished: SimpleQueue[_Ended] = SimpleQueue()
         self._pools: dict[str, Pool] = {}
         self._claim_at = self._now()
@@ -120,7 +122,19 @@ class _Run:
             not one.waiting and one.wake_at <= self._deadline for one in self._held.values()
         ):
             return False
-        return not self._others_at_work()
+        if self._others_at_work():
+            self._last_looks.clear()
+            return False
+        return self._looked_at_last(now)
+
+    def _looked_at_last(self, now: datetime) -> bool:
+        """Whether all that waits for another step was looked at since nobody is at work: he may have just taken it."""
+        unseen = self._held.keys() - self._last_looks
+        self._last_looks |= unseen
+        for number in unseen:
+            self._held[number] = replace(self._held[number], wake_at=now)
+        self._dispatch(now)
+        return not unseen
 
     def _claim(self, now: datetime) -> None:
         """Take what is due, but no more of a CA whose threads have enough: what hangs there holds up nobody else."""
@@ -167,10 +181,12 @@ class _Run:
         if ended.error is not None:
             raise ended.error  # its rows are among the busy ones still, and are given back with them
         for row in ended.rows:
-            del self._busy[row.id]
+            del self._busy[row.id, row.fence]
         for one in ended.held:
             if one is not None:
                 self._held[one.row.id] = one
+        if ended.moved:
+            self._last_looks.clear()
         # A step that has ended may have made others due, and may be what rows of its pairs waited for.
         self._claim_at = self._now()
         moved = {row.pair_id for row in ended.rows if ended.moved}
@@ -183,7 +199,7 @@ class _Run:
 
     def _start(self, rows: list[WorkRow]) -> None:
         for row in rows:
-            self._busy[row.id] = row
+            self._busy[row.id, row.fence] = row
         self._pool(rows[0]).submit(lambda: self._finished.put(self._steps(rows)))
 
     def _pool(self, row: WorkRow) -> Pool:

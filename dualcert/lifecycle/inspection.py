@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,9 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509 import verification
 
 from dualcert.errors import CertificateUnfit, ConfigurationError
@@ -21,6 +24,14 @@ from dualcert.model import names as naming
 
 _AHEAD = timedelta(hours=1)
 """How far a CA's clock may be ahead of ours."""
+
+_UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,9 @@ class Arrival:
 
     @property
     def issuing_key(self) -> bytes:
-        return _spki(self.intermediates[0]) if self.intermediates else b""
+        """Empty where the CA did not send the certificate of who signed; it may stand anywhere in what was sent."""
+        issuers = (one for one in self.intermediates if one.subject == self.leaf.issuer)
+        return next(map(_spki, issuers), b"")
 
     @property
     def key_type(self) -> str:
@@ -82,10 +95,13 @@ def parse(pem: str) -> Arrival:
     """Raises ``CertificateUnfit`` where it cannot be read."""
     try:
         leaf, *intermediates = x509.load_pem_x509_certificates(pem.encode("ascii"))
-    except ValueError as error:
+        chain_pem = "".join(one.public_bytes(Encoding.PEM).decode("ascii") for one in intermediates)
+        arrival = Arrival(leaf, tuple(intermediates), chain_pem)
+        # Keys and extensions are decoded when first asked for: that is to fail here, where it can be told.
+        _ = arrival.spki, arrival.issuing_key, leaf.extensions
+    except _UNREADABLE as error:
         raise CertificateUnfit(f"what the CA sent cannot be read as certificates: {error}") from error
-    chain_pem = "".join(one.public_bytes(Encoding.PEM).decode("ascii") for one in intermediates)
-    return Arrival(leaf, tuple(intermediates), chain_pem)
+    return arrival
 
 
 def pem_of(der: bytes) -> str:
@@ -146,4 +162,7 @@ def _roots(path: Path | None) -> list[x509.Certificate]:
 def _public_roots() -> list[x509.Certificate]:
     import certifi
 
-    return x509.load_pem_x509_certificates(Path(certifi.where()).read_bytes())
+    with warnings.catch_warnings():
+        # Some of the older roots have the serial number 0, which helps nobody to know.
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        return x509.load_pem_x509_certificates(Path(certifi.where()).read_bytes())

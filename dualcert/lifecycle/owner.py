@@ -66,7 +66,7 @@ def _started(pid: int) -> str | None:
     stat = Path(f"/proc/{pid}/stat")
     try:
         fields = stat.read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return None if Path("/proc/self/stat").exists() else _started_by_ps(pid)
     # Field 22 of proc(5); a zombie (field 3) has ended.
     return None if fields[0] == "Z" else fields[19]

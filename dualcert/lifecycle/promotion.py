@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from dualcert.errors import ConfigurationError, KeyProblem, Refused, StoreError, UsageProblem
-from dualcert.lifecycle import keymaking
+from dualcert.lifecycle import keymaking, revocation
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.model.events import Event, EventKind
@@ -81,7 +81,7 @@ def failover(world: World, pair: Pair, wish: Wish) -> Turn:
         if wish.to is None and seen.last is not None:
             if seen.unfinished:
                 return _take_up(world, pair, seen, wish)
-            _refuse_soon_again(pair, seen, seen.last, world)
+            _refuse_soon_again(pair, seen, seen.last, world, wish)
         turn = _promote(world, pair, seen, wish)
         if turn is not None:
             return turn
@@ -102,11 +102,14 @@ def _look(world: World, pair: Pair) -> _Seen:
     return _Seen(state, lineages[state.primary_lineage], lineages[state.backup_lineage], last, unfinished)
 
 
-def _refuse_soon_again(pair: Pair, seen: _Seen, last: Event, world: World) -> None:
+def _refuse_soon_again(pair: Pair, seen: _Seen, last: Event, world: World, wish: Wish) -> None:
     if world.clock.now() - last.at < _RECENT:
+        ways = [f"To go back: dualcert failover {pair.name} --to {seen.backup.ca}"]
+        if wish.revoke:
+            ways.append(f"To revoke what served: dualcert revoke {pair.name} --role backup")
         raise Refused(
             f"failed over to {seen.primary.ca} on {last.at:%Y-%m-%d at %H:%M:%S} UTC by {last.actor}, and finished",
-            remedy=f"To go back: dualcert failover {pair.name} --to {seen.backup.ca}",
+            remedy="\n  ".join(ways),
             name=pair.name,
         )
 
@@ -236,6 +239,7 @@ def _want_revocation(tx: Transaction, pair: Pair, old: Certificate, wish: Wish) 
     events.record(
         tx, EventKind.REVOCATION_WANTED, wish.reason.value, pair=pair.id, ca=old.ca, certificate=old.id
     )
+    revocation.block_if_compromised(tx, old, wish.reason, tx.actor)
 
 
 # --- the first certificate -------------------------------------------------------------------------------

@@ -41,7 +41,19 @@ def revoke_backup(world: World, pair: Pair, reason: Reason) -> Certificate:
             events.record(
                 tx, EventKind.REVOCATION_WANTED, cause, pair=pair.id, ca=standby.ca, certificate=standby.id
             )
+            block_if_compromised(tx, standby, reason, tx.actor)
     return standby
+
+
+def block_if_compromised(tx: Transaction, subject: Certificate, reason: Reason, actor: str) -> None:
+    """A person's word is enough: the key is not used again, whenever its CA gets round to revoking."""
+    if reason is Reason.KEY_COMPROMISE and certificates.block_key(
+        tx, subject.spki, f"{reason.value}, wanted by {actor}"
+    ):
+        kind, pair_id = EventKind.KEY_BLOCKED, subject.pair_id
+        events.record(
+            tx, kind, reason.value, pair=pair_id, ca=subject.ca, certificate=subject.id, actor=actor
+        )
 
 
 def advance(world: World, row: WorkRow) -> Outcome:
@@ -135,11 +147,7 @@ def _record(
         certificate=subject.id,
         actor=request.actor,
     )
-    if request.reason is Reason.KEY_COMPROMISE:
-        certificates.block_key(tx, subject.spki, f"keyCompromise, wanted by {request.actor}")
-        events.record(
-            tx, EventKind.KEY_BLOCKED, "keyCompromise", pair=pair_id, ca=row.ca, certificate=subject.id
-        )
+    block_if_compromised(tx, subject, request.reason, request.actor)
     state = pairs.state(tx, pair_id)
     if state.standby == subject.id:
         pairs.set_backup_ok(tx, state, None)

@@ -41,6 +41,7 @@ def store(world: World, row: WorkRow, pair: Pair, order: Order, pem: str) -> Out
             _take_role(tx, state, pair, order, arrived, number)
             work.finish(tx, row)
             renewal.reckon(tx, pair.id)
+            _keep_up(tx, order, number)
             return Done()
         events.record(tx, EventKind.UNFIT, arrived.flaw, pair=pair.id, ca=order.ca, certificate=number)
     raise CertificateUnfit(
@@ -114,3 +115,15 @@ def _take_role(
             work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target=target)
     elif state.serving is None:
         work.schedule(tx, WorkKind.FALLBACK, pair.id, tx.now)
+
+
+def _keep_up(tx: Transaction, order: Order, number: int) -> None:
+    """The pair may have been given other names since the order left."""
+    if pairs.names_digest(tx, order.pair_id) == naming.digest(order.names):
+        return
+    for pair in pairs.by_ids(tx, [order.pair_id]):
+        if naming.covers(order.names, pair.names):
+            certificates.also_covers(tx, number, pair.names_digest)
+        else:
+            lineages = [one for one in pairs.lineages(tx, [pair.id]) if one.id == order.lineage_id]
+            renewal.open_orders(tx, pair, lineages, "the pair was given other names meanwhile")

@@ -88,7 +88,8 @@ def _view(pair: Pair, facts: _Facts) -> View:
         "primary": _lineage(by_role[Role.PRIMARY], Role.PRIMARY, state, facts),
         "backup": _lineage(by_role[Role.BACKUP], Role.BACKUP, state, facts),
         "targets": [
-            _target(name, observations.get(name), _failing_at(name, facts.work[pair.id])) for name in pair.targets
+            _target(name, observations.get(name), _failing_at(name, facts.work[pair.id]))
+            for name in pair.targets
         ],
     }
 
@@ -158,7 +159,7 @@ def _renewal(lineage: Lineage, rows: list[WorkRow]) -> View:
 
 
 def _stuck(row: WorkRow) -> bool:
-    """Whether its reason is worth telling: of a failure, or of what the last command waited for when its time was up."""
+    """Whether its reason is to be told: it failed, or the last command's time was up while it waited."""
     return row.reason is not None and (row.attempts > 0 or row.owner is None)
 
 

@@ -123,6 +123,12 @@ def covering(tx: Transaction, ids: Collection[int], digests: Collection[bytes]) 
     return {(row.certificate_id, row.names_digest) for row in rows}
 
 
+def also_covers(tx: Transaction, certificate_id: int, names_digest: bytes) -> None:
+    """Remember that a certificate covers a set of names that is not its own."""
+    values = {"certificate_id": certificate_id, "names_digest": names_digest}
+    tx.execute(tx.upsert(coverage).values(**values).on_conflict_do_nothing())
+
+
 def der_of(tx: Transaction, certificate_id: int) -> bytes:
     return bytes(tx.execute(select(leaf.c.der).where(leaf.c.certificate_id == certificate_id)).scalar_one())
 
@@ -159,9 +165,10 @@ def is_known_key(tx: Transaction, spki: bytes) -> bool:
     return tx.execute(select(public_key.c.spki).where(public_key.c.spki == spki)).first() is not None
 
 
-def block_key(tx: Transaction, spki: bytes, cause: str) -> None:
-    """Never again."""
-    tx.execute(tx.upsert(blocked_key).values(spki=spki, at=tx.at, cause=cause).on_conflict_do_nothing())
+def block_key(tx: Transaction, spki: bytes, cause: str) -> bool:
+    """Never again. False where the key was blocked before."""
+    statement = tx.upsert(blocked_key).values(spki=spki, at=tx.at, cause=cause)
+    return tx.execute(statement.on_conflict_do_nothing()).rowcount == 1
 
 
 def find_serial(tx: Transaction, serial: bytes, issuer_hash: bytes) -> Certificate | None:

@@ -69,7 +69,7 @@ def _run(store: Store) -> None:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(script_location()))
+    config.set_main_option("script_location", str(script_location()).replace("%", "%%"))
     with store.write() as tx:
         config.attributes["connection"] = tx.connection
         command.upgrade(config, "head")

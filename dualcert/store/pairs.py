@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import LargeBinary, func, insert, literal, or_, select, update
+from sqlalchemy import LargeBinary, exists, func, insert, literal, or_, select, update
 
 from dualcert.model import names as naming
 from dualcert.model.pair import KeyType, Lineage, Pair, PairState
@@ -75,10 +75,12 @@ def replace_names(tx: Transaction, subject: Pair, names: Sequence[str]) -> None:
     _insert_names(tx, subject.id, names)
     tx.execute(update(pair).where(pair.c.id == subject.id).values(names_digest=digest))
     if naming.covers(subject.names, names):
-        counted = select(coverage.c.certificate_id).where(coverage.c.names_digest == subject.names_digest)
+        counted = exists().where(
+            coverage.c.certificate_id == certificate.c.id, coverage.c.names_digest == subject.names_digest
+        )
         held = select(certificate.c.id, literal(digest, LargeBinary)).where(
             certificate.c.pair_id == subject.id,
-            or_(certificate.c.names_digest == subject.names_digest, certificate.c.id.in_(counted)),
+            or_(certificate.c.names_digest == subject.names_digest, counted),
         )
         tx.execute(
             tx.upsert(coverage).from_select(["certificate_id", "names_digest"], held).on_conflict_do_nothing()
@@ -133,6 +135,12 @@ def by_digest(tx: Transaction, digest: bytes) -> Pair | None:
     return next(
         iter(_assemble(tx, tx.execute(select(pair).where(pair.c.names_digest == digest)).all())), None
     )
+
+
+def names_digest(tx: Transaction, pair_id: int) -> bytes | None:
+    """What a pair's names are now, for comparing; None where the pair is gone."""
+    found: bytes | None = tx.execute(select(pair.c.names_digest).where(pair.c.id == pair_id)).scalar()
+    return found
 
 
 def covering(tx: Transaction, name: str) -> list[Pair]:

@@ -240,10 +240,11 @@ def due_before(
 
 
 def wake(tx: Transaction, kind: WorkKind, pair_id: int) -> None:
-    """Rows of a kind that wait for another row of their pair are due now."""
+    """Rows of a kind that wait for another row of their pair are due now, or when their holder puts them back."""
     tx.execute(
         update(work)
-        .where(work.c.pair_id == pair_id, work.c.kind == kind.value, work.c.waiting_for.is_not(None))
+        .where(work.c.pair_id == pair_id, work.c.kind == kind.value)
+        .where(or_(work.c.waiting_for.is_not(None), work.c.owner.is_not(None)))
         .where(work.c.due_at.is_not(None))
         .values(due_at=tx.at, waiting_for=None)
     )

@@ -10,7 +10,6 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from dualcert.clock import SystemClock
 from dualcert.lifecycle import inspection
@@ -43,7 +42,9 @@ def test_an_internationalised_name_is_kept_as_an_a_label_and_found_by_both(
     assert program.done("failover", f"müller.{name}", "--json").json["pair"] == ascii_name
 
 
-def test_case_final_dots_and_repetition_make_no_other_pair(lab: ProjectLab, program: Program, name: str) -> None:
+def test_case_final_dots_and_repetition_make_no_other_pair(
+    lab: ProjectLab, program: Program, name: str
+) -> None:
     pair = program.done("issue", name.upper(), f"{name}.", f"*.{name.title()}", name, "--json").json
 
     assert (pair["pair"], pair["names"]) == (name, [name, f"*.{name}"])
@@ -160,7 +161,9 @@ def test_a_serial_is_parsed_stored_shown_and_found_without_a_sign_byte(
         found = certificates.find_serial(tx, serial, arrival.issuer_hash)
         assert found is not None
         assert (found.id, found.serial) == (number, serial)
-        assert certificates.find_serial(tx, serial, before.issuer_hash) is None, "serials belong to their issuer"
+        assert certificates.find_serial(tx, serial, before.issuer_hash) is None, (
+            "serials belong to their issuer"
+        )
         assert inspection.parse(inspection.pem_of(certificates.der_of(tx, number))).serial == serial
     application.close()
 

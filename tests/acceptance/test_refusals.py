@@ -45,7 +45,10 @@ class Scene:
     def of(cls, lab: ProjectLab, program: Program) -> Scene:
         pair = program.show(lab.domain)
         return cls(
-            [(pair[role]["ca"], (pair[role]["certificate"] or {}).get("sha256")) for role in ("primary", "backup")],
+            [
+                (pair[role]["ca"], (pair[role]["certificate"] or {}).get("sha256"))
+                for role in ("primary", "backup")
+            ],
             pair["epoch"],
             {
                 str(path.relative_to(lab.live)): path.read_bytes()
@@ -143,7 +146,9 @@ def test_a_backup_whose_key_cannot_be_opened(
     program.done("issue", name)
     spoil(program)
     dry = program.run("failover", name, "--dry-run")
-    assert (dry.status, program.show(name)["protection"]) == (4, "protected"), "a dry run does not even record it"
+    assert (dry.status, program.show(name)["protection"]) == (4, "protected"), (
+        "a dry run does not even record it"
+    )
 
     assert program.run("failover", name).status == 4
     refused(lab, program, "the backup's private key cannot be opened", reason)
@@ -253,11 +258,14 @@ def test_a_name_that_two_pairs_cover(program: Program, name: str, quiet: str) ->
     assert program.done("failover", "site", "--json").json["pair"] == "site"
 
 
-def test_a_pairs_own_name_goes_before_names_that_others_cover(program: Program, name: str, quiet: str) -> None:
+def test_a_pairs_own_name_goes_before_names_that_others_cover(
+    program: Program, name: str, quiet: str
+) -> None:
     program.done("issue", f"*.{name}", "--name", "wild", "--target", quiet)
     program.done("issue", f"www.{name}")
 
     assert program.show(f"www.{name}")["pair"] == f"www.{name}"
+    assert program.show(f"WWW.{name}.")["pair"] == f"www.{name}"
 
 
 def test_the_serving_certificate_is_not_revoked_by_revoke(program: Program, name: str) -> None:
@@ -272,7 +280,11 @@ def test_an_export_of_a_backup_that_is_not_there_writes_nothing(
     program: Program, name: str, tmp_path: Path
 ) -> None:
     program.config.write_text(
-        re.sub(r'(?s)(\[ca\.beta\]\ndirectory = )"[^"]*"', r'\1"https://127.0.0.1:1/dir"', program.config.read_text())
+        re.sub(
+            r'(?s)(\[ca\.beta\]\ndirectory = )"[^"]*"',
+            r'\1"https://127.0.0.1:1/dir"',
+            program.config.read_text(),
+        )
     )
     assert program.run("issue", name, "--timeout", "30s").status == 3
 

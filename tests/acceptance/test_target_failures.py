@@ -58,7 +58,10 @@ def sha256(pair: Any, role: str) -> str:
 
 
 def _mounted(*arguments: str) -> bool:
-    return os.geteuid() == 0 and subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
+    return (
+        os.geteuid() == 0
+        and subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
+    )
 
 
 @contextlib.contextmanager
@@ -70,7 +73,11 @@ def _unmounting(directory: Path) -> Iterator[None]:
 
 
 class _Capabilities(ctypes.Structure):
-    _fields_: ClassVar = [("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inherited", ctypes.c_uint32)]
+    _fields_: ClassVar = [
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inherited", ctypes.c_uint32),
+    ]
 
 
 @contextlib.contextmanager
@@ -294,7 +301,10 @@ Reloading = Callable[[str], AbstractContextManager[Build | None]]
 
 def test_a_reload_that_fails(lab: ProjectLab, program: Program, reloading: Reloading) -> None:
     failover_is_stopped_and_mended(
-        lab, program, reloading("broken"), "ended with exit status 1, having said:\nthe configuration has an error"
+        lab,
+        program,
+        reloading("broken"),
+        "ended with exit status 1, having said:\nthe configuration has an error",
     )
 
 
@@ -333,7 +343,9 @@ def test_a_renewal_that_does_not_get_to_its_target_is_made_up_for(
     assert program.show(name)["protection"] == "unprotected"
     scheduled = program.run("renew", "--due", "--json")
     assert scheduled.status == 1, "nothing got on"
-    assert [one["step"] for one in scheduled.json["left"]] == ["deployment"], "it is not hurried before its time"
+    assert [one["step"] for one in scheduled.json["left"]] == ["deployment"], (
+        "it is not hurried before its time"
+    )
 
     program.done("renew", name)
 

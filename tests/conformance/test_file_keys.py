@@ -174,6 +174,19 @@ def test_what_was_wrapped_under_another_kek_names_both(tmp_path: Path) -> None:
     new = FileKeyProtector("primary", FileKeyOptions(path=tmp_path / "new.kek"))
     with pytest.raises(KeyUnreadable) as caught:
         new.unwrap(old.wrap(b"x", KeyContext("primary", "ab")), KeyContext("primary", "ab"))
+    assert "another KEK" in caught.value.reason
     assert old.key_id in caught.value.reason
     assert new.key_id in caught.value.reason
     assert caught.value.remedy
+
+
+def test_what_format_1_has_wrapped_opens_for_ever(tmp_path: Path) -> None:
+    path = kek_file(tmp_path)
+    path.write_text(base64.b64encode(bytes(range(32))).decode())
+    wrapped = base64.b64decode(
+        "AeV+yImWL8zTqQiqkEk8WpvL/0RudoJ8DQhwMmA5t2C59MCG9OSxZoXLVb6W+MmRBOf0lfVIJedOcniRlH2E"
+        "i/Pc79zbjMlk/BnnnNdBYnuKShghlgsGG+rs8uTpTW4+b+gPzsdXHGU4"
+    )
+    protector = FileKeyProtector("primary", FileKeyOptions(path=path))
+    assert protector.key_id == "e57ec889962fccd3"
+    assert protector.unwrap(wrapped, KeyContext("primary", "ab" * 32)) == b"a secret"

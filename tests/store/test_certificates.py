@@ -116,9 +116,7 @@ def test_a_proof_is_dated(store: Store, clock: FakeClock) -> None:
     clock.advance(60)
     with store.write() as tx:
         certificates.proved(tx, spki)
-        found = dict(
-            tx.execute(select(tables.wrapped_key.c.spki, tables.wrapped_key.c.proved_at)).tuples().all()
-        )
+        found = {row.spki: row.proved_at for row in tx.execute(select(tables.wrapped_key))}
     assert found[spki] - found[other] == 60_000_000
 
 

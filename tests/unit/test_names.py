@@ -92,7 +92,9 @@ def test_a_public_suffix_alone_is_refused(typed: str) -> None:
     assert "example." in (caught.value.remedy or "")
 
 
-@pytest.mark.parametrize("typed", ["example.co.uk", "*.example.co.uk", "pages.github.io", "host.example.test"])
+@pytest.mark.parametrize(
+    "typed", ["example.co.uk", "*.example.co.uk", "pages.github.io", "host.example.test"]
+)
 def test_a_name_under_a_public_suffix_is_taken(typed: str) -> None:
     assert check_names([typed]) == (typed,)
 

@@ -34,8 +34,8 @@ def test_one_thing_in_common_is_named(other: CaIdentity, word: str) -> None:
 
 
 def test_what_is_not_known_of_both_is_not_held_against_them() -> None:
-    unknown = {"operator": None, "caa_identities": frozenset[str]()}
-    assert ca_objections(replace(ALPHA, **unknown), replace(BETA, **unknown)) == ()
+    one = replace(ALPHA, operator=None, caa_identities=frozenset())
+    assert ca_objections(one, replace(BETA, operator=None, caa_identities=frozenset())) == ()
 
 
 def test_two_certificates_with_nothing_in_common_are_independent() -> None:

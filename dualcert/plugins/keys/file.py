@@ -75,8 +75,8 @@ class FileKeyProtector:
             )
         kek = self._kek()
         head = _FORMAT + kek.id
-        key = secrets.token_bytes(_KEY)
-        outer, inner = secrets.token_bytes(_NONCE), secrets.token_bytes(_NONCE)
+        drawn = secrets.token_bytes(_KEY + 2 * _NONCE)
+        key, outer, inner = drawn[:_KEY], drawn[_KEY:-_NONCE], drawn[-_NONCE:]
         wrapped_key = kek.cipher.encrypt(outer, key, _bound(b"data key", head, context))
         sealed = AESGCM(key).encrypt(inner, secret, _bound(b"secret", head, context))
         return b"".join((head, outer, wrapped_key, inner, sealed))

@@ -1,0 +1,316 @@
+"""What becomes of a row when its step has spoken."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from dualcert.errors import CaUnreachable, StoreUnavailable
+from dualcert.lifecycle.engine import Engine
+from dualcert.lifecycle.owner import new_owner
+from dualcert.lifecycle.world import World
+from dualcert.model.work import DAY, PERSON, Done, Failed, Later, Outcome, Waiting, WorkKind, WorkRow
+from dualcert.policy.backoff import IN_MEMORY
+from dualcert.ports.ca import CertificateAuthority
+from dualcert.store import Store, work
+from dualcert.store import database as storing
+from dualcert.testing.clock import FakeClock
+from tests.store.building import PRIMARY, a_pair
+from tests.store.worlds import Setting, a_world
+
+ORDER = WorkKind.ORDER
+MOMENT = timedelta(microseconds=1)
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def setting() -> Setting:
+    return Setting()
+
+
+@pytest.fixture
+def world(store: Store, clock: FakeClock, setting: Setting) -> World:
+    return a_world(store, clock, setting)
+
+
+@pytest.fixture
+def engine(world: World) -> Engine:
+    return Engine(world)
+
+
+def held(engine: Engine, kind: WorkKind = ORDER) -> WorkRow:
+    """A row of a pair of its own that the engine has just claimed."""
+    with engine.world.store.write() as tx:
+        pair = a_pair(tx)
+        work.schedule(tx, kind, pair.id, tx.now, ca=PRIMARY)
+    [[row]] = engine.claim([kind], 10, [pair.id])
+    return row
+
+
+def in_table(engine: Engine, row: WorkRow) -> WorkRow | None:
+    with engine.world.store.read() as tx:
+        return work.get(tx, row.kind, row.pair_id, ca=row.ca, target=row.target)
+
+
+def fallback_is_due(engine: Engine, row: WorkRow) -> bool:
+    with engine.world.store.read() as tx:
+        return work.get(tx, WorkKind.FALLBACK, row.pair_id) is not None
+
+
+def is_held(engine: Engine, row: WorkRow) -> bool:
+    with engine.world.store.read() as tx:
+        return work.held_by_another(tx, row.kind, row.pair_id)
+
+
+# --- settling --------------------------------------------------------------------------------------------
+
+
+def test_a_row_that_is_done_is_forgotten(engine: Engine) -> None:
+    assert engine.settle(held(engine), Done()) is None
+
+
+@pytest.mark.parametrize("wait", [timedelta(0), timedelta(seconds=1), IN_MEMORY - MOMENT])
+def test_what_comes_back_within_two_seconds_is_waited_for_under_its_lease(
+    engine: Engine, wait: timedelta
+) -> None:
+    row = held(engine)
+    at = engine.world.clock.now() + wait
+    one = engine.settle(row, Later(at, "soon"))
+    assert one is not None
+    assert (one.wake_at, one.reason, one.waiting) == (at, "soon", False)
+    assert one.row == replace(row, continued=True)
+    assert in_table(engine, row) == row
+    assert is_held(engine, row)
+
+
+@pytest.mark.parametrize("wait", [IN_MEMORY, MINUTE])
+def test_what_comes_back_later_goes_back_to_the_table_with_its_reason(
+    engine: Engine, wait: timedelta
+) -> None:
+    row = held(engine)
+    at = engine.world.clock.now() + wait
+    assert engine.settle(row, Later(at, "the CA wants a pause")) is None
+    found = in_table(engine, row)
+    assert found == replace(row, due_at=at, owner=None, reason="the CA wants a pause")
+    assert not is_held(engine, row)
+
+
+def test_looks_are_counted_until_something_goes_on(engine: Engine) -> None:
+    row, now = held(engine), engine.world.clock.now()
+    for looks in (1, 2, 3):
+        one = engine.settle(row, Later(now, "processing", looking=True))
+        assert one is not None
+        assert one.row.looks == looks
+        row = one.row
+    one = engine.settle(row, Later(now, "answered"))
+    assert one is not None
+    assert (one.row.looks, one.row.continued) == (0, True)
+
+
+def test_a_failure_is_counted_since_it_began(engine: Engine, clock: FakeClock) -> None:
+    began = clock.now()
+    row = held(engine)
+    assert engine.settle(row, Later(began + 5 * MINUTE, "refused", failed=True)) is None
+    clock.advance(5 * MINUTE)
+    [[again]] = engine.claim([ORDER], 1)
+    assert (again.attempts, again.since, again.reason) == (1, began, "refused")
+    assert engine.settle(again, Later(clock.now() + 10 * MINUTE, "refused", failed=True)) is None
+    found = in_table(engine, row)
+    assert found is not None
+    assert (found.attempts, found.since, found.due_at) == (2, began, clock.now() + 10 * MINUTE)
+
+
+def test_a_failure_that_may_pass_is_written_down_and_waited_for_under_its_lease(
+    engine: Engine, clock: FakeClock
+) -> None:
+    row, now = held(engine), clock.now()
+    at = now + timedelta(seconds=0.5)
+    first = engine.settle(row, Later(at, "no answer", failed=True))
+    assert first is not None
+    assert (first.wake_at, first.waiting) == (at, False)
+    assert (first.row.attempts, first.row.since, first.row.continued) == (1, now, False)
+    found = in_table(engine, row)
+    assert found is not None
+    assert (found.attempts, found.since, found.reason) == (1, now, "no answer")
+    assert is_held(engine, row)
+    clock.advance(0.5)
+    second = engine.settle(first.row, Later(clock.now() + MINUTE, "no answer", failed=True))
+    assert second is None
+    found = in_table(engine, row)
+    assert found is not None
+    assert (found.attempts, found.since, found.owner) == (2, now, None)
+
+
+def test_a_row_that_waits_for_another_is_held_and_given_back_with_a_time_to_look_again(
+    engine: Engine, clock: FakeClock
+) -> None:
+    row = held(engine)
+    one = engine.settle(row, Waiting("publication", "until the values are seen"))
+    assert one is not None
+    assert one.waiting
+    assert in_table(engine, row) == row
+    engine.release([one])
+    found = in_table(engine, row)
+    assert found is not None
+    assert found.due_at == clock.now() + 5 * MINUTE
+    assert (found.owner, found.reason, found.attempts) == (None, "until the values are seen", 0)
+    with engine.world.store.write() as tx:
+        work.wake(tx, ORDER, row.pair_id)
+    assert len(engine.claim([ORDER], 1)) == 1
+
+
+def test_what_was_under_way_is_due_at_once_when_it_is_given_back(engine: Engine, clock: FakeClock) -> None:
+    row = held(engine)
+    one = engine.settle(row, Later(clock.now() + timedelta(seconds=1), "processing", looking=True))
+    assert one is not None
+    engine.release([one])
+    [[again]] = engine.claim([ORDER], 1)
+    assert (again.id, again.reason, again.looks, again.continued) == (row.id, "processing", 0, False)
+
+
+def test_what_needs_a_person_does_not_come_back_by_itself(engine: Engine, clock: FakeClock) -> None:
+    row = held(engine)
+    assert engine.settle(row, Failed("the account is deactivated")) is None
+    found = in_table(engine, row)
+    assert found is not None
+    assert (found.due_at, found.waiting_for, found.attempts) == (None, PERSON, 1)
+    assert found.reason == "the account is deactivated"
+    clock.advance(timedelta(days=1000))
+    assert engine.claim([ORDER], 1) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome", "gives_way"),
+    [
+        (ORDER, Failed("rejected"), True),
+        (ORDER, Later(FakeClock().now() + timedelta(days=1), "unfit", failed=True, waiting_for=DAY), True),
+        (ORDER, Later(FakeClock().now() + 5 * MINUTE, "busy", failed=True), False),
+        (ORDER, Later(FakeClock().now(), "busy", failed=True), False),
+        (WorkKind.REVOCATION, Failed("rejected"), False),
+    ],
+)
+def test_an_order_that_failed_for_good_lets_the_backup_serve_and_no_other_does(
+    engine: Engine, kind: WorkKind, outcome: Outcome, gives_way: bool
+) -> None:
+    row = held(engine, kind)
+    engine.settle(row, outcome)
+    assert fallback_is_due(engine, row) is gives_way
+
+
+def test_a_row_that_was_lost_meanwhile_is_not_written(engine: Engine, clock: FakeClock) -> None:
+    row = held(engine)
+    with engine.world.store.write() as tx:
+        work.release_owner(tx, engine.owner)
+        [theirs] = work.claim(tx, "another", kinds=[ORDER], limit=1)
+    for outcome in (Failed("no"), Later(clock.now() + MINUTE, "later"), Later(clock.now(), "x", failed=True)):
+        engine.settle(row, outcome)
+        assert in_table(engine, row) == theirs
+
+
+# --- claiming --------------------------------------------------------------------------------------------
+
+
+def test_the_deployments_of_a_target_come_together_and_all_else_alone(engine: Engine) -> None:
+    with engine.world.store.write() as tx:
+        for _ in range(3):
+            pair = a_pair(tx)
+            for target in ("web", "mail"):
+                work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target=target)
+            work.schedule(tx, ORDER, pair.id, tx.now, ca=PRIMARY)
+    batches = engine.claim(list(WorkKind), 100)
+    shape = sorted((batch[0].kind.value, batch[0].target, len(batch)) for batch in batches)
+    assert shape == [("deployment", "mail", 3), ("deployment", "web", 3), *[("order", "", 1)] * 3]
+
+
+def test_deployments_of_pairs_that_nobody_asked_for_are_taken_along(engine: Engine) -> None:
+    with engine.world.store.write() as tx:
+        mine, theirs = a_pair(tx), a_pair(tx)
+        for pair in (mine, theirs):
+            work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target="web")
+    [batch] = engine.claim(list(WorkKind), 100, [mine.id])
+    assert [row.pair_id for row in batch] == [mine.id, theirs.id]
+
+
+# --- steps that go wrong ---------------------------------------------------------------------------------
+
+
+def test_a_step_whose_row_was_lost_counts_as_done(engine: Engine) -> None:
+    row = held(engine, WorkKind.REFILL)
+    with engine.world.store.write() as tx:
+        work.release_owner(tx, engine.owner)
+    assert engine.advance([row]) == [Done()]
+    assert in_table(engine, row) is not None
+
+
+def test_an_error_with_a_name_is_a_failure_that_is_tried_again(engine: Engine, clock: FakeClock) -> None:
+    row = replace(held(engine), ca="gone")
+    [outcome] = engine.advance([row])
+    assert isinstance(outcome, Later)
+    assert outcome.failed
+    assert outcome.at == clock.now() + 5 * MINUTE
+    assert "[ca.gone] is not configured" in outcome.reason
+
+
+def test_a_ca_that_nobody_reaches_is_tried_again_within_the_second(
+    engine: Engine, setting: Setting, clock: FakeClock
+) -> None:
+    def meet(ca: str) -> CertificateAuthority:
+        raise CaUnreachable("connection refused", ca=ca)
+
+    setting.meet = meet
+    [outcome] = engine.advance([held(engine)])
+    assert isinstance(outcome, Later)
+    assert outcome.at == clock.now() + timedelta(seconds=0.5)
+    assert "connection refused" in outcome.reason
+
+
+def test_a_database_that_is_away_for_a_moment_is_looked_for_again_and_at_last_told(
+    database: Path, clock: FakeClock, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storing, "BUSY_TIMEOUT_MS", 50)
+    store = Store(f"sqlite:///{database}", clock, "tester")
+    engine = Engine(a_world(store, clock, setting))
+    row = held(engine, WorkKind.REFILL)
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        [outcome] = engine.advance([row])
+        assert isinstance(outcome, Later)
+        assert (outcome.at, outcome.looking) == (clock.now() + timedelta(seconds=1), True)
+        one = engine.settle(row, outcome)
+        assert one is not None
+        assert one.row.looks == 1
+        with pytest.raises(StoreUnavailable):
+            engine.advance([replace(row, looks=41)])
+    assert engine.advance([one.row]) == [Done()]
+    store.close()
+
+
+# --- the dead --------------------------------------------------------------------------------------------
+
+
+def test_a_dead_process_of_this_machine_loses_its_rows_at_once_and_nobody_else(engine: Engine) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    me = new_owner()
+    dead = str(replace(me, pid=ended.pid, started="1"))
+    elsewhere = str(replace(me, host="another-host", pid=ended.pid, started="1"))
+    alive = str(new_owner())
+    rows = {}
+    for owner in (dead, elsewhere, alive):
+        with engine.world.store.write() as tx:
+            pair = a_pair(tx)
+            work.schedule(tx, ORDER, pair.id, tx.now, ca=PRIMARY)
+            [rows[owner]] = work.claim(tx, owner, kinds=[ORDER], limit=1)
+    mine = held(engine)
+    engine.take_from_the_dead()
+    assert [[row.id for row in batch] for batch in engine.claim([ORDER], 10)] == [[rows[dead].id]]
+    assert in_table(engine, rows[elsewhere]) == rows[elsewhere]
+    assert in_table(engine, rows[alive]) == rows[alive]
+    assert in_table(engine, mine) == mine

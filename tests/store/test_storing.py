@@ -1,0 +1,139 @@
+"""A certificate arrives, and the pair is no longer what it was when the order left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dualcert.errors import CertificateUnfit, LeaseLost
+from dualcert.lifecycle import renewal, storing
+from dualcert.lifecycle.engine import Engine
+from dualcert.lifecycle.world import World
+from dualcert.model.order import Order
+from dualcert.model.pair import Pair
+from dualcert.model.work import Done, WorkKind, WorkRow
+from dualcert.store import Store, certificates, events, pairs, promotion, work
+from dualcert.testing.clock import FakeClock
+from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
+from tests.store.worlds import Setting, a_world, issued, ordered, root_pem, signed
+
+NAMES = ("example.com", "www.example.com")
+
+
+@pytest.fixture
+def world(store: Store, clock: FakeClock, tmp_path: Path) -> World:
+    setting = Setting()
+    for ca in (PRIMARY, BACKUP):
+        setting.trust_roots[ca] = tmp_path / f"{ca}.pem"
+        setting.trust_roots[ca].write_bytes(root_pem(ca))
+    return a_world(store, clock, setting)
+
+
+def under_way(world: World, ca: str) -> tuple[Pair, Order, WorkRow]:
+    """A pair with an order at one CA, about to be answered with a certificate."""
+    with world.store.write() as tx:
+        pair = pairs.by_name(tx, NAMES[0]) or a_pair(tx, *NAMES)
+        order = ordered(tx, world, pair, ca)
+        work.schedule(tx, WorkKind.ORDER, pair.id, tx.now, ca=ca)
+    [[row]] = Engine(world).claim([WorkKind.ORDER], 1)
+    return pair, order, row
+
+
+def arrive(world: World, pair: Pair, order: Order, row: WorkRow) -> object:
+    return storing.store(world, row, pair, order, signed(order.csr, order.ca, world.clock.now()))
+
+
+def scheduled(world: World, pair: Pair) -> set[tuple[WorkKind, str, str]]:
+    with world.store.read() as tx:
+        return {(row.kind, row.ca, row.target) for row in work.of_pairs(tx, [pair.id])}
+
+
+def test_the_primarys_certificate_serves_and_is_deployed(world: World) -> None:
+    pair, order, row = under_way(world, PRIMARY)
+    assert arrive(world, pair, order, row) == Done()
+    with world.store.read() as tx:
+        state = pairs.state(tx, pair.id)
+        assert state.serving is not None
+        assert state.standby is None
+        assert state.next_action_at is not None
+        assert certificates.get(tx, state.serving).flaw is None
+    assert scheduled(world, pair) == {(WorkKind.DEPLOYMENT, "", "web")}
+
+
+def test_the_backups_certificate_stands_by_and_is_not_deployed(world: World) -> None:
+    pair, order, row = under_way(world, PRIMARY)
+    arrive(world, pair, order, row)
+    pair, order, row = under_way(world, BACKUP)
+    arrive(world, pair, order, row)
+    assert scheduled(world, pair) == {(WorkKind.DEPLOYMENT, "", "web")}
+    with world.store.read() as tx:
+        assert promotion.usable(tx, [pair.id]) == {pair.id}
+
+
+def test_what_the_primary_ordered_arrives_as_the_backup_where_a_promotion_came_between(world: World) -> None:
+    pair, order, row = under_way(world, PRIMARY)
+    with world.store.write() as tx:
+        serving = give_role(tx, pair, issued(tx, world, pair, PRIMARY))
+        standby = give_role(tx, pair, issued(tx, world, pair, BACKUP))
+        assert promotion.swap(tx, pairs.state(tx, pair.id))
+    arrive(world, pair, order, row)
+    with world.store.read() as tx:
+        state = pairs.state(tx, pair.id)
+        assert state.serving == standby.id
+        assert state.standby not in {None, serving.id}
+    assert scheduled(world, pair) == set()
+
+
+def test_a_certificate_for_names_that_grew_meanwhile_is_followed_by_another_order(world: World) -> None:
+    pair, order, row = under_way(world, PRIMARY)
+    with world.store.write() as tx:
+        pairs.replace_names(tx, pair, [*NAMES, "mail.example.com"])
+    arrive(world, pair, order, row)
+    assert (WorkKind.ORDER, PRIMARY, "") in scheduled(world, pair)
+
+
+def test_a_certificate_for_names_of_which_some_were_taken_away_meanwhile_counts(world: World) -> None:
+    pair, order, row = under_way(world, PRIMARY)
+    with world.store.write() as tx:
+        pairs.replace_names(tx, pair, NAMES[:1])
+    arrive(world, pair, order, row)
+    assert (WorkKind.ORDER, PRIMARY, "") not in scheduled(world, pair)
+    with world.store.read() as tx:
+        now = pairs.by_id(tx, pair.id)
+        assert now is not None
+        assert [one.ca for one in renewal.due_lineages(tx, now)] == [BACKUP]
+
+
+def test_an_unfit_certificate_is_kept_and_takes_no_role(world: World) -> None:
+    pair, order, row = under_way(world, PRIMARY)
+    stranger = signed(order.csr, "stranger", world.clock.now())
+    with pytest.raises(CertificateUnfit, match="does not lead to a trusted root"):
+        storing.store(world, row, pair, order, stranger)
+    with world.store.read() as tx:
+        assert pairs.state(tx, pair.id).serving is None
+        [unfit] = [event for event in events.page(tx) if event.kind == "unfit"]
+        assert unfit.certificate is not None
+        assert certificates.get(tx, unfit.certificate).flaw == unfit.cause
+
+
+def test_a_certificate_that_shares_its_root_with_the_other_is_unfit(world: World) -> None:
+    pair, order, row = under_way(world, PRIMARY)
+    arrive(world, pair, order, row)
+    pair, order, row = under_way(world, BACKUP)
+    roots = world.ca(BACKUP).trust_roots
+    assert roots is not None
+    roots.write_bytes(root_pem(PRIMARY))
+    with pytest.raises(CertificateUnfit, match="stands on the same root"):
+        storing.store(world, row, pair, order, signed(order.csr, PRIMARY, world.clock.now()))
+
+
+def test_who_lost_the_row_stores_nothing(world: World) -> None:
+    pair, order, row = under_way(world, PRIMARY)
+    with world.store.write() as tx:
+        work.release_owner(tx, row.owner or "")
+    with pytest.raises(LeaseLost):
+        arrive(world, pair, order, row)
+    with world.store.read() as tx:
+        assert pairs.state(tx, pair.id).serving is None
+        assert events.page(tx) == []
