@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,9 @@ from dualcert.cli.output import (
     print_json_lines,
     say,
 )
+
+if TYPE_CHECKING:
+    from dualcert.lifecycle.listing import Listed
 
 _ON_A_TERMINAL = 200
 
@@ -113,41 +116,37 @@ _COLUMNS = (
 @pass_context
 def list_pairs(context: Context, limit: int | None, after: str) -> None:
     """List the pairs in the order of their names."""
-    from dualcert.lifecycle import views
-
     most = limit if limit is not None or not is_terminal() else _ON_A_TERMINAL
-    found = views.describe_all(context.application.world, limit=most, after=after)
+    world = context.application.world
     if context.json:
-        print_json_lines(found)
+        from dualcert.lifecycle.views import describe_all
+
+        print_json_lines(describe_all(world, limit=most, after=after))
         return
-    shown = _Counted(found)
-    print_columns(_COLUMNS, (_row(view) for view in shown))
+    from dualcert.lifecycle.listing import listed
+
+    shown = _Counted(listed(world, limit=most, after=after))
+    print_columns(_COLUMNS, (_row(line) for line in shown))
     if most is not None and shown.count == most and is_terminal():
         note(f"the first {most}; more: dualcert list --after {shown.last}")
 
 
 class _Counted:
-    def __init__(self, views: Iterator[dict[str, Any]]) -> None:
-        self._views = views
+    def __init__(self, lines: Iterator[Listed]) -> None:
+        self._lines = lines
         self.count = 0
         self.last = ""
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for view in self._views:
+    def __iter__(self) -> Iterator[Listed]:
+        for line in self._lines:
             self.count += 1
-            self.last = view["pair"]
-            yield view
+            self.last = line.pair
+            yield line
 
 
-def _row(view: dict[str, Any]) -> tuple[Any, ...]:
-    certificate = view["primary"]["certificate"]
-    return (
-        view["pair"],
-        view["protection"],
-        f"{view['primary']['ca']}: {view['primary']['state']}",
-        f"{view['backup']['ca']}: {view['backup']['state']}",
-        certificate["not_after"] if certificate else None,
-    )
+def _row(line: Listed) -> tuple[Any, ...]:
+    primary, backup = f"{line.primary}: {line.primary_state}", f"{line.backup}: {line.backup_state}"
+    return line.pair, line.protection, primary, backup, line.expires
 
 
 _EVENTS_EPILOG = """

@@ -99,6 +99,8 @@ def parse(pem: str) -> Arrival:
         arrival = Arrival(leaf, tuple(intermediates), chain_pem)
         # Keys and extensions are decoded when first asked for: that is to fail here, where it can be told.
         _ = arrival.spki, arrival.issuing_key, leaf.extensions
+        if leaf.serial_number <= 0:
+            raise ValueError("its serial number is not positive (RFC 5280 section 4.1.2.2)")
     except _UNREADABLE as error:
         raise CertificateUnfit(f"what the CA sent cannot be read as certificates: {error}") from error
     return arrival

@@ -37,7 +37,7 @@ def describe(world: World, pair: Pair) -> View:
     """One pair as it is now."""
     with world.store.read() as tx:
         current = pairs.by_id(tx, pair.id) or pair
-        return _views(tx, [current])[0]
+        return assemble(tx, [current])[0]
 
 
 def describe_all(world: World, limit: int | None = None, after: str = "", page: int = 500) -> Iterator[View]:
@@ -46,7 +46,7 @@ def describe_all(world: World, limit: int | None = None, after: str = "", page: 
     while left is None or left > 0:
         with world.store.read() as tx:
             found = pairs.page(tx, after=after, limit=page if left is None else min(page, left))
-            views = _views(tx, found)
+            views = assemble(tx, found)
         yield from views
         if not found:
             return
@@ -54,7 +54,8 @@ def describe_all(world: World, limit: int | None = None, after: str = "", page: 
         left = None if left is None else left - len(found)
 
 
-def _views(tx: Transaction, found: Sequence[Pair]) -> list[View]:
+def assemble(tx: Transaction, found: Sequence[Pair]) -> list[View]:
+    """Pairs as they are at the instant of a look, in their order."""
     if not found:
         return []
     facts = _gather(tx, [pair.id for pair in found])

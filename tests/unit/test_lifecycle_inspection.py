@@ -385,6 +385,14 @@ def test_a_serial_of_twenty_bytes_with_the_high_bit_set_is_read(ca: Hierarchy) -
     assert arrival.names == NAMES
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_a_serial_that_is_not_positive_is_unfit(ca: Hierarchy) -> None:
+    der = ca.sign(ec_key(), serial=0x73112233).public_bytes(Encoding.DER)
+    negative = der.replace(bytes.fromhex("020473112233"), bytes.fromhex("0204f3112233"))
+    with pytest.raises(CertificateUnfit, match="serial number is not positive"):
+        inspection.parse(ca.sent(x509.load_der_x509_certificate(negative)))
+
+
 def with_high_bit(der: bytes) -> str:
     """The same with the serial's high bit set, which cryptography's builder refuses to write."""
     at = der.index(b"\x02\x14\x73")
