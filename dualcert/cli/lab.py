@@ -13,6 +13,7 @@ import click
 from dualcert.cli.context import Context
 from dualcert.cli.frame import EXIT_INTERRUPTED, Group, pass_context
 from dualcert.cli.output import is_terminal, note, print_json, say
+from dualcert.cli.progress import duration
 from dualcert.errors import EXIT_DONE, EXIT_FAILED
 
 if TYPE_CHECKING:
@@ -138,8 +139,15 @@ Examples:
 
 
 @lab.command("demo", short_help="Play a whole incident.", epilog=_DEMO_EPILOG)
+@click.option(
+    "--longest",
+    default="10s",
+    show_default=True,
+    metavar="TIME",
+    help="A step that takes longer counts as failed: for slow machines.",
+)
 @pass_context
-def demo(context: Context) -> int:
+def demo(context: Context, longest: str) -> int:
     """Play a whole incident: issue, revoke at the CA, fail over, refill.
 
     It is played in a lab of its own, which leaves nothing behind. Every step is looked at from outside: with a TLS
@@ -148,9 +156,10 @@ def demo(context: Context) -> int:
     from dualcert.lab import ending_on_signals
     from dualcert.lab.demo import play
 
+    seconds = duration(longest, "--longest")
     with ending_on_signals():
         try:
-            played = play(_teller(context))
+            played = play(_teller(context), longest=seconds)
         except KeyboardInterrupt:
             note("interrupted; the lab has ended, and nothing is left behind")
             return EXIT_INTERRUPTED

@@ -46,16 +46,13 @@ class _Lines:
         return self._names.get(number, str(number))
 
 
-def duration(text: str) -> float:
-    """``5m``, ``30s``, or plain seconds. Raises ``UsageProblem``."""
+def duration(text: str, option: str = "--timeout") -> float:
+    """``5m``, ``30s``, or plain seconds. Raises ``UsageProblem``, which names the option."""
     from dualcert.bootstrap import parse_duration
     from dualcert.errors import UsageProblem
 
     try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        return parse_duration(text).total_seconds()
+        # float() alone would take "nan", "inf" and "-1".
+        return float(text) if text.isascii() and text.isdigit() else parse_duration(text).total_seconds()
     except ValueError as error:
-        raise UsageProblem(f"--timeout {text}: {error}", remedy="Write it like 5m or 90s.") from error
+        raise UsageProblem(f"{option} {text}: {error}", remedy="Write it like 5m or 90s.") from error

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dualcert.lab.bind import BindServer, TsigKey
 from dualcert.lab.errors import LabError
-from dualcert.lab.lab import Lab, ending_on_signals
+from dualcert.lab.interruption import ending_on_signals
+from dualcert.lab.lab import Lab
 from dualcert.lab.limiter import Limiter
 from dualcert.lab.nginx import PROBE_LABEL, NginxServer
 from dualcert.lab.options import LabOptions

@@ -5,17 +5,17 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import NoReturn, Self
 
 from dualcert.clock import Clock, SystemClock
 from dualcert.lab.bind import BindServer
 from dualcert.lab.errors import LabError
+from dualcert.lab.interruption import held_back
 from dualcert.lab.nginx import NginxServer
 from dualcert.lab.options import LabOptions
 from dualcert.lab.pebble import PebbleServer
@@ -59,7 +59,15 @@ class Lab:
 
         LabError names what is missing, or which server would not start, with its last words.
         """
-        options = options or LabOptions()
+        with ExitStack() as undo:
+            with held_back():
+                lab = cls._started(directory, options or LabOptions())
+                undo.callback(lab.close)
+            undo.pop_all()
+        return lab
+
+    @classmethod
+    def _started(cls, directory: Path | None, options: LabOptions) -> Self:
         with ExitStack() as undo:
             home = _prepare(directory)
             if not (directory is not None if options.keep is None else options.keep):
@@ -121,7 +129,8 @@ class Lab:
         """End all that this lab started; harmless when done before, and in a forked child."""
         atexit.unregister(self.close)
         if os.getpid() == self._owner:
-            self._on_close.close()
+            with held_back():
+                self._on_close.close()
 
     def __enter__(self) -> Self:
         return self
@@ -130,21 +139,6 @@ class Lab:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-@contextmanager
-def ending_on_signals() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP unwind as Ctrl-C does, so that ``with`` blocks tidy up; main thread only."""
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _prepare(directory: Path | None) -> Path:

@@ -11,7 +11,18 @@ from dualcert.errors import CaUnreachable, DnsUnreachable, DualcertError, LeaseL
 from dualcert.lifecycle import deployment, ordering, promotion, renewal, revocation, validation
 from dualcert.lifecycle.owner import is_dead, new_owner
 from dualcert.lifecycle.world import World
-from dualcert.model.work import DAY, PERSON, Done, Failed, Later, Outcome, Waiting, WorkKind, WorkRow
+from dualcert.model.work import (
+    ANOTHER_STEP,
+    DAY,
+    PERSON,
+    Done,
+    Failed,
+    Later,
+    Outcome,
+    Waiting,
+    WorkKind,
+    WorkRow,
+)
 from dualcert.policy import backoff
 from dualcert.policy.backoff import IN_MEMORY, Failure
 from dualcert.store import Transaction, pairs, work
@@ -68,6 +79,10 @@ class Engine:
         """
         batches: list[list[WorkRow]] = []
         by_target: dict[str, list[WorkRow]] = {}
+        with self.world.store.read() as tx:
+            # Most looks find nothing, and many processes that follow one look often: none of them holds up a writer.
+            if not work.claimable(tx, kinds=kinds, pairs=pairs, but_not_at=but_not_at):
+                return batches
         with self.world.store.write() as tx:
             for row in work.claim(
                 tx, self.owner, kinds=kinds, limit=limit, pairs=pairs, but_not_at=but_not_at
@@ -179,7 +194,7 @@ class Engine:
             for one in held:
                 if one.waiting:
                     work.put_back(
-                        tx, one.row, due_at=now + _RECHECK, reason=one.reason, waiting_for="another step"
+                        tx, one.row, due_at=now + _RECHECK, reason=one.reason, waiting_for=ANOTHER_STEP
                     )
 
     def take_from_the_dead(self) -> None:

@@ -78,5 +78,6 @@ class Failed:
 
 Outcome = Done | Later | Waiting | Failed
 PERSON = "person"
+ANOTHER_STEP = "another step"
 DAY = "day"
 """``waiting_for`` of an order whose certificate was unfit: a repeated ``issue`` does not hurry it."""

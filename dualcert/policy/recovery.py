@@ -12,7 +12,6 @@ from dualcert.errors import (
     CaServerError,
     CaUnreachable,
     CertificateUnfit,
-    ChallengeFailed,
     ResourceGone,
 )
 
@@ -52,8 +51,6 @@ def recover(error: CaError, *, placed: bool) -> Recovery:
             return Recovery.SAME_ORDER
         case CaRejected(problem=problem) if problem in _FOR_A_PERSON:
             return Recovery.PERSON
-        case CaRejected() | ChallengeFailed():
-            return Recovery.NEW_ORDER
         case _:
             return Recovery.NEW_ORDER
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 
@@ -17,11 +17,6 @@ class Options:
     """
 
     summary: ClassVar[str] = ""
-
-    @classmethod
-    def documentation(cls) -> list[tuple[str, str, bool]]:
-        """(key, help, required) of every option, in the order of definition."""
-        return [(f.name, f.metadata.get("help", ""), f.metadata.get("required", False)) for f in fields(cls)]
 
 
 def option(help: str, **keywords: Any) -> Any:  # noqa: A002 - the word that every option parser uses

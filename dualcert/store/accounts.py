@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Select, bindparam, insert, select, update
 
 from dualcert.model.certificate import WrappedKey
 from dualcert.store.database import Transaction
@@ -22,8 +24,13 @@ class StoredAccount:
     caa_identities: frozenset[str]
 
 
+@cache
+def _at() -> Select[Any]:
+    return select(account).where(account.c.ca == bindparam("ca"))
+
+
 def get(tx: Transaction, ca: str) -> StoredAccount | None:
-    row = tx.execute(select(account).where(account.c.ca == ca)).first()
+    row = tx.execute(_at(), {"ca": ca}).first()
     if row is None:
         return None
     key = WrappedKey(row.spki, row.domain, row.key_id, row.wrapped)

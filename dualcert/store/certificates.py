@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cache
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Insert, Select, Update, bindparam, insert, select, update
 
 from dualcert.errors import StoreError
 from dualcert.model.certificate import Certificate, Standing, WrappedKey
 from dualcert.store.columns import instant, micros
-from dualcert.store.database import Transaction
+from dualcert.store.database import Transaction, upsert
 from dualcert.store.tables import (
     blocked_key,
     certificate,
     chain,
     coverage,
     leaf,
-    public_key,
     revocation,
     wrapped_key,
 )
@@ -46,62 +46,80 @@ def _certificate(row: Any) -> Certificate:
     )
 
 
+@cache
+def _same() -> Select[Any]:
+    return select(certificate.c.id).where(
+        certificate.c.sha256 == bindparam("sha256"), certificate.c.spki == bindparam("spki")
+    )
+
+
+@cache
+def _keep_chain() -> Insert:
+    return upsert(chain).on_conflict_do_nothing()
+
+
 def insert_certificate(tx: Transaction, arrived: Certificate, der: bytes, chain_pem: str) -> int:
     """Store what has arrived; its number. The same certificate again keeps the number it has."""
-    known = tx.execute(
-        select(certificate.c.id).where(
-            certificate.c.sha256 == arrived.sha256, certificate.c.spki == arrived.spki
-        )
-    ).scalar()
+    known = tx.execute(_same(), {"sha256": arrived.sha256, "spki": arrived.spki}).scalar()
     if known is not None:
         return int(known)
-    tx.execute(tx.upsert(chain).values(hash=arrived.chain_hash, pem=chain_pem).on_conflict_do_nothing())
+    tx.execute(_keep_chain(), {"hash": arrived.chain_hash, "pem": chain_pem})
     result = tx.execute(
-        insert(certificate).values(
-            pair_id=arrived.pair_id,
-            lineage_id=arrived.lineage_id,
-            ca=arrived.ca,
-            serial=arrived.serial,
-            issuer=arrived.issuer,
-            issuer_hash=arrived.issuer_hash,
-            issuing_key=arrived.issuing_key,
-            root_key=arrived.root_key,
-            sha256=arrived.sha256,
-            spki=arrived.spki,
-            names_digest=arrived.names_digest,
-            key_type=arrived.key_type,
-            not_before=micros(arrived.not_before),
-            not_after=micros(arrived.not_after),
-            chain_hash=arrived.chain_hash,
-            stored_at=tx.at,
-            flaw=arrived.flaw,
-        )
+        insert(certificate),
+        {
+            "pair_id": arrived.pair_id,
+            "lineage_id": arrived.lineage_id,
+            "ca": arrived.ca,
+            "serial": arrived.serial,
+            "issuer": arrived.issuer,
+            "issuer_hash": arrived.issuer_hash,
+            "issuing_key": arrived.issuing_key,
+            "root_key": arrived.root_key,
+            "sha256": arrived.sha256,
+            "spki": arrived.spki,
+            "names_digest": arrived.names_digest,
+            "key_type": arrived.key_type,
+            "not_before": micros(arrived.not_before),
+            "not_after": micros(arrived.not_after),
+            "chain_hash": arrived.chain_hash,
+            "stored_at": tx.at,
+            "flaw": arrived.flaw,
+        },
     )
     number = int(result.inserted_primary_key[0])  # type: ignore[index]
-    tx.execute(insert(leaf).values(certificate_id=number, der=der))
+    tx.execute(insert(leaf), {"certificate_id": number, "der": der})
     return number
 
 
+@cache
+def _get() -> Select[Any]:
+    return select(certificate).where(certificate.c.id == bindparam("id"))
+
+
 def get(tx: Transaction, certificate_id: int) -> Certificate:
-    row = tx.execute(select(certificate).where(certificate.c.id == certificate_id)).first()
+    row = tx.execute(_get(), {"id": certificate_id}).first()
     if row is None:
         raise StoreError(f"certificate {certificate_id} is not in the database")
     return _certificate(row)
+
+
+@cache
+def _standings() -> Select[Any]:
+    return (
+        select(certificate, revocation.c.at.label("revoked_at"), blocked_key.c.at.label("blocked_at"))
+        .outerjoin(revocation, revocation.c.certificate_id == certificate.c.id)
+        .outerjoin(blocked_key, blocked_key.c.spki == certificate.c.spki)
+        .where(certificate.c.id.in_(bindparam("ids", expanding=True)))
+    )
 
 
 def standings(tx: Transaction, ids: Collection[int]) -> dict[int, Standing]:
     """Certificates with what is recorded against them."""
     if not ids:
         return {}
-    query = (
-        select(certificate, revocation.c.at.label("revoked_at"), blocked_key.c.at.label("blocked_at"))
-        .outerjoin(revocation, revocation.c.certificate_id == certificate.c.id)
-        .outerjoin(blocked_key, blocked_key.c.spki == certificate.c.spki)
-        .where(certificate.c.id.in_(list(ids)))
-    )
     return {
         row.id: Standing(_certificate(row), row.revoked_at is not None, row.blocked_at is not None)
-        for row in tx.execute(query)
+        for row in tx.execute(_standings(), {"ids": list(ids)})
     }
 
 
@@ -129,40 +147,42 @@ def also_covers(tx: Transaction, certificate_id: int, names_digest: bytes) -> No
     tx.execute(tx.upsert(coverage).values(**values).on_conflict_do_nothing())
 
 
+@cache
+def _der() -> Select[Any]:
+    return select(leaf.c.der).where(leaf.c.certificate_id == bindparam("id"))
+
+
 def der_of(tx: Transaction, certificate_id: int) -> bytes:
-    return bytes(tx.execute(select(leaf.c.der).where(leaf.c.certificate_id == certificate_id)).scalar_one())
+    return bytes(tx.execute(_der(), {"id": certificate_id}).scalar_one())
+
+
+@cache
+def _chain() -> Select[Any]:
+    return select(chain.c.pem).where(chain.c.hash == bindparam("hash"))
 
 
 def chain_of(tx: Transaction, subject: Certificate) -> str:
-    return str(tx.execute(select(chain.c.pem).where(chain.c.hash == subject.chain_hash)).scalar_one())
+    return str(tx.execute(_chain(), {"hash": subject.chain_hash}).scalar_one())
 
 
-def unfit_since(tx: Transaction, pair_id: int, lineage_id: int) -> list[Certificate]:
-    """Certificates of a lineage that arrived and must not be used, the newest first."""
-    query = (
-        select(certificate)
-        .where(
-            certificate.c.pair_id == pair_id,
-            certificate.c.lineage_id == lineage_id,
-            certificate.c.flaw.is_not(None),
-        )
-        .order_by(certificate.c.id.desc())
-    )
-    return [_certificate(row) for row in tx.execute(query)]
+@cache
+def _wrapped() -> Select[Any]:
+    return select(wrapped_key).where(wrapped_key.c.spki == bindparam("spki"))
 
 
 def wrapped(tx: Transaction, spki: bytes) -> WrappedKey | None:
-    row = tx.execute(select(wrapped_key).where(wrapped_key.c.spki == spki)).first()
+    row = tx.execute(_wrapped(), {"spki": spki}).first()
     return WrappedKey(row.spki, row.domain, row.key_id, row.wrapped) if row else None
+
+
+@cache
+def _proved() -> Update:
+    return update(wrapped_key).where(wrapped_key.c.spki == bindparam("of_key"))
 
 
 def proved(tx: Transaction, spki: bytes) -> None:
     """The key was opened and matched just now."""
-    tx.execute(update(wrapped_key).where(wrapped_key.c.spki == spki).values(proved_at=tx.at))
-
-
-def is_known_key(tx: Transaction, spki: bytes) -> bool:
-    return tx.execute(select(public_key.c.spki).where(public_key.c.spki == spki)).first() is not None
+    tx.execute(_proved(), {"of_key": spki, "proved_at": tx.at})
 
 
 def block_key(tx: Transaction, spki: bytes, cause: str) -> bool:

@@ -2,6 +2,9 @@
 
 A unit of work is one transaction: it commits as a whole or leaves nothing. On SQLite a writing one begins
 IMMEDIATE, because a deferred transaction that turns to writing fails under contention instead of waiting.
+
+The modules beside this one build a statement that is carried out often once, in a cached function with bound
+parameters: SQLAlchemy takes several times as long to put a statement together as to carry it out.
 """
 
 from __future__ import annotations
@@ -23,21 +26,40 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
-    literal_column,
     make_url,
 )
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import BigInteger
 
 from dualcert.clock import Clock, to_microseconds
 from dualcert.errors import ConfigurationError, StoreError, StoreUnavailable
 
 BUSY_TIMEOUT_MS = 5000
-_DATABASE_NOW = {
+_BEGINNINGS = 3
+"""How often a unit of work asks for the lock, and waits so long: SQLite serves a crowd of writers in no order."""
+
+
+class _DatabaseNow(FunctionElement[int]):
+    inherit_cache = True
+    type = BigInteger()
+
+
+@compiles(_DatabaseNow, "sqlite")
+def _sqlite_now(_element: _DatabaseNow, _compiler: object, **_options: object) -> str:
     # SQLite before 3.42 has no unixepoch('subsec'); a Julian day keeps milliseconds, which is enough for a lease.
-    "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER)",
-}
+    return "CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER)"
+
+
+database_now = _DatabaseNow()
+"""The database's own clock, in microseconds: what leases are measured by."""
+
+
+def upsert(table: Table) -> Insert:
+    """An INSERT that may say what happens ON CONFLICT."""
+    return insert(table)
 
 
 class Transaction:
@@ -53,13 +75,11 @@ class Transaction:
         return to_microseconds(self.now)
 
     @property
-    def database_now(self) -> ColumnElement[int]:
-        """The database's own clock, in microseconds: what leases are measured by."""
-        return literal_column(_DATABASE_NOW[self.connection.dialect.name])
+    def database_now(self) -> FunctionElement[int]:
+        return database_now
 
     def upsert(self, table: Table) -> Insert:
-        """An INSERT that may say what happens ON CONFLICT."""
-        return insert(table)
+        return upsert(table)
 
     def execute(
         self, statement: Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
@@ -90,36 +110,38 @@ class Store:
         unit is written then.
         """
         # One writer at a time is SQLite's rule; a lock of our own hands over at once, its busy handler sleeps.
-        with self._writer, self._translated(), self._begin("IMMEDIATE") as transaction:
+        with self._writer, self._unit("IMMEDIATE") as transaction:
             yield transaction
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """A consistent look that writes nothing."""
-        with self._translated(), self._begin("DEFERRED") as transaction:
+        with self._unit("DEFERRED") as transaction:
             yield transaction
 
     @contextmanager
-    def _begin(self, mode: str) -> Iterator[Transaction]:
-        with self._engine.connect().execution_options(dualcert_begin=mode) as connection, connection.begin():
+    def _unit(self, mode: str) -> Iterator[Transaction]:
+        with self._translated(), self._engine.begin() as connection:
+            _begin(connection, mode)
             yield Transaction(connection, self._clock.now(), self.actor)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except OperationalError as error:
+        except (OperationalError, sqlite3.OperationalError) as error:
             raise StoreUnavailable(
-                f"the database {self._shown} could not be used: {error.orig}",
+                f"the database {self._shown} could not be used: {_driver_error(error)}",
                 remedy="Nothing of this step was written; it is taken again when the database answers.",
             ) from error
-        except DBAPIError as error:
-            if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+        except (DBAPIError, sqlite3.DatabaseError) as error:
+            said = _driver_error(error)
+            if getattr(said, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
                 raise ConfigurationError(
                     f"what `database` names, {self._shown}, is no SQLite database",
                     remedy="Mend the path, or move that file away and run `dualcert init`.",
                 ) from error
-            raise StoreError(f"the database {self._shown} refused a statement: {error.orig}") from error
+            raise StoreError(f"the database {self._shown} refused a statement: {said}") from error
 
     @property
     def _shown(self) -> str:
@@ -127,6 +149,10 @@ class Store:
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+def _driver_error(error: BaseException) -> BaseException | None:
+    return error.orig if isinstance(error, DBAPIError) else error
 
 
 def database_file(url: str) -> Path | None:
@@ -163,7 +189,6 @@ def _engine(url: str) -> Engine:
     except NoSuchModuleError as error:
         raise ConfigurationError(f"`database`: {error}") from error
     event.listen(engine, "connect", _on_connect)
-    event.listen(engine, "begin", _on_begin)
     return engine
 
 
@@ -175,6 +200,15 @@ def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
 
 
-def _on_begin(connection: Connection) -> None:
-    mode = connection.get_execution_options().get("dualcert_begin", "IMMEDIATE")
-    connection.exec_driver_sql(f"BEGIN {mode}")
+def _begin(connection: Connection, mode: str) -> None:
+    # To the driver itself, and not on SQLAlchemy's "begin" event: for every statement of an engine that has a single
+    # listener, all of its events are gone through.
+    driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+    for left in reversed(range(_BEGINNINGS)):
+        try:
+            driver.execute(f"BEGIN {mode}")
+        except sqlite3.OperationalError as error:
+            if not left or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+        else:
+            return

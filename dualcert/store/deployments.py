@@ -4,104 +4,117 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
+from functools import cache
+from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import ColumnElement, Insert, Select, Update, bindparam, func, insert, select, update
 
 from dualcert.model.deployment import How, Observation
 from dualcert.store.columns import instant
-from dualcert.store.database import Transaction
+from dualcert.store.database import Transaction, upsert
 from dualcert.store.tables import deployment, observation
+
+
+def _of(*columns: str) -> tuple[ColumnElement[bool], ...]:
+    """Each of the columns equal to the parameter of its name behind ``of_``."""
+    return tuple(deployment.c[name] == bindparam(f"of_{name}") for name in columns)
+
+
+@cache
+def _there() -> Select[Any]:
+    this = _of("pair_id", "target", "certificate_id", "epoch")
+    return select(deployment.c.id).where(*this, deployment.c.left_at.is_(None))
 
 
 def arrived(tx: Transaction, pair_id: int, target: str, epoch: int, certificate_id: int) -> bool:
     """A certificate with its key is at a target from now on. False where that was recorded before."""
-    known = tx.execute(
-        select(deployment.c.id).where(
-            deployment.c.pair_id == pair_id,
-            deployment.c.target == target,
-            deployment.c.certificate_id == certificate_id,
-            deployment.c.epoch == epoch,
-            deployment.c.left_at.is_(None),
-        )
-    ).first()
+    this = {"pair_id": pair_id, "target": target, "epoch": epoch, "certificate_id": certificate_id}
+    known = tx.execute(_there(), {f"of_{name}": value for name, value in this.items()}).first()
     if known is None:
-        tx.execute(
-            insert(deployment).values(
-                pair_id=pair_id, target=target, epoch=epoch, certificate_id=certificate_id, arrived_at=tx.at
-            )
-        )
+        tx.execute(insert(deployment), {**this, "arrived_at": tx.at})
     return known is None
+
+
+@cache
+def _verified() -> Update:
+    this = _of("pair_id", "target", "certificate_id", "epoch")
+    return update(deployment).where(*this, deployment.c.verified_at.is_(None))
 
 
 def verified(tx: Transaction, pair_id: int, target: str, epoch: int, certificate_id: int) -> None:
     """The certificate was seen to be served at the target in this epoch."""
-    tx.execute(
-        update(deployment)
-        .where(
-            deployment.c.pair_id == pair_id,
-            deployment.c.target == target,
-            deployment.c.certificate_id == certificate_id,
-            deployment.c.epoch == epoch,
-            deployment.c.verified_at.is_(None),
-        )
-        .values(verified_at=tx.at)
+    this = {
+        "of_pair_id": pair_id,
+        "of_target": target,
+        "of_epoch": epoch,
+        "of_certificate_id": certificate_id,
+    }
+    tx.execute(_verified(), {**this, "verified_at": tx.at})
+
+
+@cache
+def _verified_in() -> Select[Any]:
+    return (
+        select(deployment.c.target, func.min(deployment.c.verified_at).label("at"))
+        .where(*_of("pair_id", "epoch"), deployment.c.verified_at.is_not(None))
+        .group_by(deployment.c.target)
     )
 
 
 def verified_in(tx: Transaction, pair_id: int, epoch: int) -> dict[str, datetime]:
     """When each target was first seen to serve what this epoch serves; targets never seen so are missing."""
-    rows = tx.execute(
-        select(deployment.c.target, func.min(deployment.c.verified_at).label("at"))
-        .where(
-            deployment.c.pair_id == pair_id,
-            deployment.c.epoch == epoch,
-            deployment.c.verified_at.is_not(None),
-        )
-        .group_by(deployment.c.target)
-    )
+    rows = tx.execute(_verified_in(), {"of_pair_id": pair_id, "of_epoch": epoch})
     return {row.target: instant(row.at) for row in rows}
+
+
+def _others() -> tuple[ColumnElement[bool], ...]:
+    other = deployment.c.certificate_id != bindparam("this")
+    return (*_of("pair_id", "target"), other, deployment.c.left_at.is_(None))
+
+
+@cache
+def _others_there() -> Select[Any]:
+    return select(deployment.c.id).where(*_others())
 
 
 def others_there(tx: Transaction, pair_id: int, target: str, certificate_id: int) -> bool:
     """Whether another certificate's key of the pair has not left the target yet."""
-    query = select(deployment.c.id).where(
-        deployment.c.pair_id == pair_id,
-        deployment.c.target == target,
-        deployment.c.certificate_id != certificate_id,
-        deployment.c.left_at.is_(None),
-    )
-    return tx.execute(query).first() is not None
+    values = {"of_pair_id": pair_id, "of_target": target, "this": certificate_id}
+    return tx.execute(_others_there(), values).first() is not None
 
 
 def others_left(tx: Transaction, pair_id: int, target: str, certificate_id: int) -> None:
     """Every other certificate's key of the pair has left the target."""
-    tx.execute(
-        update(deployment)
-        .where(
-            deployment.c.pair_id == pair_id,
-            deployment.c.target == target,
-            deployment.c.certificate_id != certificate_id,
-            deployment.c.left_at.is_(None),
-        )
-        .values(left_at=tx.at)
-    )
+    values = {"of_pair_id": pair_id, "of_target": target, "this": certificate_id, "left_at": tx.at}
+    tx.execute(update(deployment).where(*_others()), values)
+
+
+@cache
+def _observe() -> Insert:
+    statement = upsert(observation)
+    seen = {name: statement.excluded[name] for name in ("sha256", "how", "at", "problem")}
+    return statement.on_conflict_do_update(index_elements=["pair_id", "target"], set_=seen)
 
 
 def observe(
     tx: Transaction, pair_id: int, target: str, sha256: bytes | None, how: How, problem: str | None = None
 ) -> None:
     """What a look has shown just now; the last look counts."""
-    values = {"sha256": sha256, "how": how.value, "at": tx.at, "problem": problem}
-    statement = tx.upsert(observation).values(pair_id=pair_id, target=target, **values)
-    tx.execute(statement.on_conflict_do_update(index_elements=["pair_id", "target"], set_=values))
+    seen = {"sha256": sha256, "how": how.value, "at": tx.at, "problem": problem}
+    tx.execute(_observe(), {"pair_id": pair_id, "target": target, **seen})
+
+
+@cache
+def _observations() -> Select[Any]:
+    return (
+        select(observation)
+        .where(observation.c.pair_id.in_(bindparam("pairs", expanding=True)))
+        .order_by(observation.c.pair_id, observation.c.target)
+    )
 
 
 def observations(tx: Transaction, pairs: Collection[int]) -> list[Observation]:
-    rows = tx.execute(
-        select(observation)
-        .where(observation.c.pair_id.in_(list(pairs)))
-        .order_by(observation.c.pair_id, observation.c.target)
-    )
+    rows = tx.execute(_observations(), {"pairs": list(pairs)})
     return [
         Observation(row.pair_id, row.target, row.sha256, How(row.how), instant(row.at), row.problem)
         for row in rows

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import LargeBinary, exists, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    CompoundSelect,
+    Integer,
+    LargeBinary,
+    Select,
+    Update,
+    bindparam,
+    exists,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from dualcert.model import names as naming
 from dualcert.model.pair import KeyType, Lineage, Pair, PairState
@@ -87,31 +103,38 @@ def replace_names(tx: Transaction, subject: Pair, names: Sequence[str]) -> None:
         )
 
 
+@cache
+def _names_and_targets() -> CompoundSelect[Any]:
+    """Both in one statement, told apart by a position, which targets have none of."""
+    names = select(pair_name.c.pair_id, pair_name.c.position, pair_name.c.reversed_name.label("text"))
+    targets = select(pair_target.c.pair_id, literal(None, Integer), pair_target.c.target)
+    return names.where(pair_name.c.pair_id.in_(_ids())).union_all(
+        targets.where(pair_target.c.pair_id.in_(_ids()))
+    )
+
+
+def _ids() -> BindParameter[Any]:
+    return bindparam("ids", expanding=True)
+
+
 def _assemble(tx: Transaction, rows: Sequence[Any]) -> list[Pair]:
-    ids = [row.id for row in rows]
-    names: dict[int, list[str]] = {}
-    for row in tx.execute(
-        select(pair_name.c.pair_id, pair_name.c.reversed_name)
-        .where(pair_name.c.pair_id.in_(ids))
-        .order_by(pair_name.c.pair_id, pair_name.c.position)
-    ):
-        names.setdefault(row.pair_id, []).append(naming.reversed_name(row.reversed_name))
+    names: dict[int, list[tuple[int, str]]] = {}
     targets: dict[int, list[str]] = {}
-    for row in tx.execute(
-        select(pair_target)
-        .where(pair_target.c.pair_id.in_(ids))
-        .order_by(pair_target.c.pair_id, pair_target.c.target)
-    ):
-        targets.setdefault(row.pair_id, []).append(row.target)
+    if rows:
+        for one in tx.execute(_names_and_targets(), {"ids": [row.id for row in rows]}):
+            if one.position is None:
+                targets.setdefault(one.pair_id, []).append(one.text)
+            else:
+                names.setdefault(one.pair_id, []).append((one.position, naming.reversed_name(one.text)))
     return [
         Pair(
             id=row.id,
             name=row.name,
-            names=tuple(names.get(row.id, ())),
+            names=tuple(name for _, name in sorted(names.get(row.id, ()))),
             names_digest=row.names_digest,
             key_type=KeyType(row.key_type),
             dns=row.dns,
-            targets=tuple(targets.get(row.id, ())),
+            targets=tuple(sorted(targets.get(row.id, ()))),
             first_wait=row.first_wait,
             created_at=instant(row.created_at),
         )
@@ -119,8 +142,13 @@ def _assemble(tx: Transaction, rows: Sequence[Any]) -> list[Pair]:
     ]
 
 
+@cache
+def _by_ids() -> Select[Any]:
+    return select(pair).where(pair.c.id.in_(_ids()))
+
+
 def by_ids(tx: Transaction, ids: Collection[int]) -> list[Pair]:
-    return _assemble(tx, tx.execute(select(pair).where(pair.c.id.in_(list(ids)))).all())
+    return _assemble(tx, tx.execute(_by_ids(), {"ids": list(ids)}).all())
 
 
 def by_id(tx: Transaction, pair_id: int) -> Pair | None:
@@ -174,10 +202,15 @@ def _lineage(row: Any) -> Lineage:
     )
 
 
+@cache
+def _lineages() -> Select[Any]:
+    query = select(lineage).where(lineage.c.pair_id.in_(_ids()), lineage.c.retired_at.is_(None))
+    return query.order_by(lineage.c.id)
+
+
 def lineages(tx: Transaction, ids: Collection[int]) -> list[Lineage]:
     """The open lineages of some pairs."""
-    query = select(lineage).where(lineage.c.pair_id.in_(list(ids)), lineage.c.retired_at.is_(None))
-    return [_lineage(row) for row in tx.execute(query.order_by(lineage.c.id))]
+    return [_lineage(row) for row in tx.execute(_lineages(), {"ids": list(ids)})]
 
 
 def lineage_at(tx: Transaction, pair_id: int, ca: str) -> Lineage | None:
@@ -197,13 +230,17 @@ def _state(row: Any) -> PairState:
     )
 
 
+@cache
+def _states() -> Select[Any]:
+    return select(pair_state).where(pair_state.c.pair_id.in_(_ids()))
+
+
 def states(tx: Transaction, ids: Collection[int]) -> dict[int, PairState]:
-    rows = tx.execute(select(pair_state).where(pair_state.c.pair_id.in_(list(ids))))
-    return {row.pair_id: _state(row) for row in rows}
+    return {row.pair_id: _state(row) for row in tx.execute(_states(), {"ids": list(ids)})}
 
 
 def state(tx: Transaction, pair_id: int) -> PairState:
-    return _state(tx.execute(select(pair_state).where(pair_state.c.pair_id == pair_id)).one())
+    return _state(tx.execute(_states(), {"ids": [pair_id]}).one())
 
 
 def put_certificate(
@@ -225,27 +262,53 @@ def set_backup_ok(tx: Transaction, seen: PairState, until: datetime | None) -> b
 
 
 def _change(tx: Transaction, seen: PairState, values: dict[str, Any]) -> bool:
-    result = tx.execute(update(pair_state).where(*as_seen(seen)).values(**values))
-    return result.rowcount == 1
+    return tx.execute(_update_as_seen(), {**seen_values(seen), **values}).rowcount == 1
 
 
-def as_seen(seen: PairState) -> tuple[Any, ...]:
-    """The comparison that guards every write of a pair's state: epoch, serving and standby are as they were read."""
+@cache
+def _update_as_seen() -> Update:
+    return update(pair_state).where(*as_seen())
+
+
+def as_seen() -> tuple[ColumnElement[bool], ...]:
+    """The comparison that guards every write of a pair's state: epoch, serving and standby are as they were read.
+
+    What they are compared with is given when the statement is carried out, by ``seen_values``.
+    """
     return (
-        pair_state.c.pair_id == seen.pair_id,
-        pair_state.c.epoch == seen.epoch,
-        pair_state.c.serving.is_not_distinct_from(seen.serving),
-        pair_state.c.standby.is_not_distinct_from(seen.standby),
+        pair_state.c.pair_id == bindparam("seen_pair"),
+        pair_state.c.epoch == bindparam("seen_epoch"),
+        pair_state.c.serving.is_not_distinct_from(bindparam("seen_serving")),
+        pair_state.c.standby.is_not_distinct_from(bindparam("seen_standby")),
     )
 
 
+def seen_values(seen: PairState) -> dict[str, Any]:
+    return {
+        "seen_pair": seen.pair_id,
+        "seen_epoch": seen.epoch,
+        "seen_serving": seen.serving,
+        "seen_standby": seen.standby,
+    }
+
+
+@cache
+def _set_renew_at() -> Update:
+    return update(lineage).where(lineage.c.id == bindparam("lineage_id"))
+
+
 def set_renew_at(tx: Transaction, lineage_id: int, at: datetime | None) -> None:
-    tx.execute(update(lineage).where(lineage.c.id == lineage_id).values(renew_at=micros(at)))
+    tx.execute(_set_renew_at(), {"lineage_id": lineage_id, "renew_at": micros(at)})
+
+
+@cache
+def _set_next_action() -> Update:
+    return update(pair_state).where(pair_state.c.pair_id == bindparam("of_pair"))
 
 
 def set_next_action(tx: Transaction, pair_id: int, at: datetime | None) -> None:
     """Set the renewal clock of a pair; None where nothing is to come by itself."""
-    tx.execute(update(pair_state).where(pair_state.c.pair_id == pair_id).values(next_action_at=micros(at)))
+    tx.execute(_set_next_action(), {"of_pair": pair_id, "next_action_at": micros(at)})
 
 
 def due(tx: Transaction, limit: int) -> list[int]:
@@ -257,12 +320,3 @@ def due(tx: Transaction, limit: int) -> list[int]:
         .limit(limit)
     )
     return [row.pair_id for row in tx.execute(query)]
-
-
-def in_use(tx: Transaction, certificate_id: int, pair_id: int) -> bool:
-    """Whether the certificate holds a role in its pair."""
-    query = select(func.count()).where(
-        pair_state.c.pair_id == pair_id,
-        or_(pair_state.c.serving == certificate_id, pair_state.c.standby == certificate_id),
-    )
-    return bool(tx.execute(query).scalar_one())

@@ -7,13 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import timedelta
+from functools import cache
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, exists, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    case,
+    exists,
+    or_,
+    select,
+    update,
+)
 
 from dualcert.model.pair import PairState
 from dualcert.policy.due import PROOF_LASTS
 from dualcert.store.database import Transaction
-from dualcert.store.pairs import as_seen
+from dualcert.store.pairs import as_seen, seen_values
 from dualcert.store.tables import (
     blocked_key,
     certificate,
@@ -28,7 +42,7 @@ _DAY = timedelta(days=1) // timedelta(microseconds=1)
 _PROOF = PROOF_LASTS // timedelta(microseconds=1)
 
 
-def standby_usable(at: int, *, opened: bool = False) -> ColumnElement[bool]:
+def standby_usable(at: int | BindParameter[int], *, opened: bool = False) -> ColumnElement[bool]:
     """Whether the standby of a ``pair_state`` row may serve at an instant (microseconds).
 
     ``opened`` says that its key was opened a moment ago, which is better than any remembered proof.
@@ -83,20 +97,22 @@ def _serving_usable_until() -> ColumnElement[int]:
     )
 
 
+@cache
+def _usable() -> Select[Any]:
+    among = pair_state.c.pair_id.in_(bindparam("ids", expanding=True))
+    return select(pair_state.c.pair_id).where(among, standby_usable(bindparam("at")))
+
+
 def usable(tx: Transaction, pairs: Collection[int]) -> set[int]:
     """Those of the pairs whose standby may serve now."""
-    query = select(pair_state.c.pair_id).where(pair_state.c.pair_id.in_(list(pairs)), standby_usable(tx.at))
-    return {row.pair_id for row in tx.execute(query)}
+    return {row.pair_id for row in tx.execute(_usable(), {"ids": list(pairs), "at": tx.at})}
 
 
-def swap(tx: Transaction, seen: PairState, *, opened: bool = False) -> bool:
-    """Exchange the two roles if the row is as ``seen`` and the standby may serve; the epoch grows by one.
-
-    ``next_action_at`` is not written, so that the update touches no index. False where nothing was changed.
-    """
-    result = tx.execute(
+@cache
+def _swap(*, opened: bool) -> Update:
+    return (
         update(pair_state)
-        .where(*as_seen(seen), standby_usable(tx.at, opened=opened))
+        .where(*as_seen(), standby_usable(bindparam("at"), opened=opened))
         .values(
             epoch=pair_state.c.epoch + 1,
             serving=pair_state.c.standby,
@@ -106,4 +122,11 @@ def swap(tx: Transaction, seen: PairState, *, opened: bool = False) -> bool:
             backup_ok_until=_serving_usable_until(),
         )
     )
-    return result.rowcount == 1
+
+
+def swap(tx: Transaction, seen: PairState, *, opened: bool = False) -> bool:
+    """Exchange the two roles if the row is as ``seen`` and the standby may serve; the epoch grows by one.
+
+    ``next_action_at`` is not written, so that the update touches no index. False where nothing was changed.
+    """
+    return tx.execute(_swap(opened=opened), {**seen_values(seen), "at": tx.at}).rowcount == 1

@@ -22,13 +22,15 @@ import pytest
 from dualcert import cli
 from dualcert.clock import SystemClock
 from dualcert.lab import binaries as lab_binaries
-from dualcert.lab.demo import LONGEST_STEP, STEPS, play
+from dualcert.lab.demo import STEPS, play
 from dualcert.lab.demo_tellers import PlainTeller, SilentTeller
 from dualcert.lab.polling import wait_for
 
 DUALCERT = [sys.executable, "-m", "dualcert.cli"]
 NAMES = [name for name, _, _ in STEPS]
-PATIENCE = 60.0
+PATIENCE = 120.0
+DEMO = ["lab", "demo", "--longest", "60s"]
+"""What is seen counts here; how long it took depends on what else the machine does."""
 
 
 def processes_of(folder: Path) -> dict[int, str]:
@@ -92,13 +94,13 @@ def assert_nothing_is_left(folder: Path) -> None:
 
 
 def test_the_incident_is_played_and_every_step_is_as_it_should_be(tmp_path: Path) -> None:
-    status, out, err = run(tmp_path, "lab", "demo", "--json")
+    status, out, err = run(tmp_path, *DEMO, "--json")
 
     assert (status, err) == (0, "")
     shown = json.loads(out)
     assert shown["ok"] is True
     assert [one["name"] for one in shown["steps"]] == NAMES
-    assert all(one["ok"] and one["seconds"] < LONGEST_STEP for one in shown["steps"]), shown
+    assert all(one["ok"] for one in shown["steps"]), shown
     seen = {one["name"]: one["seen"] for one in shown["steps"]}
     assert re.search(r"nginx shows alpha's [0-9a-f]+", seen["handshake"])
     assert "Revoked" in seen["incident"]
@@ -106,28 +108,9 @@ def test_the_incident_is_played_and_every_step_is_as_it_should_be(tmp_path: Path
     assert_nothing_is_left(tmp_path)
 
 
-def test_in_a_pipe_it_tells_the_commands_and_what_was_seen_in_plain_lines(tmp_path: Path) -> None:
-    status, out, err = run(tmp_path, "lab", "demo")
-
-    assert (status, err) == (0, "")
-    assert "\x1b" not in out
-    assert "\r" not in out
-    for command in (
-        "issue example.test '*.example.test'",
-        "failover example.test --revoke",
-        "renew --due",
-        "show example.test",
-    ):
-        assert f"$ dualcert {command}\n" in out
-    assert "the CA says that it was revoked before" in out
-    table = out.partition("STEP ")[2].splitlines()[1:]
-    assert [line.split()[0] for line in table[: len(NAMES)]] == NAMES
-    assert "All as it should be" in out
-
-
 def test_on_a_terminal_it_fits_eighty_columns(tmp_path: Path) -> None:
     screen, terminal = pty.openpty()
-    with started(tmp_path, "lab", "demo", stdout=terminal) as process:
+    with started(tmp_path, *DEMO, stdout=terminal) as process:
         os.close(terminal)
         shown = read_all(screen)
         assert process.wait(PATIENCE) == 0
@@ -160,7 +143,7 @@ FEW = {1, 2, 5}
 
 
 def interrupt_in_step(folder: Path, number: int) -> None:
-    with started(folder, "lab", "demo") as process:
+    with started(folder, *DEMO) as process:
         lines_until(process, f"{number}/{len(STEPS)}")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE)
@@ -182,7 +165,7 @@ def test_ctrl_c_in_any_other_step_leaves_nothing_behind(tmp_path: Path, number: 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_no_server_and_no_command_outlives_it(tmp_path: Path, number: signal.Signals) -> None:
-    with started(tmp_path, "lab", "demo") as process:
+    with started(tmp_path, *DEMO) as process:
         lines_until(process, "     $ dualcert issue")
         assert len(processes_of(tmp_path)) >= 5
         process.send_signal(number)
@@ -217,35 +200,44 @@ def test_a_step_that_is_not_as_it_should_be_ends_the_play(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
-    played = play(Saboteur(tmp_path, at_step=4))
+    played = play(Saboteur(tmp_path, at_step=4), longest=60)
 
     assert not played.ok
     assert [one.ok for one in played.results] == [True, True, True, False]
     assert "alpha" in played.results[-1].seen
+    assert played.results[-1].name == "incident"
     assert_nothing_is_left(tmp_path)
 
 
 class Slow(SystemClock):
-    """Every look at it is eleven seconds after the one before."""
+    """Every look at it is ten seconds and a half after the one before."""
 
     def __init__(self) -> None:
         self._looks = 0
 
     def monotonic(self) -> float:
         self._looks += 1
-        return self._looks * 11.0
+        return self._looks * 10.5
 
 
-def test_a_step_of_more_than_ten_seconds_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_lines_tell_commands_and_what_was_seen_and_a_slow_step_fails_without_ending_the_play(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     said: list[str] = []
 
-    played = play(PlainTeller(said.append), Slow())
+    played = play(PlainTeller(said.append), clock=Slow())
 
     assert not played.ok
-    assert [one.name for one in played.results] == ["start"]
-    assert "after more than 10 s" in played.results[0].seen
-    assert said[-1] == "Not as it should be: start. The steps after it were not played."
+    assert [one.name for one in played.results] == NAMES
+    assert all(one.seen.endswith(", but after more than 10 s") for one in played.results)
+    assert said[-1] == f"Not as it should be: {', '.join(NAMES)}."
+    for command in ("issue example.test '*.example.test'", "failover example.test --revoke", "renew --due"):
+        assert f"     $ dualcert {command}" in said
+    assert any("the CA says that it was revoked before" in line for line in said)
+    table = said[[line.startswith("STEP") for line in said].index(True) + 1 :]
+    assert [line.split()[0] for line in table[: len(NAMES)]] == NAMES
+    assert not any("\x1b" in line for line in said)
 
 
 # --- the lab, until Ctrl-C --------------------------------------------------------------------------------

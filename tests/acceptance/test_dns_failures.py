@@ -260,7 +260,7 @@ def test_a_value_that_the_provider_lost_is_added_again(
         return add - set(lost)
 
     built = Peculiarity(lambda real: Peculiar(real, spoil=lose_one))
-    result = program.run("issue", name, "--json", build=built)
+    result = program.run("issue", name, f"*.{name}", "--json", build=built)
 
     assert result.status == 0, result
     assert result.json["protection"] == "protected"
@@ -362,7 +362,6 @@ def test_no_ca_is_asked_before_every_server_shows_the_values(
     assert result.status == 0, result
     kinds = [event["kind"] for event in program.events(name)]
     assert kinds.index("published") < kinds.index("answered")
-    assert kinds.count("published") == 1
     assert lab.leftovers() == {}
 
 

@@ -108,6 +108,7 @@ def test_where_the_primarys_order_is_lost_for_good_the_backup_serves_at_once(
     view = result.json
     assert (view["epoch"], view["primary"]["ca"], view["primary"]["state"]) == (1, "beta", "serving")
     assert (view["backup"]["ca"], view["backup"]["state"]) == ("alpha", "waiting")
+    assert len(scene.orders()) == 1
     assert served(lab) == view["primary"]["certificate"]["sha256"]
     scene.proxy.calm()
     whole = scene.program.done("renew", scene.name, "--json").json

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from dualcert.clock import SystemClock
+from dualcert.lab import LabOptions, LabServers
 from dualcert.lab.https import fetch
 from dualcert.ports.keys import KeyContext
 from tests.faults import AFTER, BEFORE, Death, Life, Nursery, Point
@@ -207,7 +208,10 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 
 @pytest.fixture
 def scene(lab: ProjectLab, program: Program, nursery: Nursery, tmp_path: Path) -> Scene:
-    empty = tmp_path / "empty.db"
+    return set_in(lab, program, nursery, tmp_path / "empty.db")
+
+
+def set_in(lab: ProjectLab, program: Program, nursery: Nursery, empty: Path) -> Scene:
     shutil.copy(lab.directory / "dualcert.db", empty)
     return Scene(lab, program, nursery, empty)
 
@@ -354,6 +358,19 @@ def test_a_failover_that_died_is_finished_by_the_next_and_never_reversed(scene: 
 
 def test_a_refill_that_died_is_taken_up_by_the_next_scheduled_run(scene: Scene) -> None:
     assert each(OF_REFILL, lambda death: refill_dies(scene, death)) == []
+
+
+def test_a_challenge_that_the_ca_is_still_looking_at_is_not_answered_again(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    with (
+        LabServers.start(tmp_path / "lab", LabOptions(va_sleep=True)) as servers,
+        ProjectLab.on(servers, tmp_path / "project") as lab,
+    ):
+        program = Program(lab.config_path)
+        program.done("init")
+
+        assert issue_dies(set_in(lab, program, nursery, tmp_path / "empty.db"), after("ca beta: answer"))
 
 
 # --- everything ------------------------------------------------------------------------------------------

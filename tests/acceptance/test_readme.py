@@ -232,7 +232,7 @@ def test_every_option_in_the_table_is_one_of_its_command() -> None:
 
 
 def test_every_option_of_a_command_is_in_the_table_but_time_limits_and_shared_ones() -> None:
-    shared = {"--config", "--json", "--verbose", "--log-format", "--timeout", "--dir"}
+    shared = {"--config", "--json", "--verbose", "--log-format", "--timeout"}
     for words, said in described().items():
         own = {
             option for parameter in command_of(words).params for option in parameter.opts if "--" in option

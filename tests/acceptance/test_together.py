@@ -141,7 +141,8 @@ def test_twenty_threads_fail_a_pair_over_once(
 
 
 @pytest.mark.parametrize(
-    ("count", "seconds"), [(8, 1.0), pytest.param(20, 0.0), pytest.param(20, 5.0, marks=pytest.mark.long)]
+    ("count", "seconds"),
+    [(8, 1.0), *(pytest.param(20, spread, marks=pytest.mark.long) for spread in (0.0, 5.0))],
 )
 def test_many_processes_fail_a_pair_over_once(
     lab: ProjectLab, program: Program, name: str, tmp_path: Path, count: int, seconds: float
@@ -511,10 +512,9 @@ def test_a_process_stopped_in_a_revocation_finds_it_done(lab: ProjectLab, scene:
 # --- what is made due while somebody holds it ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("by", ["schedule", "wake"])
 @pytest.mark.parametrize("put_back_at", [timedelta(minutes=5), None])
 def test_what_was_made_due_while_it_was_held_is_due_when_it_is_put_back(
-    program: Program, name: str, by: str, put_back_at: timedelta | None
+    program: Program, name: str, put_back_at: timedelta | None
 ) -> None:
     """Whoever made it due knew more than the step that ends: its pause, and its waiting for a person, are void."""
     program.done("issue", name)
@@ -524,10 +524,7 @@ def test_what_was_made_due_while_it_was_held_is_due_when_it_is_put_back(
     with store.write() as tx:
         [row] = work.claim(tx, "one|of|us", kinds=[WorkKind.DEPLOYMENT], limit=1)
     with store.write() as tx:
-        if by == "schedule":
-            work.schedule(tx, WorkKind.DEPLOYMENT, row.pair_id, tx.now, target=row.target)
-        else:
-            work.wake(tx, WorkKind.DEPLOYMENT, row.pair_id)
+        work.schedule(tx, WorkKind.DEPLOYMENT, row.pair_id, tx.now, target=row.target)
     with store.write() as tx:
         assert work.claim(tx, "another", kinds=[WorkKind.DEPLOYMENT], limit=1) == [], (
             "it is held all the same"

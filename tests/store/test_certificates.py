@@ -62,8 +62,10 @@ def test_serials_are_bytes_and_kept_to_the_last_bit(store: Store, serial: bytes)
 def test_two_cas_may_use_one_serial_but_no_ca_twice(store: Store) -> None:
     with store.write() as tx:
         pair = a_pair(tx)
-        a_certificate(tx, pair, PRIMARY, serial=HIGH_BIT)
-        a_certificate(tx, pair, BACKUP, serial=HIGH_BIT)
+        of_both = [a_certificate(tx, pair, ca, serial=HIGH_BIT) for ca in (PRIMARY, BACKUP)]
+        for one in of_both:
+            assert certificates.find_serial(tx, HIGH_BIT, one.issuer_hash) == one
+            assert certificates.find_serial(tx, HIGH_BIT[1:], one.issuer_hash) is None
     with pytest.raises(StoreError, match="UNIQUE"), store.write() as tx:
         a_certificate(tx, pair, PRIMARY, serial=HIGH_BIT)
 

@@ -314,3 +314,46 @@ def test_a_dead_process_of_this_machine_loses_its_rows_at_once_and_nobody_else(e
     assert in_table(engine, rows[elsewhere]) == rows[elsewhere]
     assert in_table(engine, rows[alive]) == rows[alive]
     assert in_table(engine, mine) == mine
+
+
+# --- woken while held ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Failed("rejected"),
+        Later(FakeClock().now() + timedelta(days=1), "unfit", failed=True, waiting_for=DAY),
+        Later(FakeClock().now() + timedelta(hours=1), "429", failed=True),
+    ],
+    ids=["a person", "a day", "back-off"],
+)
+def test_that_another_step_of_the_pair_has_moved_shortens_no_pause(
+    engine: Engine, clock: FakeClock, outcome: Outcome
+) -> None:
+    row = held(engine)
+    clock.advance(1)
+    with engine.world.store.write() as tx:
+        work.wake(tx, ORDER, row.pair_id)
+    assert engine.settle(row, outcome) is None
+    assert engine.claim([ORDER], 1) == []
+    found = in_table(engine, row)
+    assert found is not None
+    if isinstance(outcome, Later):
+        assert (found.due_at, found.waiting_for) == (outcome.at, outcome.waiting_for)
+    else:
+        assert (found.due_at, found.waiting_for) == (None, PERSON)
+
+
+def test_what_waited_is_due_at_once_where_another_step_has_moved_meanwhile(
+    engine: Engine, clock: FakeClock
+) -> None:
+    row = held(engine)
+    one = engine.settle(row, Waiting("publication", "until the values are seen"))
+    assert one is not None
+    clock.advance(1)
+    with engine.world.store.write() as tx:
+        work.wake(tx, ORDER, row.pair_id)
+    engine.release([one])
+    [[again]] = engine.claim([ORDER], 1)
+    assert again.id == row.id

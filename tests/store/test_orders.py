@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -44,7 +45,6 @@ def test_an_order_is_written_down_with_its_key_before_it_leaves(store: Store, cl
         assert orders.open_order(tx, pair.id, BACKUP) == begun
         assert orders.open_order(tx, pair.id, PRIMARY) is None
         assert certificates.wrapped(tx, begun.spki) == WrappedKey(begun.spki, "two", "kek", b"a wrapped key")
-        assert certificates.is_known_key(tx, begun.spki)
         assert orders.last_issuance(tx, pair.id) == begun.issuance_id
 
 
@@ -222,3 +222,43 @@ def test_spent_values_are_not_needed_and_only_they_are_forgotten(store: Store) -
         assert orders.needed(tx, pair.id) == 1
         orders.forget(tx, orders.records(tx, pair_id=pair.id))
         assert [one.value for one in orders.records(tx, pair_id=pair.id)] == ["3"]
+
+
+def test_what_came_out_late_is_remembered_anew_unless_an_order_needs_it(
+    store: Store, clock: FakeClock
+) -> None:
+    with store.write() as tx:
+        pair = a_pair(tx)
+        over, under_way = an_order(tx, pair), an_order(tx, pair)
+        orders.remember(tx, over, "corp", [value("late"), value("taken over")])
+        late = orders.records(tx, order_id=over.id)
+        orders.spend(tx, over.id)
+        orders.forget(tx, orders.records(tx, order_id=over.id))
+        orders.remember(tx, under_way, "corp", [value("taken over")])
+        assert orders.spend_again(tx, late) == 1
+        assert states(tx, under_way) == {"taken over": RecordState.REMEMBERED}
+        [again] = orders.records(tx, order_id=over.id)
+        assert replace(again, id=late[0].id) == replace(late[0], state=RecordState.SPENT)
+    clock.advance(1)
+    with store.write() as tx:
+        assert orders.spend_again(tx, late) == 1
+        [again] = orders.records(tx, order_id=over.id)
+        assert (again.value, again.since) == ("late", clock.now())
+        assert orders.spend_again(tx, []) == 0
+
+
+def test_a_value_that_was_spent_again_while_it_was_withdrawn_is_not_forgotten(
+    store: Store, clock: FakeClock
+) -> None:
+    with store.write() as tx:
+        order = an_order(tx, a_pair(tx))
+        orders.remember(tx, order, "corp", [value("a"), value("b")])
+        orders.spend(tx, order.id)
+        withdrawn = orders.records(tx, order_id=order.id)
+    clock.advance(1)
+    with store.write() as tx:
+        assert orders.spend_again(tx, [one for one in withdrawn if one.value == "a"]) == 1
+        orders.forget(tx, withdrawn)
+        assert states(tx, order) == {"a": RecordState.SPENT}
+        orders.forget(tx, [])
+        assert states(tx, order) == {"a": RecordState.SPENT}

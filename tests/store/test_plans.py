@@ -12,7 +12,7 @@ from sqlalchemy import event
 
 from dualcert.model.deployment import How
 from dualcert.model.events import EventKind
-from dualcert.model.order import OrderStep, RecordState
+from dualcert.model.order import ChallengeRecord, OrderStep, RecordState
 from dualcert.model.pair import Pair
 from dualcert.model.signal import Reason
 from dualcert.model.work import WorkKind, WorkRow
@@ -32,6 +32,17 @@ from dualcert.store import (
 from tests.store.building import PRIMARY, a_certificate, a_full_pair, an_order
 
 ALL = tuple(WorkKind)
+
+
+def a_record(tx: Transaction, pair: Pair) -> ChallengeRecord:
+    """A value as an order of the pair would have left it."""
+    order = an_order(tx, pair)
+    words = ("zone", "record", "value", "identifier", "authorization", "challenge")
+    orders.remember(tx, order, "corp", [dict.fromkeys(words, "_acme-challenge.example.com")])
+    [found] = orders.records(tx, order_id=order.id)
+    return found
+
+
 Act = Callable[[Transaction, Pair, WorkRow], object]
 
 ACTS: dict[str, Act] = {
@@ -83,6 +94,11 @@ ACTS: dict[str, Act] = {
     "pair's records": lambda tx, pair, row: orders.records(tx, pair_id=1, states=[RecordState.ADDED]),
     "values at a name": lambda tx, pair, row: orders.values_at(tx, ["_acme-challenge.example.com"]),
     "spend": lambda tx, pair, row: orders.spend(tx, an_order(tx, pair).id),
+    "spend again": lambda tx, pair, row: orders.spend_again(tx, [a_record(tx, pair)]),
+    "forget": lambda tx, pair, row: orders.forget(tx, [a_record(tx, pair)]),
+    "remembered coverage": lambda tx, pair, row: certificates.also_covers(tx, 1, pair.names_digest),
+    "names' digest": lambda tx, pair, row: pairs.names_digest(tx, pair.id),
+    "block a key": lambda tx, pair, row: certificates.block_key(tx, b"spki", "a test"),
     "needed": lambda tx, pair, row: orders.needed(tx, pair.id),
     "account": lambda tx, pair, row: accounts.get(tx, PRIMARY),
     "arrival": lambda tx, pair, row: deployments.arrived(tx, pair.id, "web", 0, 1),

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, update
+from sqlalchemy import delete, func, select, update
 
 from dualcert.model.certificate import Certificate
 from dualcert.model.pair import Pair
@@ -54,6 +54,15 @@ class Situation:
     ok_until: timedelta | None
 
 
+FIT = Held(
+    revoked=False,
+    blocked=False,
+    coverage="same",
+    not_after=timedelta(days=60),
+    life=timedelta(days=90),
+    proved=timedelta(0),
+    key_kept=True,
+)
 holdings = st.builds(
     Held,
     revoked=st.sampled_from([False, False, True]),
@@ -118,7 +127,24 @@ def expected_trust(tx: Transaction, serving: Certificate | None, held: Held | No
 
 
 @pytest.mark.parametrize("opened", [False, True], ids=["as proved once", "key opened just now"])
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=120,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    phases=[
+        Phase.explicit,
+        Phase.reuse,
+        Phase.generate,
+    ],  # a situation says enough; making it smaller takes minutes
+)
+@example(situation=Situation(FIT, FIT, MOMENT))
+@example(situation=Situation(FIT, FIT, timedelta(0)))
+@example(situation=Situation(FIT, FIT, None))
+@example(situation=Situation(replace(FIT, not_after=MOMENT), FIT, MOMENT))
+@example(situation=Situation(replace(FIT, not_after=timedelta(0)), FIT, MOMENT))
+@example(situation=Situation(replace(FIT, coverage="of another pair"), FIT, MOMENT))
+@example(situation=Situation(FIT, replace(FIT, revoked=True), MOMENT))
+@example(situation=Situation(FIT, replace(FIT, blocked=True), MOMENT))
 @given(situation=situations)
 def test_sql_promotes_exactly_where_the_policy_has_no_objection(
     store: Store, opened: bool, situation: Situation
@@ -144,6 +170,18 @@ def test_sql_promotes_exactly_where_the_policy_has_no_objection(
             backup_lineage=before.primary_lineage,
             backup_ok_until=expected_trust(tx, serving, situation.serving),
         )
+
+
+def test_a_life_that_no_ten_divides_leaves_a_whole_number_in_the_row(store: Store) -> None:
+    held = replace(FIT, life=timedelta(days=3, microseconds=7), not_after=timedelta(days=2))
+    with store.write() as tx:
+        pair, serving, _ = build(tx, Situation(held, held, timedelta(days=1)))
+        assert serving is not None
+        assert promotion.swap(tx, pairs.state(tx, pair.id))
+        kept = tx.execute(select(func.typeof(tables.pair_state.c.backup_ok_until))).all()
+        assert {row[0] for row in kept} == {"integer", "null"}
+        until = usable_until(serving.not_before, serving.not_after, tx.now)
+        assert pairs.state(tx, pair.id).backup_ok_until == until
 
 
 def test_usable_answers_for_many_pairs_at_once(store: Store) -> None:

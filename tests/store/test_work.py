@@ -122,6 +122,14 @@ def test_the_longest_due_are_claimed_first_and_no_more_than_asked(store: Store, 
         assert claim(tx) == []
 
 
+def test_of_some_pairs_too_the_longest_due_are_claimed_first(store: Store, clock: FakeClock) -> None:
+    with store.write() as tx:
+        for pair in range(1, 6):
+            work.schedule(tx, ORDER, pair, tx.now - pair * MINUTE, ca="alpha")
+        found = work.claim(tx, "me", kinds=ALL, limit=2, pairs=range(1, 5))
+        assert {row.pair_id for row in found} == {4, 3}
+
+
 def test_a_claim_is_for_some_kinds_some_pairs_and_not_for_some_cas(store: Store) -> None:
     with store.write() as tx:
         for pair in (1, 2):
