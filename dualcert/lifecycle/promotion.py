@@ -190,6 +190,7 @@ def _objections(tx: Transaction, pair: Pair, state: PairState) -> tuple[str, ...
         covers=certificates.covers(tx, standby, pair.names_digest),
         # Opened just now: even the last hours may be used, which a mass failover leaves as a margin.
         ok_until=standby.not_after,
+        revocation_wanted=revocations.is_wanted(tx, standby.id),
     )
     return objections(facts, tx.now)
 

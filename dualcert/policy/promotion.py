@@ -15,6 +15,7 @@ class StandbyFacts:
     not_after: datetime
     covers: bool
     ok_until: datetime | None
+    revocation_wanted: bool = False
 
 
 def objections(facts: StandbyFacts | None, now: datetime) -> tuple[str, ...]:
@@ -24,6 +25,8 @@ def objections(facts: StandbyFacts | None, now: datetime) -> tuple[str, ...]:
     found = []
     if facts.revoked:
         found.append("the backup certificate is revoked")
+    if facts.revocation_wanted:
+        found.append("the backup certificate's revocation has been asked for")
     if facts.blocked:
         found.append("the backup's key is blocked after a compromise")
     if facts.not_after <= now:

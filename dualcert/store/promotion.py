@@ -35,6 +35,7 @@ from dualcert.store.tables import (
     pair,
     pair_state,
     revocation,
+    revocation_request,
     wrapped_key,
 )
 
@@ -67,6 +68,7 @@ def standby_usable(at: int | BindParameter[int], *, opened: bool = False) -> Col
             certificate.c.not_after > at,
             covers,
             ~exists().where(revocation.c.certificate_id == certificate.c.id),
+            ~exists().where(revocation_request.c.certificate_id == certificate.c.id),
             ~exists().where(blocked_key.c.spki == certificate.c.spki),
         )
         .correlate(pair_state)
@@ -90,6 +92,8 @@ def _serving_usable_until() -> ColumnElement[int]:
         .where(
             certificate.c.id == pair_state.c.serving,
             ~exists().where(revocation.c.certificate_id == certificate.c.id),
+            ~exists().where(revocation_request.c.certificate_id == certificate.c.id),
+            ~exists().where(revocation_request.c.certificate_id == certificate.c.id),
             ~exists().where(blocked_key.c.spki == certificate.c.spki),
         )
         .correlate(pair_state)

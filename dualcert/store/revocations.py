@@ -52,6 +52,14 @@ def wanted(tx: Transaction, pair_id: int) -> list[RevocationRequest]:
     return [_request(row) for row in rows]
 
 
+def is_wanted(tx: Transaction, certificate_id: int) -> bool:
+    """Whether the certificate's revocation has been asked for and is not answered yet."""
+    query = select(revocation_request.c.certificate_id).where(
+        revocation_request.c.certificate_id == certificate_id
+    )
+    return tx.execute(query).first() is not None
+
+
 def settle(tx: Transaction, certificate_id: int) -> None:
     """The request is answered, or void."""
     tx.execute(delete(revocation_request).where(revocation_request.c.certificate_id == certificate_id))

@@ -12,6 +12,7 @@ from sqlalchemy import delete, func, select, update
 
 from dualcert.model.certificate import Certificate
 from dualcert.model.pair import Pair
+from dualcert.model.signal import Reason
 from dualcert.policy.due import usable_until
 from dualcert.policy.promotion import StandbyFacts, objections
 from dualcert.store import Store, Transaction, certificates, pairs, promotion, revocations, tables
@@ -39,6 +40,7 @@ class Held:
     """A certificate of the pair; instants are relative to now."""
 
     revoked: bool
+    revocation_wanted: bool
     blocked: bool
     coverage: str
     not_after: timedelta
@@ -56,6 +58,7 @@ class Situation:
 
 FIT = Held(
     revoked=False,
+    revocation_wanted=False,
     blocked=False,
     coverage="same",
     not_after=timedelta(days=60),
@@ -66,6 +69,7 @@ FIT = Held(
 holdings = st.builds(
     Held,
     revoked=st.sampled_from([False, False, True]),
+    revocation_wanted=st.sampled_from([False, False, True]),
     blocked=st.sampled_from([False, False, True]),
     coverage=st.sampled_from(["same", "same", "remembered", "of another pair", "none"]),
     not_after=offsets,
@@ -101,6 +105,8 @@ def _certificate(tx: Transaction, pair: Pair, ca: str, held: Held) -> Certificat
         tx.execute(tables.coverage.insert().values(**values))
     if held.revoked:
         revocations.revoked(tx, made.id, "superseded", "a test")
+    if held.revocation_wanted:
+        revocations.want(tx, made.id, pair.id, Reason.SUPERSEDED, tx.now, unverified=False)
     if held.blocked:
         certificates.block_key(tx, made.spki, "a test")
     of_its_key = tables.wrapped_key.c.spki == made.spki
@@ -117,11 +123,14 @@ def facts(tx: Transaction, pair: Pair, ok_until: datetime | None) -> StandbyFact
         return None
     standby = standing.certificate
     covers = certificates.covers(tx, standby, pair.names_digest)
-    return StandbyFacts(standing.revoked, standing.blocked, standby.not_after, covers, ok_until)
+    wanted = revocations.is_wanted(tx, standby.id)
+    return StandbyFacts(standing.revoked, standing.blocked, standby.not_after, covers, ok_until, wanted)
 
 
 def expected_trust(tx: Transaction, serving: Certificate | None, held: Held | None) -> datetime | None:
-    if serving is None or held is None or held.revoked or held.blocked or not held.key_kept:
+    if serving is None or held is None or not held.key_kept:
+        return None
+    if held.revoked or held.revocation_wanted or held.blocked:
         return None
     return usable_until(serving.not_before, serving.not_after, tx.now + held.proved)
 
@@ -144,6 +153,7 @@ def expected_trust(tx: Transaction, serving: Certificate | None, held: Held | No
 @example(situation=Situation(replace(FIT, not_after=timedelta(0)), FIT, MOMENT))
 @example(situation=Situation(replace(FIT, coverage="of another pair"), FIT, MOMENT))
 @example(situation=Situation(FIT, replace(FIT, revoked=True), MOMENT))
+@example(situation=Situation(replace(FIT, revocation_wanted=True), FIT, MOMENT))
 @example(situation=Situation(FIT, replace(FIT, blocked=True), MOMENT))
 @given(situation=situations)
 def test_sql_promotes_exactly_where_the_policy_has_no_objection(
