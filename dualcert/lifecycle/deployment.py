@@ -20,7 +20,7 @@ from dualcert.model.work import Done, Later, Outcome, WorkKind, WorkRow
 from dualcert.policy import backoff
 from dualcert.policy.backoff import Failure
 from dualcert.ports.deploy import Placement, Version
-from dualcert.store import Transaction, certificates, deployments, events, pairs, work
+from dualcert.store import Transaction, certificates, deployments, events, leases, pairs, work
 
 _LOOKS = 16
 """About ten seconds of looking until an endpoint that shows another certificate counts as a failure."""
@@ -62,14 +62,14 @@ def deploy(world: World, rows: Sequence[WorkRow], owner: str) -> list[Outcome]:
     target = world.target(rows[0].target)
     lease = f"target:{target.name}"
     with world.store.write() as tx:
-        ours = work.take_lease(tx, lease, owner)
+        ours = leases.take(tx, lease, owner)
     if not ours:
         return [look_again(world, row, f"another process is switching {target.name}") for row in rows]
     try:
         return _switch(world, rows, target)
     finally:
         with world.store.write() as tx:
-            work.drop_lease(tx, lease, owner)
+            leases.drop(tx, lease, owner)
 
 
 def _switch(world: World, rows: Sequence[WorkRow], target: TargetBinding) -> list[Outcome]:

@@ -15,7 +15,7 @@ from dualcert.lifecycle.engine import ALL_KINDS, Engine, Held
 from dualcert.lifecycle.pool import Pool
 from dualcert.model.events import Event
 from dualcert.model.work import Later, WorkKind, WorkRow
-from dualcert.store import events, work
+from dualcert.store import events, leases, work
 
 _POLL = timedelta(milliseconds=250)
 _FOLLOW = timedelta(milliseconds=50)
@@ -23,7 +23,7 @@ _AT_ONCE = 64
 _GRACE = timedelta(seconds=35)
 """How long after the deadline a step that is under way may still end: a request ends in 30 s."""
 
-_RENEW_EVERY = work.LEASE_SECONDS / 3
+_RENEW_EVERY = leases.LEASE_SECONDS / 3
 _AT_A_CA = frozenset({WorkKind.ORDER, WorkKind.REVOCATION})
 _POOLS = {
     WorkKind.PUBLICATION: "dns",
@@ -229,7 +229,7 @@ class _Run:
         while not stop.wait(_RENEW_EVERY):
             # A database that is away for a moment is met by the steps themselves; the lease outlives two misses.
             with contextlib.suppress(StoreUnavailable), self._world.store.write() as tx:
-                work.renew_leases(tx, self._engine.owner)
+                leases.renew(tx, self._engine.owner)
 
     def _release(self) -> None:
         busy = [Held(row, self._now(), "") for row in self._busy.values()]

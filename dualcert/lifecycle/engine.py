@@ -25,7 +25,7 @@ from dualcert.model.work import (
 )
 from dualcert.policy import backoff
 from dualcert.policy.backoff import IN_MEMORY, Failure
-from dualcert.store import Transaction, pairs, work
+from dualcert.store import Transaction, leases, pairs, work
 
 log = logging.getLogger(__name__)
 
@@ -200,8 +200,8 @@ class Engine:
     def take_from_the_dead(self) -> None:
         """What a process of this machine held when it died is free at once."""
         with self.world.store.read() as tx:
-            gone = [owner for owner in work.owners(tx) if owner != self.owner and is_dead(owner)]
+            gone = [owner for owner in leases.owners(tx) if owner != self.owner and is_dead(owner)]
         if gone:
             with self.world.store.write() as tx:
                 for owner in gone:
-                    work.release_owner(tx, owner)
+                    leases.release_owner(tx, owner)

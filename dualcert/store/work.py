@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
-    CompoundSelect,
     Delete,
     Insert,
     Select,
@@ -30,10 +29,9 @@ from dualcert.errors import LeaseLost
 from dualcert.model.work import ANOTHER_STEP, WorkKind, WorkRow
 from dualcert.store.columns import instant, micros
 from dualcert.store.database import Transaction, database_now, upsert
-from dualcert.store.tables import lease, work
+from dualcert.store.leases import LEASE
+from dualcert.store.tables import work
 
-LEASE_SECONDS = 60
-_LEASE = LEASE_SECONDS * 1_000_000
 _WOKEN = "woken"
 """``waiting_for`` of a held row that another step of its pair has moved on for."""
 
@@ -163,7 +161,7 @@ def _take(of_pairs: bool, excepting: bool, of_target: bool) -> ReturningUpdate[A
     return (
         update(work)
         .where(work.c.id.in_(due))
-        .values(owner=bindparam("new_owner"), lease_until=database_now + _LEASE, fence=work.c.fence + 1)
+        .values(owner=bindparam("new_owner"), lease_until=database_now + LEASE, fence=work.c.fence + 1)
         .returning(*work.c)
     )
 
@@ -271,29 +269,6 @@ def release(tx: Transaction, rows: Iterable[WorkRow]) -> None:
         )
 
 
-def renew_leases(tx: Transaction, owner: str) -> None:
-    """Prolong everything that ``owner`` holds."""
-    until = database_now + _LEASE
-    tx.execute(update(work).where(work.c.owner == owner).values(lease_until=until))
-    tx.execute(update(lease).where(lease.c.owner == owner).values(until=until))
-
-
-@cache
-def _owners() -> CompoundSelect[Any]:
-    return select(work.c.owner).where(work.c.owner.is_not(None)).union(select(lease.c.owner))
-
-
-def owners(tx: Transaction) -> list[str]:
-    """Who holds anything at this moment."""
-    return [row.owner for row in tx.execute(_owners())]
-
-
-def release_owner(tx: Transaction, owner: str) -> None:
-    """Take everything from an owner that is known to be dead."""
-    tx.execute(update(work).where(work.c.owner == owner).values(owner=None, lease_until=None))
-    tx.execute(delete(lease).where(lease.c.owner == owner))
-
-
 def of_pairs(
     tx: Transaction, pairs: Collection[int], kinds: Collection[WorkKind] | None = None
 ) -> list[WorkRow]:
@@ -396,27 +371,6 @@ def hurry(tx: Transaction, pair_id: int, kinds: Collection[WorkKind], *, spare: 
         )
         .values(due_at=tx.at, waiting_for=None)
     )
-
-
-@cache
-def _take_lease() -> Insert:
-    statement = upsert(lease)
-    return statement.values(
-        name=bindparam("name"), owner=bindparam("owner"), until=database_now + _LEASE
-    ).on_conflict_do_update(
-        index_elements=["name"],
-        set_={"owner": statement.excluded.owner, "until": statement.excluded.until},
-        where=or_(lease.c.owner == statement.excluded.owner, lease.c.until <= database_now),
-    )
-
-
-def take_lease(tx: Transaction, name: str, owner: str) -> bool:
-    """Take or prolong a named lease; False where somebody else holds it."""
-    return tx.execute(_take_lease(), {"name": name, "owner": owner}).rowcount == 1
-
-
-def drop_lease(tx: Transaction, name: str, owner: str) -> None:
-    tx.execute(delete(lease).where(lease.c.name == name, lease.c.owner == owner))
 
 
 @cache

@@ -20,7 +20,9 @@ def served(lab: ProjectLab, name: str) -> str:
     return hashlib.sha256(lab.handshake(name)).hexdigest()
 
 
-def test_a_pair_for_a_name_and_its_wildcard_is_issued_and_served(lab: ProjectLab, program: Program, name: str) -> None:
+def test_a_pair_for_a_name_and_its_wildcard_is_issued_and_served(
+    lab: ProjectLab, program: Program, name: str
+) -> None:
     result = program.run("issue", name, f"*.{name}", "--json")
 
     assert result.status == 0, result
@@ -54,7 +56,12 @@ def test_failover_with_revocation_then_refill_makes_the_pair_whole_again(
     assert after["from"] == {"ca": "alpha", "serial": before["primary"]["certificate"]["serial"]}
     assert after["to"] == {"ca": "beta", "serial": before["backup"]["certificate"]["serial"]}
     assert after["targets"][0]["verified"] == "wire"
-    assert (after["epoch"], after["revoked"], after["refill"], after["dry_run"]) == (1, True, "scheduled", False)
+    assert (after["epoch"], after["revoked"], after["refill"], after["dry_run"]) == (
+        1,
+        True,
+        "scheduled",
+        False,
+    )
     assert served(lab, name) == before["backup"]["certificate"]["sha256"]
     assert program.show(name)["protection"] == "unprotected"
     assert program.show(name)["backup"]["state"] == "revoked"
@@ -84,7 +91,9 @@ def test_failover_is_a_goal_and_not_a_toggle(program: Program, name: str) -> Non
     assert program.show(name)["primary"]["ca"] == "alpha"
 
 
-def test_failover_without_revocation_keeps_the_old_certificate_as_the_standby(program: Program, name: str) -> None:
+def test_failover_without_revocation_keeps_the_old_certificate_as_the_standby(
+    program: Program, name: str
+) -> None:
     before = program.done("issue", name, "--json").json
 
     shown = program.done("failover", name, "--json").json
@@ -163,7 +172,11 @@ def test_export_writes_the_certificate_and_the_key_only_when_asked(
     program.done("export", name, "--to", str(tmp_path / "plain"))
     program.done("export", name, "--to", str(tmp_path / "secret"), "--role", "backup", "--with-key")
 
-    assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == ["cert.pem", "chain.pem", "fullchain.pem"]
+    assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == [
+        "cert.pem",
+        "chain.pem",
+        "fullchain.pem",
+    ]
     assert (tmp_path / "secret" / "privkey.pem").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "secret" / "bundle.pem").stat().st_mode & 0o777 == 0o600
     assert pair["backup"]["certificate"]["serial"]

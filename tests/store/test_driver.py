@@ -23,7 +23,7 @@ from dualcert.model.events import Event, EventKind
 from dualcert.model.pair import Pair
 from dualcert.model.work import PERSON, WorkKind, WorkRow
 from dualcert.ports.ca import CertificateAuthority
-from dualcert.store import Store, Transaction, deployments, events, pairs, promotion, tables, work
+from dualcert.store import Store, Transaction, deployments, events, leases, pairs, promotion, tables, work
 from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
 from tests.store.worlds import Setting, a_world, issued
 
@@ -73,7 +73,7 @@ def rows_of(world: World, pair: Pair) -> list[WorkRow]:
 
 def leased(world: World) -> list[str]:
     with world.store.read() as tx:
-        return work.owners(tx)
+        return leases.owners(tx)
 
 
 def deployable(tx: Transaction, world: World, *targets: str) -> tuple[Pair, Certificate, Certificate]:
@@ -274,7 +274,7 @@ def test_what_a_dead_process_left_is_taken_up_at_once(world: World, setting: Set
         pair, serving, _ = deployable(tx, world, "web")
         dead = str(new_owner()).rsplit("|", 2)[0] + "|1|1"
         work.claim(tx, dead, kinds=[DEPLOYMENT], limit=1)
-        assert work.take_lease(tx, "target:web", dead)
+        assert leases.take(tx, "target:web", dead)
     assert run(world, seconds=60) < PATIENCE
     assert setting.targets["web"].in_service == {pair.name: serving.sha256}
 

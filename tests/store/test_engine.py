@@ -19,7 +19,7 @@ from dualcert.lifecycle.world import World
 from dualcert.model.work import DAY, PERSON, Done, Failed, Later, Outcome, Waiting, WorkKind, WorkRow
 from dualcert.policy.backoff import IN_MEMORY
 from dualcert.ports.ca import CertificateAuthority
-from dualcert.store import Store, work
+from dualcert.store import Store, leases, work
 from dualcert.store import database as storing
 from dualcert.testing.clock import FakeClock
 from tests.store.building import PRIMARY, a_pair
@@ -207,7 +207,7 @@ def test_an_order_that_failed_for_good_lets_the_backup_serve_and_no_other_does(
 def test_a_row_that_was_lost_meanwhile_is_not_written(engine: Engine, clock: FakeClock) -> None:
     row = held(engine)
     with engine.world.store.write() as tx:
-        work.release_owner(tx, engine.owner)
+        leases.release_owner(tx, engine.owner)
         [theirs] = work.claim(tx, "another", kinds=[ORDER], limit=1)
     for outcome in (Failed("no"), Later(clock.now() + MINUTE, "later"), Later(clock.now(), "x", failed=True)):
         engine.settle(row, outcome)
@@ -244,7 +244,7 @@ def test_deployments_of_pairs_that_nobody_asked_for_are_taken_along(engine: Engi
 def test_a_step_whose_row_was_lost_counts_as_done(engine: Engine) -> None:
     row = held(engine, WorkKind.REFILL)
     with engine.world.store.write() as tx:
-        work.release_owner(tx, engine.owner)
+        leases.release_owner(tx, engine.owner)
     assert engine.advance([row]) == [Done()]
     assert in_table(engine, row) is not None
 

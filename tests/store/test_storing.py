@@ -13,7 +13,7 @@ from dualcert.lifecycle.world import World
 from dualcert.model.order import Order
 from dualcert.model.pair import Pair
 from dualcert.model.work import Done, WorkKind, WorkRow
-from dualcert.store import Store, certificates, events, pairs, promotion, work
+from dualcert.store import Store, certificates, events, leases, pairs, promotion, work
 from dualcert.testing.clock import FakeClock
 from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
 from tests.store.worlds import Setting, a_world, issued, ordered, root_pem, signed
@@ -131,7 +131,7 @@ def test_a_certificate_that_shares_its_root_with_the_other_is_unfit(world: World
 def test_who_lost_the_row_stores_nothing(world: World) -> None:
     pair, order, row = under_way(world, PRIMARY)
     with world.store.write() as tx:
-        work.release_owner(tx, row.owner or "")
+        leases.release_owner(tx, row.owner or "")
     with pytest.raises(LeaseLost):
         arrive(world, pair, order, row)
     with world.store.read() as tx:

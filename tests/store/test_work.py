@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from dualcert.clock import SystemClock, to_microseconds
 from dualcert.errors import LeaseLost
 from dualcert.model.work import DAY, PERSON, WorkKind, WorkRow
-from dualcert.store import Store, Transaction, tables, work
+from dualcert.store import Store, Transaction, leases, tables, work
 from dualcert.testing.clock import FakeClock
 
 ORDER, DEPLOYMENT, REVOCATION = WorkKind.ORDER, WorkKind.DEPLOYMENT, WorkKind.REVOCATION
@@ -223,13 +223,13 @@ def test_leases_are_prolonged_for_their_owner_alone(store: Store) -> None:
     mine = claimed(store, ORDER, "me")
     theirs = claimed(store, REVOCATION, "other")
     with store.write() as tx:
-        assert work.take_lease(tx, "target:web", "me")
+        assert leases.take(tx, "target:web", "me")
         lapse(tx)
-        work.renew_leases(tx, "me")
+        leases.renew(tx, "me")
         taken = claim(tx, "third")
         assert [row.id for row in taken] == [theirs.id]
         work.hold(tx, mine)
-        assert not work.take_lease(tx, "target:web", "third")
+        assert not leases.take(tx, "target:web", "third")
 
 
 Late = Callable[[Transaction, WorkRow], None]
@@ -287,14 +287,14 @@ def test_what_a_dead_owner_held_is_free_at_once_and_what_others_hold_is_not(stor
     dead = claimed(store, ORDER, "dead")
     claimed(store, REVOCATION, "alive")
     with store.write() as tx:
-        assert work.take_lease(tx, "target:web", "dead")
-        assert work.take_lease(tx, "target:mail", "alive")
-        assert sorted(work.owners(tx)) == ["alive", "dead"]
-        work.release_owner(tx, "dead")
-        assert work.owners(tx) == ["alive"]
+        assert leases.take(tx, "target:web", "dead")
+        assert leases.take(tx, "target:mail", "alive")
+        assert sorted(leases.owners(tx)) == ["alive", "dead"]
+        leases.release_owner(tx, "dead")
+        assert leases.owners(tx) == ["alive"]
         assert [row.id for row in claim(tx, "me")] == [dead.id]
-        assert work.take_lease(tx, "target:web", "me")
-        assert not work.take_lease(tx, "target:mail", "me")
+        assert leases.take(tx, "target:web", "me")
+        assert not leases.take(tx, "target:mail", "me")
 
 
 # --- putting back ----------------------------------------------------------------------------------------
@@ -498,21 +498,21 @@ def test_unfinished_is_what_is_due_or_has_failed(store: Store, clock: FakeClock)
 
 def test_a_named_lease_has_one_owner_who_may_take_it_again(store: Store) -> None:
     with store.write() as tx:
-        assert work.take_lease(tx, "target:web", "me")
-        assert work.take_lease(tx, "target:web", "me")
-        assert not work.take_lease(tx, "target:web", "other")
-        assert work.take_lease(tx, "target:mail", "other")
-        work.drop_lease(tx, "target:web", "other")
-        assert not work.take_lease(tx, "target:web", "other")
-        work.drop_lease(tx, "target:web", "me")
-        assert work.take_lease(tx, "target:web", "other")
+        assert leases.take(tx, "target:web", "me")
+        assert leases.take(tx, "target:web", "me")
+        assert not leases.take(tx, "target:web", "other")
+        assert leases.take(tx, "target:mail", "other")
+        leases.drop(tx, "target:web", "other")
+        assert not leases.take(tx, "target:web", "other")
+        leases.drop(tx, "target:web", "me")
+        assert leases.take(tx, "target:web", "other")
 
 
 def test_a_named_lease_ends_by_the_databases_clock(store: Store) -> None:
     with store.write() as tx:
-        assert work.take_lease(tx, "target:web", "me")
+        assert leases.take(tx, "target:web", "me")
         lapse(tx, 5_000_000)
-        assert not work.take_lease(tx, "target:web", "other")
+        assert not leases.take(tx, "target:web", "other")
         lapse(tx)
-        assert work.take_lease(tx, "target:web", "other")
-        assert not work.take_lease(tx, "target:web", "me")
+        assert leases.take(tx, "target:web", "other")
+        assert not leases.take(tx, "target:web", "me")
