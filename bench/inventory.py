@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime, timedelta
+from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Table, insert
@@ -11,124 +12,67 @@ from sqlalchemy import Table, insert
 from dualcert.bootstrap import Application
 from dualcert.clock import to_microseconds
 from dualcert.model import names as naming
-from dualcert.store import Transaction, tables
+from dualcert.store import tables
 
-_DAYS = 60
+_LIFE = timedelta(days=60) // timedelta(microseconds=1)
+
+Row = tuple[Table, dict[str, Any]]
 
 
 def fill(application: Application, pairs: int) -> None:
     """So many whole pairs: two names, two certificates, both seen at the one target."""
-    world = application.world
-    serial = [0]
-    rows: dict[Table, list[dict[str, Any]]] = {
-        table: []
-        for table in (
-            tables.pair,
-            tables.pair_name,
-            tables.pair_target,
-            tables.lineage,
-            tables.certificate,
-            tables.pair_state,
-            tables.observation,
-        )
-    }
-    with world.store.write() as tx:
+    with application.world.store.write() as tx:
+        rows: dict[Table, list[dict[str, Any]]] = {}
         for number in range(1, pairs + 1):
-            _pair(rows, number, tx.now, serial)
-        _insert(tx, rows)
+            for table, row in _pair(number, to_microseconds(tx.now)):
+                rows.setdefault(table, []).append(row)
+        for table, content in rows.items():
+            tx.execute(insert(table), content)
 
 
-def _insert(tx: Transaction, rows: dict[Table, list[dict[str, Any]]]) -> None:
-    for table, content in rows.items():
-        tx.execute(insert(table), content)
-
-
-def _pair(rows: dict[Table, list[dict[str, Any]]], number: int, now: datetime, serial: list[int]) -> None:
-    at, until = to_microseconds(now), to_microseconds(now + timedelta(days=_DAYS))
+def _pair(number: int, at: int) -> Iterator[Row]:
     name = f"pair-{number:06}.example.test"
     names = (name, f"*.{name}")
+    primary, backup = 2 * number - 1, 2 * number
     digest = naming.digest(names)
-    rows[tables.pair].append(
+    made = {"key_type": "ec-p256", "dns": "lab", "first_wait": 600, "created_at": at}
+    yield tables.pair, {"id": number, "name": name, "names_digest": digest, **made}
+    for position, one in enumerate(names):
+        reversed_name = naming.reversed_name(one)
+        yield tables.pair_name, {"pair_id": number, "position": position, "reversed_name": reversed_name}
+    yield tables.pair_target, {"pair_id": number, "target": "web"}
+    for lineage, ca in ((primary, "alpha"), (backup, "beta")):
+        yield from _side(number, lineage, ca, digest, at)
+    roles = {"serving": primary, "standby": backup, "primary_lineage": primary, "backup_lineage": backup}
+    clocks = {"backup_ok_until": at + _LIFE, "next_action_at": at + _LIFE * 2 // 3}
+    yield tables.pair_state, {"pair_id": number, "epoch": 0, **roles, **clocks}
+    seen = {"sha256": _hash(f"certificate {primary}"), "how": "wire", "at": at}
+    yield tables.observation, {"pair_id": number, "target": "web", **seen}
+
+
+def _side(pair: int, number: int, ca: str, digest: bytes, at: int) -> Iterator[Row]:
+    """A lineage and its certificate, which share a number here."""
+    of_pair = {"id": number, "pair_id": pair, "ca": ca}
+    opened = {"domain": f"of {ca}", "opened_at": at, "renew_at": at + _LIFE * 2 // 3}
+    yield tables.lineage, {**of_pair, **opened}
+    issuer = {"issuer": f"CN={ca}", "issuer_hash": _hash(ca), "issuing_key": _hash(f"key of {ca}")}
+    times = {"not_before": at, "not_after": at + _LIFE, "stored_at": at}
+    yield (
+        tables.certificate,
         {
-            "id": number,
-            "name": name,
+            **of_pair,
+            **issuer,
+            **times,
+            "lineage_id": number,
+            "serial": _hash(f"serial {number}")[:16],
+            "sha256": _hash(f"certificate {number}"),
+            "spki": _hash(f"key {number}"),
             "names_digest": digest,
             "key_type": "ec-p256",
-            "dns": "lab",
-            "first_wait": 600,
-            "created_at": at,
-        }
-    )
-    rows[tables.pair_name] += [
-        {"pair_id": number, "position": position, "reversed_name": naming.reversed_name(one)}
-        for position, one in enumerate(names)
-    ]
-    rows[tables.pair_target].append({"pair_id": number, "target": "web"})
-    held = []
-    for side, ca in enumerate(("alpha", "beta")):
-        serial[0] += 1
-        lineage = 2 * number - 1 + side
-        certificate = _certificate(serial[0], number, lineage, ca, digest, at, until)
-        held.append(certificate)
-        rows[tables.certificate].append(certificate)
-        rows[tables.lineage].append(
-            {
-                "id": lineage,
-                "pair_id": number,
-                "ca": ca,
-                "domain": ("primary", "backup")[side],
-                "opened_at": at,
-                "retired_at": None,
-                "renew_at": at + (until - at) * 2 // 3,
-            }
-        )
-    rows[tables.pair_state].append(
-        {
-            "pair_id": number,
-            "epoch": 0,
-            "serving": held[0]["id"],
-            "standby": held[1]["id"],
-            "primary_lineage": 2 * number - 1,
-            "backup_lineage": 2 * number,
-            "backup_ok_until": until,
-            "next_action_at": at + (until - at) * 2 // 3,
-        }
-    )
-    rows[tables.observation].append(
-        {
-            "pair_id": number,
-            "target": "web",
-            "sha256": held[0]["sha256"],
-            "how": "wire",
-            "at": at,
-            "problem": None,
-        }
+            "chain_hash": _hash(f"chain of {ca}"),
+        },
     )
 
 
-def _certificate(
-    number: int, pair: int, lineage: int, ca: str, digest: bytes, at: int, until: int
-) -> dict[str, Any]:
-    def made_up(what: str) -> bytes:
-        return hashlib.sha256(f"{what} {number}".encode()).digest()
-
-    return {
-        "id": number,
-        "pair_id": pair,
-        "lineage_id": lineage,
-        "ca": ca,
-        "serial": made_up("serial")[:16],
-        "issuer": f"CN={ca}",
-        "issuer_hash": hashlib.sha256(ca.encode()).digest(),
-        "issuing_key": hashlib.sha256(f"key of {ca}".encode()).digest(),
-        "root_key": hashlib.sha256(f"root of {ca}".encode()).digest(),
-        "sha256": made_up("certificate"),
-        "spki": made_up("key"),
-        "names_digest": digest,
-        "key_type": "ec-p256",
-        "not_before": at,
-        "not_after": until,
-        "chain_hash": hashlib.sha256(f"chain of {ca}".encode()).digest(),
-        "stored_at": at,
-        "flaw": None,
-    }
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
