@@ -8,8 +8,8 @@ import random
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from importlib.metadata import entry_points, version
+from functools import cache, partial
+from importlib.metadata import EntryPoints, entry_points, version
 from pathlib import Path
 from typing import Any, cast
 
@@ -109,8 +109,14 @@ def _new_pairs(settings: Settings) -> NewPairs:
 # --- plugins ---------------------------------------------------------------------------------------------
 
 
+@cache
+def _plugins(group: str) -> EntryPoints:
+    # Looks into every distribution that is installed.
+    return entry_points(group=group)
+
+
 def _plugin_class(table: PluginTable) -> Any:
-    found = entry_points(group=_GROUPS[table.kind])
+    found = _plugins(_GROUPS[table.kind])
     try:
         return found[table.plugin].load()
     except KeyError:

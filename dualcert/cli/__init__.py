@@ -6,6 +6,7 @@ is handed), output and logs; then one thin module per noun.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None, *, build: Build | None = None) -> in
 
 def entry() -> None:
     """The console script."""
+    # Importing makes a hundred thousand objects that stay: looking through them for garbage takes a sixth of the start.
+    gc.set_threshold(200_000, 20, 20)
     try:
         status = main()
     except KeyboardInterrupt:

@@ -143,6 +143,8 @@ def _finalize(world: World, row: WorkRow, order: Order, client: CertificateAutho
         _independent_lineage(world, tx, order.pair_id, world.ca(order.ca))
         orders.set_step(tx, order.id, OrderStep.FINALIZING)
         validation.spend(tx, order)
+        # The pair's other order may have waited for values that this one turned out not to need.
+        validation.schedule_publication(tx, order.pair_id)
         events.record(tx, EventKind.VALIDATED, "every name is authorized", pair=order.pair_id, ca=order.ca)
     return _under_way(world, row, _send(order, client))
 

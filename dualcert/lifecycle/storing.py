@@ -67,7 +67,7 @@ def _certificate(
         issuing_key=arrival.issuing_key,
         root_key=root_key,
         sha256=arrival.sha256,
-        spki=order.spki if arrival.spki == order.spki else arrival.spki,
+        spki=arrival.spki,
         names_digest=naming.digest(order.names),
         key_type=arrival.key_type,
         not_before=leaf.not_valid_before_utc,

@@ -55,14 +55,19 @@ def prepare(world: World, row: WorkRow, pair: Pair, order: Order, client: Certif
         orders.set_state(tx, answered, RecordState.ANSWERED)
         orders.remember(tx, order, pair.dns, wanted)
         waiting = orders.records(tx, order_id=order.id, states=(RecordState.REMEMBERED, RecordState.ADDED))
-        if waiting:
-            at = gathering.publish_at(
-                tx.now, min(one.since for one in waiting), orders.unanswered(tx, pair.id)
-            )
-            work.schedule(tx, WorkKind.PUBLICATION, pair.id, at)
+        schedule_publication(tx, pair.id)
         if over:
             _schedule_withdrawal(tx, pair.id)
     return _waiting() if waiting else Later(world.clock.now(), "the values are published")
+
+
+def schedule_publication(tx: Transaction, pair_id: int) -> None:
+    """What is remembered goes out when every order that is being placed has told its values, or soon in any case."""
+    waiting = orders.records(tx, pair_id=pair_id, states=(RecordState.REMEMBERED, RecordState.ADDED))
+    if waiting:
+        first = min(one.since for one in waiting)
+        at = gathering.publish_at(tx.now, first, orders.unanswered(tx, pair_id))
+        work.schedule(tx, WorkKind.PUBLICATION, pair_id, at)
 
 
 def _records_of(world: World, order: Order) -> list[ChallengeRecord]:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from dualcert.clock import Clock
-from dualcert.dcv import Zones
 from dualcert.errors import ConfigurationError
 from dualcert.model.pair import KeyType
 from dualcert.model.work import Later, WorkRow
@@ -20,6 +19,9 @@ from dualcert.ports.deploy import Deployer
 from dualcert.ports.dns import DnsProvider
 from dualcert.ports.keys import KeyProtector
 from dualcert.store import Store
+
+if TYPE_CHECKING:
+    from dualcert.dcv import Zones  # a failover needs no DNS
 
 T = TypeVar("T")
 

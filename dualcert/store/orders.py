@@ -158,10 +158,14 @@ def set_step(tx: Transaction, order_id: int, step: OrderStep, error: str | None 
 
 @cache
 def _unanswered() -> Select[Any]:
+    known = exists().where(challenge_record.c.order_id == acme_order.c.id).correlate(acme_order)
     answered = exists().where(
         acme_order.c.pair_id == work.c.pair_id,
         acme_order.c.ca == work.c.ca,
-        acme_order.c.step.in_([OrderStep.PLACED.value, OrderStep.FINALIZING.value]),
+        or_(
+            acme_order.c.step == OrderStep.FINALIZING.value,
+            and_(acme_order.c.step == OrderStep.PLACED.value, known),
+        ),
     )
     moving = or_(work.c.due_at <= bindparam("at"), work.c.lease_until > database_now)
     return select(func.count()).where(
@@ -170,7 +174,7 @@ def _unanswered() -> Select[Any]:
 
 
 def unanswered(tx: Transaction, pair_id: int) -> int:
-    """How many orders of the pair are being placed now and have not been answered by their CA yet."""
+    """How many orders of the pair are being placed now whose values the CA has not told yet."""
     return int(tx.execute(_unanswered(), {"at": tx.at, "pair_id": pair_id}).scalar_one())
 
 

@@ -99,9 +99,7 @@ def test_a_pair_without_an_issuance_has_none(store: Store) -> None:
         assert orders.last_issuance(tx, a_pair(tx).id) is None
 
 
-def test_an_order_is_unanswered_while_it_is_due_or_held_and_its_ca_has_not_spoken(
-    store: Store, clock: FakeClock
-) -> None:
+def test_an_order_is_unanswered_until_its_values_are_known_or_not_needed(store: Store) -> None:
     with store.write() as tx:
         pair = a_pair(tx)
         for ca in (PRIMARY, BACKUP):
@@ -110,7 +108,13 @@ def test_an_order_is_unanswered_while_it_is_due_or_held_and_its_ca_has_not_spoke
         begun = an_order(tx, pair, PRIMARY)
         assert orders.unanswered(tx, pair.id) == 2
         orders.placed(tx, begun.id, "https://ca/order", "https://ca/finalize", [])
+        assert orders.unanswered(tx, pair.id) == 2, "placed, but its values are still to be fetched"
+        orders.remember(tx, begun, "corp", [value("one")])
         assert orders.unanswered(tx, pair.id) == 1
+        orders.forget(
+            tx, [one.id for one in orders.records(tx, order_id=begun.id) if orders.spend(tx, begun.id)]
+        )
+        assert orders.unanswered(tx, pair.id) == 2
         orders.set_step(tx, begun.id, OrderStep.FINALIZING)
         assert orders.unanswered(tx, pair.id) == 1
 
