@@ -111,10 +111,6 @@ def test_an_order_is_unanswered_until_its_values_are_known_or_not_needed(store: 
         assert orders.unanswered(tx, pair.id) == 2, "placed, but its values are still to be fetched"
         orders.remember(tx, begun, "corp", [value("one")])
         assert orders.unanswered(tx, pair.id) == 1
-        orders.forget(
-            tx, [one.id for one in orders.records(tx, order_id=begun.id) if orders.spend(tx, begun.id)]
-        )
-        assert orders.unanswered(tx, pair.id) == 2
         orders.set_step(tx, begun.id, OrderStep.FINALIZING)
         assert orders.unanswered(tx, pair.id) == 1
 
