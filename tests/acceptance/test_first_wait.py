@@ -98,7 +98,9 @@ def test_where_the_primarys_order_is_lost_for_good_the_backup_serves_at_once(
     if why == "refused":
         scene.proxy.on(NEW_ORDER, rejected(scene.name), times=None)
     else:
+        # It comes when the backup's has been there for a while, and waits for the ten minutes to pass.
         scene.proxy.on(CERTIFICATE, chain(made_by_nobody(scene.name)), times=None)
+        scene.proxy.on(CERTIFICATE, Cut(None), times=2)
     began = clock.monotonic()
 
     result = scene.program.run("issue", scene.name, "--json")
