@@ -421,8 +421,13 @@ def test_a_change_of_dns_that_comes_after_everything_is_over_leaves_nothing_behi
 def stop(program: Program, process: subprocess.Popen[str]) -> None:
     """Stop a process, but not inside a transaction: SQLite would let nobody write before it goes on."""
 
+    def stands_still() -> bool:
+        tasks = Path(f"/proc/{process.pid}/task").iterdir()
+        return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
+
     def stopped() -> bool:
         process.send_signal(signal.SIGSTOP)
+        wait_for(stands_still)  # on another processor a thread goes on for a moment
         with contextlib.closing(sqlite3.connect(database_of(program), timeout=0.2)) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")
