@@ -108,6 +108,12 @@ account = Table(
     Column("url", Text),
     Column("caa_identities", Text, nullable=False),
     Column("created_at", Number, nullable=False),
+    Column("contact", Text),
+    Column("deactivated_at", Number),
+    # The key that a rollover is under way to: the CA may know it already.
+    Column("next_spki", LargeBinary),
+    Column("next_key_id", Text),
+    Column("next_wrapped", LargeBinary),
 )
 
 issuance = Table(
@@ -137,6 +143,7 @@ acme_order = Table(
     Column("authorizations", Text),
     Column("error", Text),
     Column("created_at", Number, nullable=False),
+    Column("replaces", Text),
     Index(None, "pair_id", "ca", "id"),
 )
 
@@ -179,7 +186,9 @@ wrapped_key = Table(
     Column("key_id", Text, nullable=False),
     Column("wrapped", LargeBinary, nullable=False),
     Column("proved_at", Number, nullable=False),
+    Column("destroy_at", Number),
     Index(None, "domain"),
+    Index(None, "destroy_at"),
 )
 
 blocked_key = Table(
@@ -214,6 +223,8 @@ certificate = Table(
     Index("ux_certificate_serial_issuer", "serial", "issuer_hash", unique=True),
     Index(None, "pair_id", "lineage_id"),
     Index(None, "spki", unique=True),
+    Index(None, "names_digest", "ca"),
+    Index(None, "not_after"),
 )
 
 leaf = Table(
@@ -228,6 +239,34 @@ chain = Table(
     metadata,
     Column("hash", LargeBinary, primary_key=True),
     Column("pem", Text, nullable=False),
+)
+
+certificate_chain = Table(
+    "certificate_chain",
+    metadata,
+    Column("certificate_id", Number, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("certificate_id", "hash"),
+)
+
+renewal_info = Table(
+    "renewal_info",
+    metadata,
+    Column("certificate_id", Number, primary_key=True, autoincrement=False),
+    Column("pair_id", Number, nullable=False),
+    Column("ca", Text, nullable=False),
+    Column("ari_id", Text, nullable=False),
+    Column("window_start", Number),
+    Column("window_end", Number),
+    Column("explanation", Text),
+    # Drawn once per window: what is drawn anew at every look may never come.
+    Column("renew_at", Number),
+    Column("asked_at", Number),
+    Column("check_at", Number),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("problem", Text),
+    Index(None, "check_at"),
+    Index(None, "pair_id"),
 )
 
 coverage = Table(
@@ -333,4 +372,26 @@ event = Table(
     Column("certificate_id", Number),
     Column("previous_id", Number),
     Index(None, "pair_id", "id"),
+)
+
+budget = Table(
+    "budget",
+    metadata,
+    Column("ca", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False, server_default=""),
+    # When the bucket is full again, by the database's clock (GCRA's theoretical arrival time).
+    Column("full_at", Number, nullable=False),
+    Column("held_until", Number),
+    Column("reason", Text),
+    PrimaryKeyConstraint("ca", "kind", "subject"),
+)
+
+daemon = Table(
+    "daemon",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("version", Text, nullable=False),
+    Column("started_at", Number, nullable=False),
+    Column("seen_at", Number, nullable=False),
 )

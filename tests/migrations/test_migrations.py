@@ -182,7 +182,10 @@ def test_an_empty_database_is_refused_with_how_to_make_one(store: Store) -> None
 
 @pytest.mark.parametrize(
     ("revision", "word", "remedy"),
-    [("0000", "older than this program's 0001", "Run `dualcert db upgrade`"), ("9999", "newer", "Install")],
+    [
+        ("0000", f"older than this program's {migrations.REVISION}", "Run `dualcert db upgrade`"),
+        ("9999", "newer", "Install"),
+    ],
 )
 def test_another_revision_is_refused_with_what_helps(
     store: Store, file: Path, revision: str, word: str, remedy: str
