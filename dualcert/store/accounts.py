@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from sqlalchemy import Select, bindparam, insert, select, update
 
 from dualcert.model.certificate import WrappedKey
 from dualcert.store.database import Transaction
+from dualcert.store.statements import prepared
 from dualcert.store.tables import account
 
 
@@ -24,7 +24,7 @@ class StoredAccount:
     caa_identities: frozenset[str]
 
 
-@cache
+@prepared
 def _at() -> Select[Any]:
     return select(account).where(account.c.ca == bindparam("ca"))
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from functools import cache
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Insert, Select, Update, bindparam, insert, select, update
+from sqlalchemy import BindParameter, Insert, Select, Update, bindparam, insert, select, update
+from sqlalchemy.sql.dml import ReturningInsert
 
 from dualcert.errors import StoreError
 from dualcert.model.certificate import Certificate, Standing, WrappedKey
 from dualcert.store.columns import instant, micros
 from dualcert.store.database import Transaction, upsert
+from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import (
     blocked_key,
     certificate,
@@ -46,16 +48,26 @@ def _certificate(row: Any) -> Certificate:
     )
 
 
-@cache
+@prepared
 def _same() -> Select[Any]:
     return select(certificate.c.id).where(
         certificate.c.sha256 == bindparam("sha256"), certificate.c.spki == bindparam("spki")
     )
 
 
-@cache
+@prepared
 def _keep_chain() -> Insert:
     return upsert(chain).on_conflict_do_nothing()
+
+
+@prepared
+def _insert() -> ReturningInsert[Any]:
+    return insert(certificate).returning(certificate.c.id)
+
+
+@prepared
+def _insert_leaf() -> Insert:
+    return insert(leaf).inline()
 
 
 def insert_certificate(tx: Transaction, arrived: Certificate, der: bytes, chain_pem: str) -> int:
@@ -64,8 +76,8 @@ def insert_certificate(tx: Transaction, arrived: Certificate, der: bytes, chain_
     if known is not None:
         return int(known)
     tx.execute(_keep_chain(), {"hash": arrived.chain_hash, "pem": chain_pem})
-    result = tx.execute(
-        insert(certificate),
+    number = tx.execute(
+        _insert(),
         {
             "pair_id": arrived.pair_id,
             "lineage_id": arrived.lineage_id,
@@ -85,13 +97,12 @@ def insert_certificate(tx: Transaction, arrived: Certificate, der: bytes, chain_
             "stored_at": tx.at,
             "flaw": arrived.flaw,
         },
-    )
-    number = int(result.inserted_primary_key[0])  # type: ignore[index]
-    tx.execute(insert(leaf), {"certificate_id": number, "der": der})
-    return number
+    ).scalar_one()
+    tx.execute(_insert_leaf(), {"certificate_id": number, "der": der})
+    return int(number)
 
 
-@cache
+@prepared
 def _get() -> Select[Any]:
     return select(certificate).where(certificate.c.id == bindparam("id"))
 
@@ -103,13 +114,13 @@ def get(tx: Transaction, certificate_id: int) -> Certificate:
     return _certificate(row)
 
 
-@cache
-def _standings() -> Select[Any]:
+@prepared
+def _standings(*, one: bool) -> Select[Any]:
     return (
         select(certificate, revocation.c.at.label("revoked_at"), blocked_key.c.at.label("blocked_at"))
         .outerjoin(revocation, revocation.c.certificate_id == certificate.c.id)
         .outerjoin(blocked_key, blocked_key.c.spki == certificate.c.spki)
-        .where(certificate.c.id.in_(bindparam("ids", expanding=True)))
+        .where(is_among(certificate.c.id, one=one))
     )
 
 
@@ -119,7 +130,7 @@ def standings(tx: Transaction, ids: Collection[int]) -> dict[int, Standing]:
         return {}
     return {
         row.id: Standing(_certificate(row), row.revoked_at is not None, row.blocked_at is not None)
-        for row in tx.execute(_standings(), {"ids": list(ids)})
+        for row in tx.execute(*for_ids(_standings, ids))
     }
 
 
@@ -132,12 +143,20 @@ def covers(tx: Transaction, subject: Certificate, names_digest: bytes) -> bool:
     return subject.names_digest == names_digest or bool(covering(tx, [subject.id], [names_digest]))
 
 
-def covering(tx: Transaction, ids: Collection[int], digests: Collection[bytes]) -> set[tuple[int, bytes]]:
-    rows = tx.execute(
-        select(coverage).where(
-            coverage.c.certificate_id.in_(list(ids)), coverage.c.names_digest.in_(list(digests))
-        )
+@prepared
+def _covering(*, one: bool, one_digest: bool) -> Select[Any]:
+    digests: BindParameter[Any] = bindparam("digests", expanding=not one_digest)
+    digest = coverage.c.names_digest
+    return select(coverage).where(
+        is_among(coverage.c.certificate_id, one=one),
+        digest == digests if one_digest else digest.in_(digests),
     )
+
+
+def covering(tx: Transaction, ids: Collection[int], digests: Collection[bytes]) -> set[tuple[int, bytes]]:
+    statement, values = for_ids(partial(_covering, one_digest=len(digests) == 1), ids)
+    digest = next(iter(digests)) if len(digests) == 1 else list(digests)
+    rows = tx.execute(statement, {**values, "digests": digest})
     return {(row.certificate_id, row.names_digest) for row in rows}
 
 
@@ -147,7 +166,7 @@ def also_covers(tx: Transaction, certificate_id: int, names_digest: bytes) -> No
     tx.execute(tx.upsert(coverage).values(**values).on_conflict_do_nothing())
 
 
-@cache
+@prepared
 def _der() -> Select[Any]:
     return select(leaf.c.der).where(leaf.c.certificate_id == bindparam("id"))
 
@@ -156,7 +175,7 @@ def der_of(tx: Transaction, certificate_id: int) -> bytes:
     return bytes(tx.execute(_der(), {"id": certificate_id}).scalar_one())
 
 
-@cache
+@prepared
 def _chain() -> Select[Any]:
     return select(chain.c.pem).where(chain.c.hash == bindparam("hash"))
 
@@ -165,7 +184,7 @@ def chain_of(tx: Transaction, subject: Certificate) -> str:
     return str(tx.execute(_chain(), {"hash": subject.chain_hash}).scalar_one())
 
 
-@cache
+@prepared
 def _wrapped() -> Select[Any]:
     return select(wrapped_key).where(wrapped_key.c.spki == bindparam("spki"))
 
@@ -175,7 +194,7 @@ def wrapped(tx: Transaction, spki: bytes) -> WrappedKey | None:
     return WrappedKey(row.spki, row.domain, row.key_id, row.wrapped) if row else None
 
 
-@cache
+@prepared
 def _proved() -> Update:
     return update(wrapped_key).where(wrapped_key.c.spki == bindparam("of_key"))
 

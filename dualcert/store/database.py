@@ -1,21 +1,22 @@
-"""Connections and units of work.
+"""Connections and units of work, on SQLite and PostgreSQL.
 
 A unit of work is one transaction: it commits as a whole or leaves nothing. On SQLite a writing one begins
 IMMEDIATE, because a deferred transaction that turns to writing fails under contention instead of waiting.
 
-The modules beside this one build a statement that is carried out often once, in a cached function with bound
-parameters: SQLAlchemy takes several times as long to put a statement together as to carry it out.
+BEGIN and COMMIT go to the driver, as do statements that were prepared; the others through SQLAlchemy's connection,
+which believes that the driver commits each one by itself.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, overload
 
 from sqlalchemy import (
     URL,
@@ -29,17 +30,38 @@ from sqlalchemy import (
     make_url,
 )
 from sqlalchemy.dialects.sqlite import Insert, insert
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.dialects.sqlite.dml import OnConflictDoNothing, OnConflictDoUpdate
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import BigInteger
 
 from dualcert.clock import Clock, to_microseconds
 from dualcert.errors import ConfigurationError, StoreError, StoreUnavailable
+from dualcert.store.statements import Prepared, Rows
 
 BUSY_TIMEOUT_MS = 5000
 _BEGINNINGS = 3
 """How often a unit of work asks for the lock, and waits so long: SQLite serves a crowd of writers in no order."""
+
+_POOL = 64  # idle connections that are kept; more than threads ever hold at once
+
+_BEGIN = {
+    "sqlite": {"write": "BEGIN IMMEDIATE", "read": "BEGIN DEFERRED"},
+    # A look has to be consistent; a unit that writes compares what it read with what it overwrites.
+    "postgresql": {"write": "BEGIN", "read": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"},
+}
+
+# A server that has vanished is noticed in half a minute, also in the middle of a statement.
+_POSTGRESQL = {
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    "application_name": "dualcert",
+}
 
 
 class _DatabaseNow(FunctionElement[int]):
@@ -53,6 +75,12 @@ def _sqlite_now(_element: _DatabaseNow, _compiler: object, **_options: object) -
     return "CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER)"
 
 
+@compiles(_DatabaseNow, "postgresql")
+def _postgresql_now(_element: _DatabaseNow, _compiler: object, **_options: object) -> str:
+    # The clock of this moment: now() would be that of the transaction's beginning.
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)"
+
+
 database_now = _DatabaseNow()
 """The database's own clock, in microseconds: what leases are measured by."""
 
@@ -62,17 +90,28 @@ def upsert(table: Table) -> Insert:
     return insert(table)
 
 
+@compiles(OnConflictDoUpdate, "postgresql")
+def _update_on_postgresql(clause: Any, compiler: Any, **options: Any) -> str:
+    # SQLite borrowed the clause from PostgreSQL; SQLAlchemy's own for the latter takes long to import.
+    clause.constraint_target = None
+    return str(compiler.visit_on_conflict_do_update(clause, **options))
+
+
+@compiles(OnConflictDoNothing, "postgresql")
+def _nothing_on_postgresql(clause: Any, compiler: Any, **options: Any) -> str:
+    clause.constraint_target = None
+    return str(compiler.visit_on_conflict_do_nothing(clause, **options))
+
+
 class Transaction:
     """A unit of work. ``now`` is the process's instant at its beginning; ``actor`` signs its events."""
 
-    def __init__(self, connection: Connection, now: datetime, actor: str) -> None:
+    def __init__(self, connection: Connection, driver: Any, now: datetime, actor: str) -> None:
         self.connection = connection
+        self._driver = driver
         self.now = now
+        self.at = to_microseconds(now)
         self.actor = actor
-
-    @property
-    def at(self) -> int:
-        return to_microseconds(self.now)
 
     @property
     def database_now(self) -> FunctionElement[int]:
@@ -81,9 +120,26 @@ class Transaction:
     def upsert(self, table: Table) -> Insert:
         return upsert(table)
 
+    @overload
+    def execute(self, statement: Prepared, parameters: Mapping[str, Any] = ...) -> Rows: ...
+    @overload
     def execute(
-        self, statement: Executable, parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
-    ) -> CursorResult[Any]:
+        self,
+        statement: Executable,
+        parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> CursorResult[Any]: ...
+    def execute(
+        self,
+        statement: Prepared | Executable,
+        parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> Rows | CursorResult[Any]:
+        """A prepared one whose parameters are all single values goes to the driver, any other through SQLAlchemy."""
+        if isinstance(statement, Prepared):
+            values = cast("Mapping[str, Any]", parameters or {})
+            if list not in map(type, values.values()):
+                form = statement.form(self.connection.dialect, tuple(values))
+                return form.rows(self._driver.execute(form.text, form.arguments(values)))
+            statement = statement.statement
         result: CursorResult[Any] = self.connection.execute(statement, parameters)
         return result
 
@@ -96,11 +152,18 @@ class Store:
         self._clock = clock
         self.actor = actor
         self._engine = _engine(url)
-        self._writer = threading.Lock()
+        self._idle: deque[Connection] = deque()
+        # One writer at a time is SQLite's rule; a lock of our own hands over at once, its busy handler sleeps.
+        self._writer = threading.Lock() if self.dialect == "sqlite" else nullcontext()
 
     @property
     def engine(self) -> Engine:
         return self._engine
+
+    @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self._engine.dialect.name
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
@@ -109,50 +172,93 @@ class Store:
         Raises ``StoreUnavailable`` where the database cannot be reached, is full, or stayed locked; nothing of the
         unit is written then.
         """
-        # One writer at a time is SQLite's rule; a lock of our own hands over at once, its busy handler sleeps.
-        with self._writer, self._unit("IMMEDIATE") as transaction:
+        with self._writer, self._unit("write") as transaction:
             yield transaction
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """A consistent look that writes nothing."""
-        with self._unit("DEFERRED") as transaction:
+        with self._unit("read") as transaction:
             yield transaction
 
     @contextmanager
     def _unit(self, mode: str) -> Iterator[Transaction]:
-        with self._translated(), self._engine.begin() as connection:
-            _begin(connection, mode)
-            yield Transaction(connection, self._clock.now(), self.actor)
+        with self._translated():
+            connection, driver = self._begun(_BEGIN[self.dialect][mode])
+            try:
+                yield Transaction(connection, driver, self._clock.now(), self.actor)
+                driver.execute("COMMIT")
+            except BaseException:
+                # Closing rolls back, and one that may be broken is not used again.
+                connection.invalidate()
+                connection.close()
+                raise
+            if len(self._idle) < _POOL:
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+    def _begun(self, begin: str) -> tuple[Connection, Any]:
+        """A connection that nobody uses, inside a transaction."""
+        while True:
+            connection, fresh = self._connection()
+            driver = connection.connection.driver_connection
+            try:
+                _begin(driver, begin)
+            except BaseException as error:
+                connection.invalidate()
+                connection.close()
+                # One that was idle may have died meanwhile: that says nothing of the database.
+                if fresh or self.dialect == "sqlite" or not isinstance(error, self._errors):
+                    raise
+            else:
+                return connection, driver
+
+    def _connection(self) -> tuple[Connection, bool]:
+        """And whether it is a new one. They are kept here: the engine's pool would roll back what it gets back."""
+        try:
+            return self._idle.pop(), False
+        except IndexError:
+            connection = self._engine.connect()
+            # For ever: what begins and ends transactions is nothing that SQLAlchemy sees.
+            connection.begin()
+            return connection, True
+
+    @property
+    def _errors(self) -> type[Exception]:
+        found: type[Exception] = self._engine.dialect.loaded_dbapi.Error
+        return found
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (OperationalError, sqlite3.OperationalError) as error:
-            raise StoreUnavailable(
-                f"the database {self._shown} could not be used: {_driver_error(error)}",
+        except (DBAPIError, self._errors) as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> Exception:
+        said = error.orig if isinstance(error, DBAPIError) else error
+        dbapi = self._engine.dialect.loaded_dbapi
+        if isinstance(said, dbapi.OperationalError | dbapi.InterfaceError):
+            return StoreUnavailable(
+                f"the database {self._shown} could not be used: {str(said).strip()}",
                 remedy="Nothing of this step was written; it is taken again when the database answers.",
-            ) from error
-        except (DBAPIError, sqlite3.DatabaseError) as error:
-            said = _driver_error(error)
-            if getattr(said, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
-                raise ConfigurationError(
-                    f"what `database` names, {self._shown}, is no SQLite database",
-                    remedy="Mend the path, or move that file away and run `dualcert init`.",
-                ) from error
-            raise StoreError(f"the database {self._shown} refused a statement: {said}") from error
+            )
+        if getattr(said, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+            return ConfigurationError(
+                f"what `database` names, {self._shown}, is no SQLite database",
+                remedy="Mend the path, or move that file away and run `dualcert init`.",
+            )
+        return StoreError(f"the database {self._shown} refused a statement: {str(said).strip()}")
 
     @property
     def _shown(self) -> str:
         return make_url(self.url).render_as_string(hide_password=True)
 
     def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
         self._engine.dispose()
-
-
-def _driver_error(error: BaseException) -> BaseException | None:
-    return error.orig if isinstance(error, DBAPIError) else error
 
 
 def database_file(url: str) -> Path | None:
@@ -165,18 +271,24 @@ def _parsed(url: str) -> URL:
     try:
         return make_url(url)
     except ArgumentError as error:
-        raise ConfigurationError(
-            "`database` is not a database URL", remedy='Write "sqlite:///dualcert.db".'
-        ) from error
+        raise ConfigurationError("`database` is not a database URL", remedy=_FORMS) from error
+
+
+_FORMS = 'Write "sqlite:///dualcert.db" or "postgresql://user@host/name".'
 
 
 def _engine(url: str) -> Engine:
     parsed = _parsed(url)
-    if parsed.get_backend_name() != "sqlite":
-        raise ConfigurationError(
-            f"`database`: {parsed.get_backend_name()} is not supported by this release",
-            remedy='Write "sqlite:///dualcert.db".',
-        )
+    match parsed.get_backend_name():
+        case "sqlite":
+            return _sqlite(parsed)
+        case "postgresql":
+            return _postgresql(parsed)
+        case other:
+            raise ConfigurationError(f"`database`: {other} is not supported", remedy=_FORMS)
+
+
+def _sqlite(parsed: URL) -> Engine:
     if parsed.database and not Path(parsed.database).parent.is_dir():
         raise ConfigurationError(
             f"`database`: the folder {Path(parsed.database).parent} does not exist",
@@ -184,12 +296,32 @@ def _engine(url: str) -> Engine:
         )
     try:
         engine = create_engine(
-            parsed, pool_size=8, max_overflow=-1, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
+            parsed,
+            pool_size=8,
+            max_overflow=-1,
+            isolation_level="AUTOCOMMIT",
+            connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
         )
     except NoSuchModuleError as error:
-        raise ConfigurationError(f"`database`: {error}") from error
+        raise ConfigurationError(f"`database`: {error}", remedy=_FORMS) from error
     event.listen(engine, "connect", _on_connect)
     return engine
+
+
+def _postgresql(parsed: URL) -> Engine:
+    try:
+        return create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            pool_size=8,
+            max_overflow=-1,
+            isolation_level="AUTOCOMMIT",
+            connect_args=_POSTGRESQL,
+        )
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "`database` is on PostgreSQL, and its driver is not installed",
+            remedy="Install dualcert[postgresql].",
+        ) from error
 
 
 def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
@@ -200,13 +332,10 @@ def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
 
 
-def _begin(connection: Connection, mode: str) -> None:
-    # To the driver itself, and not on SQLAlchemy's "begin" event: for every statement of an engine that has a single
-    # listener, all of its events are gone through.
-    driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+def _begin(driver: Any, begin: str) -> None:
     for left in reversed(range(_BEGINNINGS)):
         try:
-            driver.execute(f"BEGIN {mode}")
+            driver.execute(begin)
         except sqlite3.OperationalError as error:
             if not left or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise

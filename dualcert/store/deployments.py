@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
-from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Insert, Select, Update, bindparam, func, insert, select, update
@@ -12,6 +11,7 @@ from sqlalchemy import ColumnElement, Insert, Select, Update, bindparam, func, i
 from dualcert.model.deployment import How, Observation
 from dualcert.store.columns import instant
 from dualcert.store.database import Transaction, upsert
+from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import deployment, observation
 
 
@@ -20,10 +20,15 @@ def _of(*columns: str) -> tuple[ColumnElement[bool], ...]:
     return tuple(deployment.c[name] == bindparam(f"of_{name}") for name in columns)
 
 
-@cache
+@prepared
 def _there() -> Select[Any]:
     this = _of("pair_id", "target", "certificate_id", "epoch")
     return select(deployment.c.id).where(*this, deployment.c.left_at.is_(None))
+
+
+@prepared
+def _arrive() -> Insert:
+    return insert(deployment).inline()
 
 
 def arrived(tx: Transaction, pair_id: int, target: str, epoch: int, certificate_id: int) -> bool:
@@ -31,11 +36,11 @@ def arrived(tx: Transaction, pair_id: int, target: str, epoch: int, certificate_
     this = {"pair_id": pair_id, "target": target, "epoch": epoch, "certificate_id": certificate_id}
     known = tx.execute(_there(), {f"of_{name}": value for name, value in this.items()}).first()
     if known is None:
-        tx.execute(insert(deployment), {**this, "arrived_at": tx.at})
+        tx.execute(_arrive(), {**this, "arrived_at": tx.at})
     return known is None
 
 
-@cache
+@prepared
 def _verified() -> Update:
     this = _of("pair_id", "target", "certificate_id", "epoch")
     return update(deployment).where(*this, deployment.c.verified_at.is_(None))
@@ -52,7 +57,7 @@ def verified(tx: Transaction, pair_id: int, target: str, epoch: int, certificate
     tx.execute(_verified(), {**this, "verified_at": tx.at})
 
 
-@cache
+@prepared
 def _verified_in() -> Select[Any]:
     return (
         select(deployment.c.target, func.min(deployment.c.verified_at).label("at"))
@@ -72,7 +77,7 @@ def _others() -> tuple[ColumnElement[bool], ...]:
     return (*_of("pair_id", "target"), other, deployment.c.left_at.is_(None))
 
 
-@cache
+@prepared
 def _others_there() -> Select[Any]:
     return select(deployment.c.id).where(*_others())
 
@@ -83,13 +88,18 @@ def others_there(tx: Transaction, pair_id: int, target: str, certificate_id: int
     return tx.execute(_others_there(), values).first() is not None
 
 
+@prepared
+def _leave() -> Update:
+    return update(deployment).where(*_others())
+
+
 def others_left(tx: Transaction, pair_id: int, target: str, certificate_id: int) -> None:
     """Every other certificate's key of the pair has left the target."""
     values = {"of_pair_id": pair_id, "of_target": target, "this": certificate_id, "left_at": tx.at}
-    tx.execute(update(deployment).where(*_others()), values)
+    tx.execute(_leave(), values)
 
 
-@cache
+@prepared
 def _observe() -> Insert:
     statement = upsert(observation)
     seen = {name: statement.excluded[name] for name in ("sha256", "how", "at", "problem")}
@@ -104,17 +114,17 @@ def observe(
     tx.execute(_observe(), {"pair_id": pair_id, "target": target, **seen})
 
 
-@cache
-def _observations() -> Select[Any]:
+@prepared
+def _observations(*, one: bool) -> Select[Any]:
     return (
         select(observation)
-        .where(observation.c.pair_id.in_(bindparam("pairs", expanding=True)))
+        .where(is_among(observation.c.pair_id, one=one))
         .order_by(observation.c.pair_id, observation.c.target)
     )
 
 
 def observations(tx: Transaction, pairs: Collection[int]) -> list[Observation]:
-    rows = tx.execute(_observations(), {"pairs": list(pairs)})
+    rows = tx.execute(*for_ids(_observations, pairs))
     return [
         Observation(row.pair_id, row.target, row.sha256, How(row.how), instant(row.at), row.problem)
         for row in rows

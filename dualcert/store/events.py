@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import Insert, Select, bindparam, func, insert, select
 
 from dualcert.clock import from_microseconds
 from dualcert.model.events import Event, EventKind
 from dualcert.store.database import Transaction
+from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import event
+
+
+@prepared
+def _record() -> Insert:
+    return insert(event).inline()
 
 
 def record(
@@ -27,7 +34,7 @@ def record(
 ) -> None:
     """Leave an event in this unit of work, signed by its actor unless another is named."""
     tx.execute(
-        insert(event),
+        _record(),
         {
             "at": tx.at,
             "kind": kind.value,
@@ -57,19 +64,32 @@ def _event(row: Any) -> Event:
     )
 
 
+@prepared
+def _page(*, of_pairs: bool, one: bool) -> Select[Any]:
+    query = select(event).where(event.c.id > bindparam("after"))
+    query = query.order_by(event.c.id).limit(bindparam("limit"))
+    return query.where(is_among(event.c.pair_id, one=one)) if of_pairs else query
+
+
 def page(
     tx: Transaction, *, pairs: Iterable[int] | None = None, after: int = 0, limit: int = 1000
 ) -> list[Event]:
     """Events in the order of their numbers, from the one after ``after``; of some pairs, or of all."""
-    query = select(event).where(event.c.id > after).order_by(event.c.id).limit(limit)
-    if pairs is not None:
-        query = query.where(event.c.pair_id.in_(list(pairs)))
-    return [_event(row) for row in tx.execute(query)]
+    values: dict[str, Any] = {"after": after, "limit": limit}
+    if pairs is None:
+        return [_event(row) for row in tx.execute(_page(of_pairs=False, one=False), values)]
+    statement, which = for_ids(partial(_page, of_pairs=True), list(pairs))
+    return [_event(row) for row in tx.execute(statement, {**values, **which})]
+
+
+@prepared
+def _last() -> Select[Any]:
+    return select(func.coalesce(func.max(event.c.id), 0))
 
 
 def last(tx: Transaction) -> int:
     """The highest number so far; 0 where nothing has happened yet."""
-    return int(tx.execute(select(func.coalesce(func.max(event.c.id), 0))).scalar_one())
+    return int(tx.execute(_last()).scalar_one())
 
 
 def last_promotion(tx: Transaction, pair_id: int) -> Event | None:

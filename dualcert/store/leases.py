@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from sqlalchemy import CompoundSelect, Insert, bindparam, delete, or_, select, update
 
 from dualcert.store.database import Transaction, database_now, upsert
+from dualcert.store.statements import prepared
 from dualcert.store.tables import lease, work
 
 LEASE_SECONDS = 60
@@ -22,7 +22,7 @@ def renew(tx: Transaction, owner: str) -> None:
     tx.execute(update(lease).where(lease.c.owner == owner).values(until=until))
 
 
-@cache
+@prepared
 def _owners() -> CompoundSelect[Any]:
     return select(work.c.owner).where(work.c.owner.is_not(None)).union(select(lease.c.owner))
 
@@ -38,7 +38,7 @@ def release_owner(tx: Transaction, owner: str) -> None:
     tx.execute(delete(lease).where(lease.c.owner == owner))
 
 
-@cache
+@prepared
 def _take() -> Insert:
     statement = upsert(lease)
     return statement.values(

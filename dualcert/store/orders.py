@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -21,6 +20,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.sql.dml import ReturningInsert
 
 from dualcert.model.certificate import WrappedKey
 from dualcert.model.order import OPEN_STEPS, ChallengeRecord, Order, OrderStep, RecordState
@@ -28,6 +28,7 @@ from dualcert.model.pair import Lineage
 from dualcert.model.work import WorkKind
 from dualcert.store.columns import instant, micros
 from dualcert.store.database import Transaction, database_now, upsert
+from dualcert.store.statements import for_ids, is_among, is_one_of, prepared
 from dualcert.store.tables import acme_order, challenge_record, issuance, public_key, work, wrapped_key
 
 _SUBJECT = (
@@ -45,12 +46,17 @@ _SUBJECT = (
 _OPEN = [step.value for step in OPEN_STEPS]
 
 
+@prepared
+def _open_issuance() -> ReturningInsert[Any]:
+    return insert(issuance).returning(issuance.c.id)
+
+
 def open_issuance(tx: Transaction, pair_id: int, cause: str) -> int:
-    result = tx.execute(insert(issuance), {"pair_id": pair_id, "cause": cause, "opened_at": tx.at})
-    return int(result.inserted_primary_key[0])  # type: ignore[index]
+    values = {"pair_id": pair_id, "cause": cause, "opened_at": tx.at}
+    return int(tx.execute(_open_issuance(), values).scalar_one())
 
 
-@cache
+@prepared
 def _last_issuance() -> Select[Any]:
     return select(func.max(issuance.c.id)).where(issuance.c.pair_id == bindparam("pair_id"))
 
@@ -78,14 +84,29 @@ def _order(row: Any) -> Order:
     )
 
 
+@prepared
+def _keep_public_key() -> Insert:
+    return insert(public_key).inline()
+
+
+@prepared
+def _keep_wrapped_key() -> Insert:
+    return insert(wrapped_key).inline()
+
+
+@prepared
+def _begin() -> ReturningInsert[Any]:
+    return insert(acme_order).returning(acme_order.c.id)
+
+
 def begin(
     tx: Transaction, lineage: Lineage, issuance_id: int, names: Sequence[str], csr: bytes, key: WrappedKey
 ) -> Order:
     """Write down an order before it leaves: the wrapped key, the hash of its public key for ever, the signed CSR."""
     made_for = {"pair_id": lineage.pair_id, "ca": lineage.ca, "issuance_id": issuance_id, "created_at": tx.at}
-    tx.execute(insert(public_key), {"spki": key.spki, **made_for})
+    tx.execute(_keep_public_key(), {"spki": key.spki, **made_for})
     tx.execute(
-        insert(wrapped_key),
+        _keep_wrapped_key(),
         {
             "spki": key.spki,
             "domain": key.domain,
@@ -94,8 +115,8 @@ def begin(
             "proved_at": tx.at,
         },
     )
-    result = tx.execute(
-        insert(acme_order),
+    number = tx.execute(
+        _begin(),
         {
             "lineage_id": lineage.id,
             "step": OrderStep.PLACING.value,
@@ -104,9 +125,9 @@ def begin(
             "csr": csr,
             **made_for,
         },
-    )
+    ).scalar_one()
     return Order(
-        id=int(result.inserted_primary_key[0]),  # type: ignore[index]
+        id=int(number),
         issuance_id=issuance_id,
         pair_id=lineage.pair_id,
         lineage_id=lineage.id,
@@ -122,14 +143,14 @@ def begin(
     )
 
 
-@cache
+@prepared
 def _open_order() -> Select[Any]:
     return (
         select(acme_order)
         .where(
             acme_order.c.pair_id == bindparam("pair_id"),
             acme_order.c.ca == bindparam("ca"),
-            acme_order.c.step.in_(_OPEN),
+            is_one_of(acme_order.c.step, _OPEN),
         )
         .order_by(acme_order.c.id.desc())
         .limit(1)
@@ -142,7 +163,7 @@ def open_order(tx: Transaction, pair_id: int, ca: str) -> Order | None:
     return _order(row) if row else None
 
 
-@cache
+@prepared
 def _update() -> Update:
     return update(acme_order).where(acme_order.c.id == bindparam("order_id"))
 
@@ -156,7 +177,7 @@ def set_step(tx: Transaction, order_id: int, step: OrderStep, error: str | None 
     tx.execute(_update(), {"order_id": order_id, "step": step.value, "error": error})
 
 
-@cache
+@prepared
 def _unanswered() -> Select[Any]:
     known = exists().where(challenge_record.c.order_id == acme_order.c.id).correlate(acme_order)
     answered = exists().where(
@@ -199,7 +220,7 @@ def _record(row: Any) -> ChallengeRecord:
     )
 
 
-@cache
+@prepared
 def _remember() -> Insert:
     statement = upsert(challenge_record)
     names = (*_SUBJECT, "state", "since")
@@ -227,15 +248,15 @@ def remember(tx: Transaction, order: Order, dns: str, values: Sequence[dict[str,
         tx.execute(_remember(), row)
 
 
-@cache
-def _records(*, of_pair: bool, of_order: bool, in_states: bool) -> Select[Any]:
+@prepared
+def _records(*, of_pair: bool, of_order: bool, states: tuple[RecordState, ...]) -> Select[Any]:
     query = select(challenge_record).order_by(challenge_record.c.id)
     if of_pair:
         query = query.where(challenge_record.c.pair_id == bindparam("pair_id"))
     if of_order:
         query = query.where(challenge_record.c.order_id == bindparam("order_id"))
-    if in_states:
-        query = query.where(challenge_record.c.state.in_(bindparam("states", expanding=True)))
+    if states:
+        query = query.where(is_one_of(challenge_record.c.state, [state.value for state in states]))
     return query
 
 
@@ -246,13 +267,12 @@ def records(
     order_id: int | None = None,
     states: Collection[RecordState] = (),
 ) -> list[ChallengeRecord]:
-    query = _records(of_pair=pair_id is not None, of_order=order_id is not None, in_states=bool(states))
-    parameters = {"pair_id": pair_id, "order_id": order_id, "states": [state.value for state in states]}
-    return [_record(row) for row in tx.execute(query, parameters)]
+    query = _records(of_pair=pair_id is not None, of_order=order_id is not None, states=tuple(states))
+    return [_record(row) for row in tx.execute(query, {"pair_id": pair_id, "order_id": order_id})]
 
 
-@cache
-def _values_at() -> Select[Any]:
+@prepared
+def _values_at(*, one: bool) -> Select[Any]:
     live = [
         RecordState.ADDED.value,
         RecordState.PUBLISHED.value,
@@ -261,24 +281,21 @@ def _values_at() -> Select[Any]:
     ]
     return (
         select(challenge_record.c.record, func.count().label("number"))
-        .where(
-            challenge_record.c.record.in_(bindparam("names", expanding=True)),
-            challenge_record.c.state.in_(live),
-        )
+        .where(is_among(challenge_record.c.record, one=one), is_one_of(challenge_record.c.state, live))
         .group_by(challenge_record.c.record)
     )
 
 
 def values_at(tx: Transaction, names: Collection[str]) -> dict[str, int]:
     """How many values of ours stand, or are about to, at each of the owner names, of whichever pair."""
-    return {row.record: int(row.number) for row in tx.execute(_values_at(), {"names": list(names)})}
+    return {row.record: int(row.number) for row in tx.execute(*for_ids(_values_at, names))}
 
 
-@cache
-def _set_state() -> Update:
+@prepared
+def _set_state(only: tuple[RecordState, ...]) -> Update:
     return update(challenge_record).where(
-        challenge_record.c.id.in_(bindparam("ids", expanding=True)),
-        challenge_record.c.state.in_(bindparam("only", expanding=True)),
+        challenge_record.c.id == bindparam("record_id"),
+        is_one_of(challenge_record.c.state, [state.value for state in only]),
     )
 
 
@@ -290,15 +307,12 @@ def set_state(
     only: Collection[RecordState] = tuple(RecordState),
 ) -> int:
     """Move records on; those that are in none of ``only`` stay. Returns how many moved."""
-    numbers = list(ids)
-    if not numbers:
-        return 0
-    which = {"ids": numbers, "only": [one.value for one in only]}
-    result = tx.execute(_set_state(), {**which, "state": state.value, "since": tx.at})
-    return int(result.rowcount)
+    values = {"state": state.value, "since": tx.at}
+    statement = _set_state(tuple(only))
+    return sum(tx.execute(statement, {"record_id": number, **values}).rowcount for number in ids)
 
 
-@cache
+@prepared
 def _spend() -> Update:
     return update(challenge_record).where(challenge_record.c.order_id == bindparam("of_order"))
 
@@ -309,13 +323,19 @@ def spend(tx: Transaction, order_id: int) -> int:
     return int(result.rowcount)
 
 
+@prepared
+def _in_use(*, one: bool) -> Select[Any]:
+    return select(challenge_record.c.record, challenge_record.c.value).where(
+        is_among(challenge_record.c.record, one=one), challenge_record.c.state != RecordState.SPENT.value
+    )
+
+
 def spend_again(tx: Transaction, subjects: Collection[ChallengeRecord]) -> int:
     """Remember those of the values anew, to be withdrawn, that no order needs any more. Returns how many."""
-    query = select(challenge_record.c.record, challenge_record.c.value).where(
-        challenge_record.c.record.in_({one.record for one in subjects}),
-        challenge_record.c.state != RecordState.SPENT.value,
-    )
-    in_use = {(row.record, row.value) for row in tx.execute(query)}
+    if not subjects:
+        return 0
+    rows = tx.execute(*for_ids(_in_use, {one.record for one in subjects}))
+    in_use = {(row.record, row.value) for row in rows}
     late = [one for one in subjects if (one.record, one.value) not in in_use]
     for one in late:
         row = {name: getattr(one, name) for name in _SUBJECT}
@@ -324,7 +344,7 @@ def spend_again(tx: Transaction, subjects: Collection[ChallengeRecord]) -> int:
     return len(late)
 
 
-@cache
+@prepared
 def _needed() -> Select[Any]:
     return select(func.count()).where(
         challenge_record.c.pair_id == bindparam("pair_id"),
@@ -337,10 +357,10 @@ def needed(tx: Transaction, pair_id: int) -> int:
     return int(tx.execute(_needed(), {"pair_id": pair_id}).scalar_one())
 
 
-@cache
+@prepared
 def _forget() -> Delete:
     return delete(challenge_record).where(
-        challenge_record.c.id.in_(bindparam("ids", expanding=True)),
+        challenge_record.c.id == bindparam("record_id"),
         challenge_record.c.state == RecordState.SPENT.value,
         challenge_record.c.since <= bindparam("as_read"),
     )
@@ -349,4 +369,5 @@ def _forget() -> Delete:
 def forget(tx: Transaction, withdrawn: Collection[ChallengeRecord]) -> None:
     """Withdrawn: the rows go, unless an order has taken the value over, or it was spent again, since they were read."""
     as_read = micros(max((one.since for one in withdrawn), default=tx.now))
-    tx.execute(_forget(), {"ids": [one.id for one in withdrawn], "as_read": as_read})
+    for one in withdrawn:
+        tx.execute(_forget(), {"record_id": one.id, "as_read": as_read})

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from functools import cache
 from typing import Any
 
 from sqlalchemy import (
-    BindParameter,
     ColumnElement,
     CompoundSelect,
+    Insert,
     Integer,
     LargeBinary,
     Select,
@@ -23,11 +22,13 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.sql.dml import ReturningInsert
 
 from dualcert.model import names as naming
 from dualcert.model.pair import KeyType, Lineage, Pair, PairState
 from dualcert.store.columns import instant, micros
 from dualcert.store.database import Transaction
+from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import certificate, coverage, lineage, pair, pair_name, pair_state, pair_target
 
 
@@ -44,44 +45,54 @@ def create(
 ) -> Pair:
     """Insert a pair with its two open lineages, (CA, isolation domain) of the primary first."""
     digest = naming.digest(names)
-    pair_id = _insert(
-        tx,
-        insert(pair).values(
-            name=name,
-            names_digest=digest,
-            key_type=key_type.value,
-            dns=dns,
-            first_wait=first_wait,
-            created_at=tx.at,
-        ),
-    )
+    values = {
+        "name": name,
+        "names_digest": digest,
+        "key_type": key_type.value,
+        "dns": dns,
+        "first_wait": first_wait,
+        "created_at": tx.at,
+    }
+    pair_id = int(tx.execute(_insert_pair(), values).scalar_one())
     _insert_names(tx, pair_id, names)
     if targets:
         tx.execute(insert(pair_target), [{"pair_id": pair_id, "target": target} for target in targets])
+    opened = {"pair_id": pair_id, "opened_at": tx.at}
     primary, backup = (
-        _insert(tx, insert(lineage).values(pair_id=pair_id, ca=ca, domain=domain, opened_at=tx.at))
+        int(tx.execute(_insert_lineage(), {**opened, "ca": ca, "domain": domain}).scalar_one())
         for ca, domain in lineages
     )
-    tx.execute(
-        insert(pair_state).values(pair_id=pair_id, epoch=0, primary_lineage=primary, backup_lineage=backup)
-    )
+    roles = {"primary_lineage": primary, "backup_lineage": backup}
+    tx.execute(_insert_state(), {"pair_id": pair_id, "epoch": 0, **roles})
     return Pair(
         pair_id, name, tuple(names), digest, key_type, dns, tuple(sorted(targets)), first_wait, tx.now
     )
 
 
-def _insert(tx: Transaction, statement: Any) -> int:
-    return int(tx.execute(statement).inserted_primary_key[0])  # type: ignore[index]
+@prepared
+def _insert_pair() -> ReturningInsert[Any]:
+    return insert(pair).returning(pair.c.id)
+
+
+@prepared
+def _insert_lineage() -> ReturningInsert[Any]:
+    return insert(lineage).returning(lineage.c.id)
+
+
+@prepared
+def _insert_state() -> Insert:
+    return insert(pair_state).inline()
+
+
+@prepared
+def _insert_name() -> Insert:
+    return insert(pair_name).inline()
 
 
 def _insert_names(tx: Transaction, pair_id: int, names: Sequence[str]) -> None:
-    tx.execute(
-        insert(pair_name),
-        [
-            {"pair_id": pair_id, "position": position, "reversed_name": naming.reversed_name(name)}
-            for position, name in enumerate(names)
-        ],
-    )
+    for position, name in enumerate(names):
+        values = {"pair_id": pair_id, "position": position, "reversed_name": naming.reversed_name(name)}
+        tx.execute(_insert_name(), values)
 
 
 def replace_names(tx: Transaction, subject: Pair, names: Sequence[str]) -> None:
@@ -103,25 +114,21 @@ def replace_names(tx: Transaction, subject: Pair, names: Sequence[str]) -> None:
         )
 
 
-@cache
-def _names_and_targets() -> CompoundSelect[Any]:
+@prepared
+def _names_and_targets(*, one: bool) -> CompoundSelect[Any]:
     """Both in one statement, told apart by a position, which targets have none of."""
     names = select(pair_name.c.pair_id, pair_name.c.position, pair_name.c.reversed_name.label("text"))
     targets = select(pair_target.c.pair_id, literal(None, Integer), pair_target.c.target)
-    return names.where(pair_name.c.pair_id.in_(_ids())).union_all(
-        targets.where(pair_target.c.pair_id.in_(_ids()))
+    return names.where(is_among(pair_name.c.pair_id, one=one)).union_all(
+        targets.where(is_among(pair_target.c.pair_id, one=one))
     )
-
-
-def _ids() -> BindParameter[Any]:
-    return bindparam("ids", expanding=True)
 
 
 def _assemble(tx: Transaction, rows: Sequence[Any]) -> list[Pair]:
     names: dict[int, list[tuple[int, str]]] = {}
     targets: dict[int, list[str]] = {}
     if rows:
-        for one in tx.execute(_names_and_targets(), {"ids": [row.id for row in rows]}):
+        for one in tx.execute(*for_ids(_names_and_targets, [row.id for row in rows])):
             if one.position is None:
                 targets.setdefault(one.pair_id, []).append(one.text)
             else:
@@ -142,32 +149,45 @@ def _assemble(tx: Transaction, rows: Sequence[Any]) -> list[Pair]:
     ]
 
 
-@cache
-def _by_ids() -> Select[Any]:
-    return select(pair).where(pair.c.id.in_(_ids()))
+@prepared
+def _by_ids(*, one: bool) -> Select[Any]:
+    return select(pair).where(is_among(pair.c.id, one=one))
 
 
 def by_ids(tx: Transaction, ids: Collection[int]) -> list[Pair]:
-    return _assemble(tx, tx.execute(_by_ids(), {"ids": list(ids)}).all())
+    return _assemble(tx, tx.execute(*for_ids(_by_ids, ids)).all())
 
 
 def by_id(tx: Transaction, pair_id: int) -> Pair | None:
     return next(iter(by_ids(tx, [pair_id])), None)
 
 
+@prepared
+def _by_name() -> Select[Any]:
+    return select(pair).where(pair.c.name == bindparam("name"))
+
+
+@prepared
+def _by_digest() -> Select[Any]:
+    return select(pair).where(pair.c.names_digest == bindparam("digest"))
+
+
 def by_name(tx: Transaction, name: str) -> Pair | None:
-    return next(iter(_assemble(tx, tx.execute(select(pair).where(pair.c.name == name)).all())), None)
+    return next(iter(_assemble(tx, tx.execute(_by_name(), {"name": name}).all())), None)
 
 
 def by_digest(tx: Transaction, digest: bytes) -> Pair | None:
-    return next(
-        iter(_assemble(tx, tx.execute(select(pair).where(pair.c.names_digest == digest)).all())), None
-    )
+    return next(iter(_assemble(tx, tx.execute(_by_digest(), {"digest": digest}).all())), None)
+
+
+@prepared
+def _names_digest() -> Select[Any]:
+    return select(pair.c.names_digest).where(pair.c.id == bindparam("pair_id"))
 
 
 def names_digest(tx: Transaction, pair_id: int) -> bytes | None:
     """What a pair's names are now, for comparing; None where the pair is gone."""
-    found: bytes | None = tx.execute(select(pair.c.names_digest).where(pair.c.id == pair_id)).scalar()
+    found: bytes | None = tx.execute(_names_digest(), {"pair_id": pair_id}).scalar()
     return found
 
 
@@ -202,15 +222,15 @@ def _lineage(row: Any) -> Lineage:
     )
 
 
-@cache
-def _lineages() -> Select[Any]:
-    query = select(lineage).where(lineage.c.pair_id.in_(_ids()), lineage.c.retired_at.is_(None))
+@prepared
+def _lineages(*, one: bool) -> Select[Any]:
+    query = select(lineage).where(is_among(lineage.c.pair_id, one=one), lineage.c.retired_at.is_(None))
     return query.order_by(lineage.c.id)
 
 
 def lineages(tx: Transaction, ids: Collection[int]) -> list[Lineage]:
     """The open lineages of some pairs."""
-    return [_lineage(row) for row in tx.execute(_lineages(), {"ids": list(ids)})]
+    return [_lineage(row) for row in tx.execute(*for_ids(_lineages, ids))]
 
 
 def lineage_at(tx: Transaction, pair_id: int, ca: str) -> Lineage | None:
@@ -230,17 +250,17 @@ def _state(row: Any) -> PairState:
     )
 
 
-@cache
-def _states() -> Select[Any]:
-    return select(pair_state).where(pair_state.c.pair_id.in_(_ids()))
+@prepared
+def _states(*, one: bool) -> Select[Any]:
+    return select(pair_state).where(is_among(pair_state.c.pair_id, one=one))
 
 
 def states(tx: Transaction, ids: Collection[int]) -> dict[int, PairState]:
-    return {row.pair_id: _state(row) for row in tx.execute(_states(), {"ids": list(ids)})}
+    return {row.pair_id: _state(row) for row in tx.execute(*for_ids(_states, ids))}
 
 
 def state(tx: Transaction, pair_id: int) -> PairState:
-    return _state(tx.execute(_states(), {"ids": [pair_id]}).one())
+    return _state(tx.execute(*for_ids(_states, [pair_id])).one())
 
 
 def put_certificate(
@@ -265,7 +285,7 @@ def _change(tx: Transaction, seen: PairState, values: dict[str, Any]) -> bool:
     return tx.execute(_update_as_seen(), {**seen_values(seen), **values}).rowcount == 1
 
 
-@cache
+@prepared
 def _update_as_seen() -> Update:
     return update(pair_state).where(*as_seen())
 
@@ -292,7 +312,7 @@ def seen_values(seen: PairState) -> dict[str, Any]:
     }
 
 
-@cache
+@prepared
 def _set_renew_at() -> Update:
     return update(lineage).where(lineage.c.id == bindparam("lineage_id"))
 
@@ -301,7 +321,7 @@ def set_renew_at(tx: Transaction, lineage_id: int, at: datetime | None) -> None:
     tx.execute(_set_renew_at(), {"lineage_id": lineage_id, "renew_at": micros(at)})
 
 
-@cache
+@prepared
 def _set_next_action() -> Update:
     return update(pair_state).where(pair_state.c.pair_id == bindparam("of_pair"))
 
@@ -311,12 +331,13 @@ def set_next_action(tx: Transaction, pair_id: int, at: datetime | None) -> None:
     tx.execute(_set_next_action(), {"of_pair": pair_id, "next_action_at": micros(at)})
 
 
+@prepared
+def _due() -> Select[Any]:
+    clock = pair_state.c.next_action_at
+    query = select(pair_state.c.pair_id).where(clock <= bindparam("at"))
+    return query.order_by(clock).limit(bindparam("limit"))
+
+
 def due(tx: Transaction, limit: int) -> list[int]:
     """Pairs whose renewal clock has run out, the longest overdue first."""
-    query = (
-        select(pair_state.c.pair_id)
-        .where(pair_state.c.next_action_at <= tx.at)
-        .order_by(pair_state.c.next_action_at)
-        .limit(limit)
-    )
-    return [row.pair_id for row in tx.execute(query)]
+    return [row.pair_id for row in tx.execute(_due(), {"at": tx.at, "limit": limit})]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import timedelta
-from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -28,6 +27,7 @@ from dualcert.model.pair import PairState
 from dualcert.policy.due import PROOF_LASTS
 from dualcert.store.database import Transaction
 from dualcert.store.pairs import as_seen, seen_values
+from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import (
     blocked_key,
     certificate,
@@ -101,18 +101,19 @@ def _serving_usable_until() -> ColumnElement[int]:
     )
 
 
-@cache
-def _usable() -> Select[Any]:
-    among = pair_state.c.pair_id.in_(bindparam("ids", expanding=True))
+@prepared
+def _usable(*, one: bool) -> Select[Any]:
+    among = is_among(pair_state.c.pair_id, one=one)
     return select(pair_state.c.pair_id).where(among, standby_usable(bindparam("at")))
 
 
 def usable(tx: Transaction, pairs: Collection[int]) -> set[int]:
     """Those of the pairs whose standby may serve now."""
-    return {row.pair_id for row in tx.execute(_usable(), {"ids": list(pairs), "at": tx.at})}
+    statement, values = for_ids(_usable, pairs)
+    return {row.pair_id for row in tx.execute(statement, {**values, "at": tx.at})}
 
 
-@cache
+@prepared
 def _swap(*, opened: bool) -> Update:
     return (
         update(pair_state)

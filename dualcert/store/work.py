@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
-from functools import cache
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BindParameter,
@@ -13,6 +13,7 @@ from sqlalchemy import (
     Delete,
     Insert,
     Select,
+    Text,
     Update,
     and_,
     bindparam,
@@ -30,7 +31,8 @@ from dualcert.model.work import ANOTHER_STEP, WorkKind, WorkRow
 from dualcert.store.columns import instant, micros
 from dualcert.store.database import Transaction, database_now, upsert
 from dualcert.store.leases import LEASE
-from dualcert.store.tables import work
+from dualcert.store.statements import Prepared, for_ids, is_among, is_one_of, prepared
+from dualcert.store.tables import Number, work
 
 _WOKEN = "woken"
 """``waiting_for`` of a held row that another step of its pair has moved on for."""
@@ -53,7 +55,7 @@ def _row(row: Any) -> WorkRow:
     )
 
 
-@cache
+@prepared
 def _schedule() -> Insert:
     statement = upsert(work)
     wanted = statement.excluded.due_at
@@ -94,14 +96,14 @@ def claim(
 
     Rows of the CAs in ``but_not_at`` are left for later.
     """
-    search = _Search(tx.at, kinds, pairs, but_not_at)
-    return _taken(tx, owner, search.take(), {**search.values, "limit": limit})
+    statement, values = _search(_take, tx, kinds, pairs, but_not_at)
+    return _taken(tx, owner, statement, {**values, "limit": limit})
 
 
 def claim_companions(tx: Transaction, owner: str, target: str, limit: int) -> list[WorkRow]:
     """Take the other due deployments of one target, so that they are switched together."""
-    search = _Search(tx.at, (WorkKind.DEPLOYMENT,), None, (), target)
-    return _taken(tx, owner, search.take(), {**search.values, "limit": limit})
+    form = _Form((WorkKind.DEPLOYMENT,), of_target=True)
+    return _taken(tx, owner, _take(form), {"at": tx.at, "of_target": target, "limit": limit})
 
 
 def claimable(
@@ -112,91 +114,86 @@ def claimable(
     but_not_at: Collection[str] = (),
 ) -> bool:
     """Whether ``claim`` would find anything. To look keeps no writer waiting."""
-    search = _Search(tx.at, kinds, pairs, but_not_at)
-    return tx.execute(search.look(), search.values).first() is not None
+    statement, values = _search(_look, tx, kinds, pairs, but_not_at)
+    return tx.execute(statement, values).first() is not None
 
 
-class _Search:
-    """For due rows that nobody holds: the statements of its form, and what they are carried out with."""
+class _Form(NamedTuple):
+    """What tells one search for due rows from another: each has a text of its own. ``one``: for one pair only."""
 
-    def __init__(
-        self,
-        at: int,
-        kinds: Collection[WorkKind],
-        pairs: Collection[int] | None,
-        but_not_at: Collection[str],
-        target: str | None = None,
-    ) -> None:
-        self._form = (pairs is not None, bool(but_not_at), target is not None)
-        self.values = {
-            "at": at,
-            "kinds": [kind.value for kind in kinds],
-            "pairs": list(pairs or ()),
-            "but_not_at": list(but_not_at),
-            "of_target": target,
-        }
-
-    def look(self) -> Select[Any]:
-        return _look(*self._form)
-
-    def take(self) -> ReturningUpdate[Any]:
-        return _take(*self._form)
+    kinds: tuple[WorkKind, ...]
+    of_pairs: bool = False
+    one: bool = False
+    but_not_at: tuple[str, ...] = ()
+    of_target: bool = False
 
 
-@cache
-def _look(of_pairs: bool, excepting: bool, of_target: bool) -> Select[Any]:
-    return select(work.c.id).where(_claimable(of_pairs, excepting, of_target)).limit(1)
+def _search(
+    build: Callable[[_Form], Prepared],
+    tx: Transaction,
+    kinds: Collection[WorkKind],
+    pairs: Collection[int] | None,
+    but_not_at: Collection[str],
+) -> tuple[Prepared, dict[str, Any]]:
+    form = _Form(tuple(kinds), pairs is not None, pairs is not None and len(pairs) == 1, tuple(but_not_at))
+    if pairs is None:
+        return build(form), {"at": tx.at}
+    ids = next(iter(pairs)) if form.one else list(pairs)
+    return build(form), {"at": tx.at, "ids": ids}
 
 
-@cache
-def _take(of_pairs: bool, excepting: bool, of_target: bool) -> ReturningUpdate[Any]:
+@prepared
+def _look(form: _Form) -> Select[Any]:
+    return select(work.c.id).where(_claimable(form)).limit(1)
+
+
+@prepared
+def _take(form: _Form) -> ReturningUpdate[Any]:
     due = (
         select(work.c.id)
-        .where(_claimable(of_pairs, excepting, of_target))
+        .where(_claimable(form))
         .order_by(work.c.due_at)
         .limit(bindparam("limit"))
         .with_for_update(skip_locked=True)
-        .scalar_subquery()
+        .cte("due")
+        .prefix_with("MATERIALIZED", dialect="postgresql")
     )
     return (
         update(work)
-        .where(work.c.id.in_(due))
+        .where(work.c.id.in_(select(due.c.id)))
         .values(owner=bindparam("new_owner"), lease_until=database_now + LEASE, fence=work.c.fence + 1)
         .returning(*work.c)
     )
 
 
-def _claimable(of_pairs: bool, excepting: bool, of_target: bool) -> ColumnElement[bool]:
+def _claimable(form: _Form) -> ColumnElement[bool]:
     conditions = [
         work.c.due_at <= bindparam("at"),
         or_(work.c.lease_until.is_(None), work.c.lease_until <= database_now),
-        work.c.kind.in_(_several("kinds")),
+        is_one_of(work.c.kind, [kind.value for kind in form.kinds]),
     ]
-    if of_pairs:
-        conditions.append(work.c.pair_id.in_(_several("pairs")))
-    if excepting:
-        conditions.append(work.c.ca.not_in(_several("but_not_at")))
-    if of_target:
+    if form.of_pairs:
+        conditions.append(is_among(work.c.pair_id, one=form.one))
+    conditions += [work.c.ca != name for name in form.but_not_at]
+    if form.of_target:
         conditions.append(work.c.target == bindparam("of_target"))
     return and_(*conditions)
 
 
-def _several(name: str) -> BindParameter[Any]:
-    return bindparam(name, expanding=True)
-
-
-def _taken(
-    tx: Transaction, owner: str, statement: ReturningUpdate[Any], values: dict[str, Any]
-) -> list[WorkRow]:
+def _taken(tx: Transaction, owner: str, statement: Prepared, values: dict[str, Any]) -> list[WorkRow]:
     return [_row(row) for row in tx.execute(statement, {**values, "new_owner": owner})]
 
 
-@cache
+@prepared
 def _held() -> Select[Any]:
-    return select(work.c.id).where(
-        work.c.id == bindparam("id"),
-        work.c.fence == bindparam("fence"),
-        work.c.owner == bindparam("owner"),
+    return (
+        select(work.c.id)
+        .where(
+            work.c.id == bindparam("id"),
+            work.c.fence == bindparam("fence"),
+            work.c.owner == bindparam("owner"),
+        )
+        .with_for_update()
     )
 
 
@@ -207,7 +204,7 @@ def hold(tx: Transaction, row: WorkRow) -> None:
         raise LeaseLost(f"{row.kind.value} of pair {row.pair_id} is held by another process now")
 
 
-@cache
+@prepared
 def _finish() -> Delete:
     return delete(work).where(work.c.id == bindparam("row_id"), work.c.fence == bindparam("row_fence"))
 
@@ -217,7 +214,7 @@ def finish(tx: Transaction, row: WorkRow) -> None:
     tx.execute(_finish(), {"row_id": row.id, "row_fence": row.fence})
 
 
-@cache
+@prepared
 def _cancel() -> Delete:
     return delete(work).where(work.c.pair_id == bindparam("of_pair"), work.c.kind == bindparam("of_kind"))
 
@@ -225,6 +222,30 @@ def _cancel() -> Delete:
 def cancel(tx: Transaction, kind: WorkKind, pair_id: int) -> None:
     """A step of a pair has no purpose any more; whoever holds it finds its lease lost."""
     tx.execute(_cancel(), {"of_pair": pair_id, "of_kind": kind.value})
+
+
+@prepared
+def _put_back(*, waits: bool, failed: bool, keep_lease: bool) -> Update:
+    as_claimed = work.c.due_at.is_not_distinct_from(bindparam("as_claimed"))
+    new: BindParameter[int] = bindparam("new_due_at", type_=Number)
+    ours_goes = or_(as_claimed, and_(new.is_not(None), work.c.due_at > new))
+    due_at = case((ours_goes, new), else_=work.c.due_at)
+    values: dict[str, Any] = {
+        "due_at": case((work.c.waiting_for == _WOKEN, bindparam("at")), else_=due_at) if waits else due_at,
+        "reason": bindparam("new_reason"),
+        "waiting_for": case((as_claimed, bindparam("new_waiting_for", type_=Text)), else_=None),
+    }
+    if failed:
+        values["attempts"] = work.c.attempts + 1
+        values["since"] = func.coalesce(work.c.since, bindparam("at"))
+    if not keep_lease:
+        values["owner"] = None
+        values["lease_until"] = None
+    return (
+        update(work)
+        .where(work.c.id == bindparam("row_id"), work.c.fence == bindparam("row_fence"))
+        .values(values)
+    )
 
 
 def put_back(
@@ -241,50 +262,47 @@ def put_back(
 
     What was made due while we held it stays due: whoever did that knew more than the step that ends now.
     """
-    as_claimed = work.c.due_at.is_not_distinct_from(micros(row.due_at))
-    ours_goes = as_claimed if due_at is None else or_(as_claimed, work.c.due_at > micros(due_at))
-    values: dict[str, Any] = {
-        "due_at": case((ours_goes, micros(due_at)), else_=work.c.due_at),
-        "reason": reason,
-        "waiting_for": case((as_claimed, waiting_for), else_=None),
+    waits = waiting_for == ANOTHER_STEP
+    values = {
+        "row_id": row.id,
+        "row_fence": row.fence,
+        "as_claimed": micros(row.due_at),
+        "new_due_at": micros(due_at),
+        "new_reason": reason,
+        "new_waiting_for": waiting_for,
     }
-    if waiting_for == ANOTHER_STEP:
-        values["due_at"] = case((work.c.waiting_for == _WOKEN, tx.at), else_=values["due_at"])
-    if failed:
-        values["attempts"] = work.c.attempts + 1
-        values["since"] = func.coalesce(work.c.since, tx.at)
-    if not keep_lease:
-        values["owner"] = None
-        values["lease_until"] = None
-    tx.execute(update(work).where(work.c.id == row.id, work.c.fence == row.fence).values(**values))
+    at = {"at": tx.at} if waits or failed else {}
+    tx.execute(_put_back(waits=waits, failed=failed, keep_lease=keep_lease), {**values, **at})
+
+
+@prepared
+def _release() -> Update:
+    ours = (work.c.id == bindparam("row_id"), work.c.fence == bindparam("row_fence"))
+    return update(work).where(*ours).values(owner=None, lease_until=None, reason=bindparam("new_reason"))
 
 
 def release(tx: Transaction, rows: Iterable[WorkRow]) -> None:
     """Let go of rows that nothing happened to; they are due as before. What was waited for is written down."""
     for row in rows:
-        tx.execute(
-            update(work)
-            .where(work.c.id == row.id, work.c.fence == row.fence)
-            .values(owner=None, lease_until=None, reason=row.reason)
-        )
+        tx.execute(_release(), {"row_id": row.id, "row_fence": row.fence, "new_reason": row.reason})
 
 
 def of_pairs(
     tx: Transaction, pairs: Collection[int], kinds: Collection[WorkKind] | None = None
 ) -> list[WorkRow]:
-    values = {"pairs": list(pairs), "kinds": [kind.value for kind in kinds or ()]}
-    return [_row(row) for row in tx.execute(_of_pairs(of_kinds=kinds is not None), values)]
+    form = partial(_of_pairs, kinds=None if kinds is None else tuple(kinds))
+    return [_row(row) for row in tx.execute(*for_ids(form, pairs))]
 
 
-@cache
-def _of_pairs(*, of_kinds: bool) -> Select[Any]:
-    query = select(work).where(work.c.pair_id.in_(_several("pairs")))
-    if of_kinds:
-        query = query.where(work.c.kind.in_(_several("kinds")))
+@prepared
+def _of_pairs(*, one: bool, kinds: tuple[WorkKind, ...] | None) -> Select[Any]:
+    query = select(work).where(is_among(work.c.pair_id, one=one))
+    if kinds is not None:
+        query = query.where(is_one_of(work.c.kind, [kind.value for kind in kinds]))
     return query.order_by(work.c.id)
 
 
-@cache
+@prepared
 def _get() -> Select[Any]:
     return select(work).where(
         work.c.pair_id == bindparam("pair_id"),
@@ -300,14 +318,14 @@ def get(tx: Transaction, kind: WorkKind, pair_id: int, *, ca: str = "", target: 
     return _row(row) if row else None
 
 
-@cache
-def _due_before(*, of_pairs: bool) -> Select[Any]:
+@prepared
+def _due_before(form: _Form) -> Select[Any]:
     query = select(func.min(work.c.due_at)).where(
-        work.c.due_at <= bindparam("until"),
-        work.c.kind.in_(_several("kinds")),
+        work.c.due_at <= bindparam("at"),
+        is_one_of(work.c.kind, [kind.value for kind in form.kinds]),
         work.c.owner.is_distinct_from(bindparam("but_not_of")),
     )
-    return query.where(work.c.pair_id.in_(_several("pairs"))) if of_pairs else query
+    return query.where(is_among(work.c.pair_id, one=form.one)) if form.of_pairs else query
 
 
 def due_before(
@@ -322,17 +340,14 @@ def due_before(
 
     Rows that others hold count: what they leave behind may be due then.
     """
-    values = {
-        "until": micros(until),
-        "kinds": [kind.value for kind in kinds],
-        "but_not_of": but_not_of,
-        "pairs": list(pairs or ()),
-    }
-    earliest: int | None = tx.execute(_due_before(of_pairs=pairs is not None), values).scalar_one()
+    statement, values = _search(_due_before, tx, kinds, pairs, ())
+    earliest: int | None = tx.execute(
+        statement, {**values, "at": micros(until), "but_not_of": but_not_of}
+    ).scalar_one()
     return instant(earliest)
 
 
-@cache
+@prepared
 def _wake() -> Update:
     free = work.c.owner.is_(None)
     return (
@@ -373,7 +388,7 @@ def hurry(tx: Transaction, pair_id: int, kinds: Collection[WorkKind], *, spare: 
     )
 
 
-@cache
+@prepared
 def _leased() -> Select[Any]:
     return select(work.c.id).where(
         work.c.pair_id == bindparam("pair_id"),

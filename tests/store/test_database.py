@@ -288,7 +288,6 @@ def test_a_statement_that_the_database_refuses_is_an_error_of_the_store(store: S
     ("url", "word"),
     [
         ("mysql://host/name", "mysql is not supported"),
-        ("postgresql://user:password@host/name", "postgresql is not supported"),
         ("dualcert.db", "not a database URL"),
         ("sqlite:////nowhere/at/all/dualcert.db", "/nowhere/at/all does not exist"),
         ("sqlite+nobody:///dualcert.db", "nobody"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
@@ -214,14 +215,13 @@ def test_a_promotion_does_not_touch_the_renewal_clock(store: Store, clock: FakeC
 
 def test_the_statement_of_a_promotion_does_not_name_the_renewal_clock(store: Store) -> None:
     said: list[str] = []
-    from sqlalchemy import event
-
-    event.listen(store.engine, "before_cursor_execute", lambda *a: said.append(a[2]))
     with store.write() as tx:
         pair, _, _ = a_full_pair(tx)
         state = pairs.state(tx, pair.id)
-        said.clear()
+        driver: Any = tx.connection.connection.driver_connection
+        driver.set_trace_callback(said.append)
         promotion.swap(tx, state)
+        driver.set_trace_callback(None)
     [statement] = said
     assert "next_action_at" not in statement
 
