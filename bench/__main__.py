@@ -10,6 +10,7 @@ from collections.abc import Callable
 from bench import commands, failovers, issuance
 from bench.results import FILE, Result, table, write
 from bench.stage import Stage, dualcert, run, set_up
+from dualcert.cli import collect_seldom
 
 _PARTS: dict[str, Callable[[Stage, float], list[Result]]] = {
     "pair": lambda stage, effort: issuance.one_pair(stage, _rounds(60, effort)),
@@ -40,6 +41,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if unknown := set(chosen.parts) - set(_PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}")
+    collect_seldom()  # as the commands do
     run([*dualcert(), "--help"])  # compiles what is not compiled yet
     results: list[Result] = []
     with set_up() as stage:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 from dualcert.acmeclient.problems import problem_text
 from dualcert.errors import CaServerError
@@ -21,7 +20,9 @@ from dualcert.ports.ca import AuthorizationSnapshot, CaFacts, OrderSnapshot
 
 _PEM_BLOCK = re.compile(r"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+?)-----END CERTIFICATE-----\s*")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{22,}")  # 128 bits of base64url (RFC 8555 section 8.3)
-_VISIBLE = re.compile(r"[!-~]+")
+_HTTPS = re.compile(
+    r"https://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:(?P<port>[0-9]{0,5}))?([/?#][!-~]*)?", re.IGNORECASE
+)
 _DER_SEQUENCE = 0x30
 
 
@@ -113,13 +114,8 @@ class Fields:
 
 def is_https(url: str) -> bool:
     """Whether this is an https URL that can go into a request as it stands."""
-    if not _VISIBLE.fullmatch(url):
-        return False
-    try:
-        parts = urlsplit(url)
-        return parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # no port, or a broken IPv6 address
-        return False
+    found = _HTTPS.fullmatch(url)
+    return found is not None and 0 < int(found["port"] or 443) < 65536
 
 
 def read_directory(ca: str, document: object) -> Directory:

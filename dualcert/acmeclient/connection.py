@@ -1,22 +1,27 @@
-"""HTTPS to one CA: urllib3's pool, proxies and TLS, and a deadline that holds for all of a call."""
+"""HTTPS to one CA: connections that are kept, TLS, and a deadline that holds for all of a call."""
 
 from __future__ import annotations
 
 import ssl
 import threading
+import weakref
+from collections import defaultdict, deque
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Timeout, make_headers
-
+from dualcert.acmeclient.http1 import Http1, Reply, Request
 from dualcert.acmeclient.settings import AcmeCaSettings
 from dualcert.acmeclient.unreachable import ConnectTimeout
 from dualcert.clock import Clock
 from dualcert.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from dualcert.acmeclient.proxied import Proxied
+
 _KEPT = 64  # idle connections to one server; more than threads ever talk to it
+_HTTPS = 443
 _CONNECTING = 3  # a name's addresses are tried one after another, each for a third of the time
 
 # The deadline of the call that this thread is making: a connection is lent to one call after another.
@@ -39,7 +44,7 @@ class Deadline:
 
 
 class _DeadlineSocket(ssl.SSLSocket):
-    """Gives each read what is left of the call; urllib3 would give every byte the whole time anew.
+    """Gives each read what is left of the call; to wait for every byte the whole time anew.
 
     Writing needs none of it: a request is too short to fill a socket's buffer.
     """
@@ -64,60 +69,71 @@ class Connections:
 
     def __init__(self, settings: AcmeCaSettings) -> None:
         self._connecting = settings.timeout / _CONNECTING
-        options: dict[str, Any] = {
-            "ssl_context": _trust(settings),
-            "maxsize": _KEPT,
-            "block": False,
-            "retries": False,
-        }
-        self._direct = PoolManager(**options)
-        self._proxies = getproxies_environment()
-        proxy = self._proxies.get("https") or self._proxies.get("all")
-        self._proxied = _proxied(proxy, settings, options) if proxy else None
+        self._context = _trust(settings)
+        self._idle: dict[str, deque[Http1]] = defaultdict(lambda: deque(maxlen=_KEPT))
+        weakref.finalize(self, _close_all, self._idle)
+        self._environment = getproxies_environment()
+        proxy = self._environment.get("https") or self._environment.get("all")
+        self._proxied = _through(proxy, self._context, settings) if proxy else None
 
-    def request(
-        self, method: str, url: str, headers: dict[str, str], body: bytes | None, deadline: Deadline
-    ) -> BaseHTTPResponse:
-        """Send a request and read the head of its answer; the body is read by this thread, then it is closed.
+    def request(self, request: Request, deadline: Deadline) -> Reply:
+        """Send a request and read its whole answer.
 
-        Raises OSError or urllib3's HTTPError.
+        Raises one of ``unreachable.NO_ANSWER``, or AnswerTooLong.
         """
         _call.deadline = deadline
-        left = deadline.left()
-        return self._way_to(url).request(
-            method,
-            url,
-            headers=headers,
-            body=body,
-            timeout=Timeout(connect=min(left, self._connecting), read=left),
-            redirect=False,
-            preload_content=False,
-        )
+        place = urlsplit(request.url)
+        if self._proxied is not None and not proxy_bypass(place.netloc, self._environment):
+            left = deadline.left()
+            return self._proxied.request(request, min(left, self._connecting), left)
+        connection = self._lent(place, deadline)
+        target = f"{place.path or '/'}?{place.query}" if place.query else place.path or "/"
+        try:
+            return connection.exchange(request, place.netloc.rpartition("@")[2], target)
+        finally:
+            if connection.stands:
+                self._idle[place.netloc].append(connection)
+            else:
+                connection.close()
 
     def close(self) -> None:
         """Close what is idle; the next call opens anew."""
-        for manager in (self._direct, self._proxied):
-            if manager is not None:
-                manager.clear()
+        _close_all(self._idle)
+        if self._proxied is not None:
+            self._proxied.close()
 
-    def _way_to(self, url: str) -> PoolManager:
-        if self._proxied is None or proxy_bypass(urlsplit(url).netloc, self._proxies):
-            return self._direct
-        return self._proxied
+    def _lent(self, place: SplitResult, deadline: Deadline) -> Http1:
+        """A connection that stands, or one made anew."""
+        idle = self._idle[place.netloc]
+        while True:
+            try:
+                connection = idle.pop()
+            except IndexError:
+                return self._connected(place, deadline)
+            if not connection.is_dropped():
+                return connection
+            connection.close()
+
+    def _connected(self, place: SplitResult, deadline: Deadline) -> Http1:
+        timeout = min(deadline.left(), self._connecting)
+        try:
+            return Http1((place.hostname or "", place.port or _HTTPS), timeout, self._context)
+        except TimeoutError as error:
+            raise ConnectTimeout("timed out") from error
 
 
-def _proxied(url: str, settings: AcmeCaSettings, options: dict[str, Any]) -> ProxyManager:
+def _close_all(connections: dict[str, deque[Http1]]) -> None:
+    for idle in connections.values():
+        while idle:
+            idle.pop().close()
+
+
+def _through(url: str, context: ssl.SSLContext, settings: AcmeCaSettings) -> Proxied:
     """Through the proxy that the environment names (``https_proxy``, ``all_proxy``)."""
+    from dualcert.acmeclient.proxied import Proxied
+
     try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        user, _, place = parts.netloc.rpartition("@")
-        # A header is latin-1 to urllib3, which so keeps the bytes that the URL stands for.
-        secret = make_headers(proxy_basic_auth=unquote_to_bytes(user).decode("latin-1")) if user else {}
-        if not parts.hostname:
-            raise ValueError("no host")
-        return ProxyManager(
-            f"{parts.scheme}://{place}", proxy_headers=secret, proxy_ssl_context=_context(None), **options
-        )
+        return Proxied(url, context, _context(None))
     except ValueError:  # its words may quote the URL, in which a password may stand
         raise ConfigurationError(
             "the proxy that the environment names is no http or https URL",

@@ -13,15 +13,13 @@ from datetime import timedelta
 from http import HTTPStatus
 from re import compile as pattern
 
-from urllib3 import BaseHTTPResponse
-from urllib3.exceptions import HTTPError
-
 from dualcert.acmeclient import problems
 from dualcert.acmeclient.connection import Connections, Deadline
+from dualcert.acmeclient.http1 import AnswerTooLong, Reply, Request
 from dualcert.acmeclient.problems import Subject
 from dualcert.acmeclient.settings import AcmeCaSettings
 from dualcert.acmeclient.signing import Signer
-from dualcert.acmeclient.unreachable import explain
+from dualcert.acmeclient.unreachable import NO_ANSWER, explain
 from dualcert.clock import Clock
 from dualcert.errors import CaServerError, CaUnreachable
 
@@ -59,23 +57,6 @@ class Answer:
         return value
 
 
-@dataclass(frozen=True)
-class _Raw:
-    response: BaseHTTPResponse
-    body: bytes
-
-    @property
-    def status(self) -> int:
-        return self.response.status
-
-    @property
-    def content_type(self) -> str:
-        return self.header("Content-Type") or ""
-
-    def header(self, name: str) -> str | None:
-        return self.response.headers.get(name)
-
-
 class Transport:
     """All connections to one CA; shared by all threads."""
 
@@ -110,7 +91,7 @@ class Transport:
         for repetition in range(_BAD_NONCES + 1):
             body = signer.sign(url, nonce, payload)
             raw = self._exchange("POST", url, deadline, body, accept=accept, limit=limit)
-            if not problems.is_bad_nonce(raw.status, raw.content_type, raw.body):
+            if not problems.is_bad_nonce(raw.status, _content_type(raw), raw.body):
                 self._keep(raw)
                 return self._answer(url, raw, subject)
             if repetition < _BAD_NONCES:
@@ -140,18 +121,18 @@ class Transport:
         self._answer(new_nonce, raw, Subject.OTHER)  # raises where the answer is no success
         raise CaServerError("the CA gave no nonce where it was asked for one", ca=self._settings.name)
 
-    def _keep(self, raw: _Raw) -> None:
+    def _keep(self, raw: Reply) -> None:
         nonce = _nonce_of(raw)
         if nonce is not None:
             self._nonces.append(nonce)
 
-    def _answer(self, url: str, raw: _Raw, subject: Subject) -> Answer:
-        wait = problems.retry_after(raw.header("Retry-After"), self._clock.now())
+    def _answer(self, url: str, raw: Reply, subject: Subject) -> Answer:
+        wait = problems.retry_after(raw.headers.get("retry-after"), self._clock.now())
         if HTTPStatus.OK <= raw.status < HTTPStatus.MULTIPLE_CHOICES:
-            location, link = raw.header("Location"), raw.header("Link")
-            return Answer(url, raw.status, raw.content_type, raw.body, location, link, wait)
+            location, link = raw.headers.get("location"), raw.headers.get("link")
+            return Answer(url, raw.status, _content_type(raw), raw.body, location, link, wait)
         if HTTPStatus.MULTIPLE_CHOICES <= raw.status < HTTPStatus.BAD_REQUEST:
-            place = problems.plain(raw.header("Location") or "nowhere", 200)
+            place = problems.plain(raw.headers.get("location") or "nowhere", 200)
             raise CaUnreachable(
                 f"the CA sends us elsewhere: {place}",
                 remedy=f"Redirects are not followed: set `directory` in [ca.{self._settings.name}] to match.",
@@ -161,7 +142,7 @@ class Transport:
             problems.Failure(
                 ca=self._settings.name,
                 status=raw.status,
-                content_type=raw.content_type,
+                content_type=_content_type(raw),
                 body=raw.body,
                 retry_after=wait,
                 subject=subject,
@@ -177,7 +158,7 @@ class Transport:
         *,
         accept: str | None = None,
         limit: int = JSON_LIMIT,
-    ) -> _Raw:
+    ) -> Reply:
         """One request and its whole answer. Raises CaUnreachable."""
         headers = {"User-Agent": self._settings.user_agent}
         if accept is not None:
@@ -187,27 +168,24 @@ class Transport:
         started = self._clock.monotonic()
         outcome: object = "no answer"
         try:
-            response = self._connections.request(method, url, headers, body, deadline)
-            raw = _Raw(response, self._read(limit, response))
+            raw = self._connections.request(Request(method, url, headers, body, limit), deadline)
             outcome = raw.status
             return raw
-        except (OSError, HTTPError) as error:
+        except AnswerTooLong as error:
+            raise CaServerError(
+                f"the CA's answer is longer than {limit // 1024} KiB", ca=self._settings.name
+            ) from error
+        except NO_ANSWER as error:
             raise explain(error, url, self._settings) from error
         finally:
             _log.debug("%s %s: %s, %.3f s", method, url, outcome, self._clock.monotonic() - started)
 
-    def _read(self, limit: int, response: BaseHTTPResponse) -> bytes:
-        try:
-            if (response.length_remaining or 0) <= limit:
-                body = response.read(limit + 1)  # raises where the answer broke off
-                if len(body) <= limit:
-                    return body
-            raise CaServerError(f"the CA's answer is longer than {limit // 1024} KiB", ca=self._settings.name)
-        finally:
-            response.close()  # its connection too, unless the answer was read to its end
+
+def _content_type(raw: Reply) -> str:
+    return raw.headers.get("content-type") or ""
 
 
-def _nonce_of(raw: _Raw) -> str | None:
+def _nonce_of(raw: Reply) -> str | None:
     """The nonce of an answer; one with other characters is to be ignored (RFC 8555 section 6.5.1)."""
-    value = raw.header("Replay-Nonce")
+    value = raw.headers.get("replay-nonce")
     return value if value is not None and _NONCE.fullmatch(value) else None

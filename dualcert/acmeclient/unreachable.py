@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
+from http.client import HTTPException
 from urllib.parse import urlsplit
-
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProxyError
 
 from dualcert.acmeclient.problems import plain
 from dualcert.acmeclient.settings import AcmeCaSettings
@@ -17,12 +16,20 @@ class ConnectTimeout(TimeoutError):
     """The time ran out before there was a connection, its TLS handshake included."""
 
 
-def explain(error: OSError | HTTPError, url: str, settings: AcmeCaSettings) -> CaUnreachable:
-    """The CaUnreachable that an exception of urllib3 or of the socket means."""
+class ProxyFailed(Exception):
+    """The proxy that the environment names could not be used; its cause says why."""
+
+
+NO_ANSWER = (OSError, HTTPException, ProxyFailed)
+
+
+def explain(error: Exception, url: str, settings: AcmeCaSettings) -> CaUnreachable:
+    """The CaUnreachable that one of ``NO_ANSWER`` means."""
     server, remedy = urlsplit(url).netloc, "It is tried again."
-    if isinstance(error, ProxyError):
+    first: BaseException = error
+    if isinstance(error, ProxyFailed):
         server += " (through the environment's proxy)"
-    first = _first(error)
+        first = error.__cause__ or error
     match first:
         case ssl.SSLCertVerificationError():
             reason = f"the TLS certificate of {server} is not trusted: {plain(first.verify_message, 200)}"
@@ -50,11 +57,3 @@ def explain(error: OSError | HTTPError, url: str, settings: AcmeCaSettings) -> C
 
 def _said(error: OSError) -> str:
     return plain(error.strerror or str(error), 200)
-
-
-def _first(error: BaseException) -> BaseException:
-    """What was raised first. urllib3 hands it on as a cause, or as an argument."""
-    if isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError):
-        return ConnectTimeout("timed out")
-    inner = [each for each in (error.__cause__, *error.args) if isinstance(each, Exception)]
-    return _first(inner[0]) if inner and isinstance(error, HTTPError) else error

@@ -83,7 +83,8 @@ class _Run:
         # By number and fence: a row that is put back and due at once may be claimed anew before its step is taken in.
         self._busy: dict[tuple[int, int], WorkRow] = {}
         self._last_looks: set[int] = set()
-        self._finished: SimpleQueue[_Ended] = SimpleQueue()
+        self._finished: SimpleQueue[_Ended | None] = SimpleQueue()
+        self._nudged = threading.Event()
         self._pools: dict[str, Pool] = {}
         self._claim_at = self._now()
         self._seen = 0
@@ -91,9 +92,16 @@ class _Run:
     def _now(self) -> datetime:
         return self._world.clock.now()
 
+    def _nudge(self) -> None:
+        """Work has become due, perhaps; one nudge is enough until it is looked for."""
+        if not self._nudged.is_set():
+            self._nudged.set()
+            self._finished.put(None)
+
     def run(self) -> None:
         self._engine.take_from_the_dead()
         self._begin_following()
+        self._world.store.watchers.add(self._nudge)
         stop = threading.Event()
         keeper = threading.Thread(target=self._keep_leases, args=(stop,), name="leases", daemon=True)
         keeper.start()
@@ -103,6 +111,7 @@ class _Run:
                 self._tell()
             self._tell()
         finally:
+            self._world.store.watchers.discard(self._nudge)
             stop.set()
             for pool in self._pools.values():
                 pool.close()
@@ -115,9 +124,10 @@ class _Run:
         now = self._now()
         if now >= self._deadline:
             return not self._busy or now >= self._deadline + _GRACE
+        # What is held already goes on in its threads while more is looked for.
+        self._dispatch(now)
         if now >= self._claim_at:
             self._claim(now)
-        self._dispatch(now)
         if self._busy or any(
             not one.waiting and one.wake_at <= self._deadline for one in self._held.values()
         ):
@@ -139,6 +149,7 @@ class _Run:
     def _claim(self, now: datetime) -> None:
         """Take what is due, but no more of a CA whose threads have enough: what hangs there holds up nobody else."""
         self._claim_at = now + _POLL
+        self._nudged.clear()
         busy = Counter(_pool_name(row) for row in self._busy.values())
         kinds = [kind for kind in self._scope.kinds if kind in _AT_A_CA or busy[_POOLS[kind]] < _AT_ONCE]
         full = [name for name in self._world.cas if busy[f"ca-{name}"] >= _AT_ONCE]
@@ -177,7 +188,10 @@ class _Run:
         wakes = [one.wake_at for one in self._held.values()]
         return min([*wakes, self._claim_at, self._now() + _POLL])
 
-    def _take_in(self, ended: _Ended) -> None:
+    def _take_in(self, ended: _Ended | None) -> None:
+        if ended is None:
+            self._claim_at = self._now()
+            return
         if ended.error is not None:
             raise ended.error  # its rows are among the busy ones still, and are given back with them
         for row in ended.rows:
@@ -187,13 +201,13 @@ class _Run:
                 self._held[one.row.id] = one
         if ended.moved:
             self._last_looks.clear()
-        # A step that has ended may have made others due, and may be what rows of its pairs waited for.
-        self._claim_at = self._now()
+        # A step that has ended may be what rows of its pairs waited for.
+        now = self._now()
         moved = {row.pair_id for row in ended.rows if ended.moved}
         just_now = {row.id for row in ended.rows}
         for number, one in self._held.items():
             if one.waiting and one.row.pair_id in moved and number not in just_now:
-                self._held[number] = replace(one, wake_at=self._claim_at)
+                self._held[number] = replace(one, wake_at=now)
 
     # --- steps in their threads --------------------------------------------------------------------------
 

@@ -53,9 +53,9 @@ def _step(world: World, row: WorkRow, pair: Pair, order: Order | None) -> Outcom
         return _place(world, row, pair, ca, client, lost=order)
     if order.step is OrderStep.PLACED:
         if not row.continued:
-            return validation.prepare(world, row, pair, order, client)
+            return validation.prepare(world, row, pair, order, client, validation.records_of(world, order))
         outcome = validation.advance(world, row, pair, order, client)
-        return _finalize(world, row, order, client) if outcome is None else outcome
+        return _finalize(world, row, pair, order, client) if outcome is None else outcome
     return _collect(world, row, pair, order, client)
 
 
@@ -77,8 +77,8 @@ def _place(
         authorizations=answer.authorizations,
     )
     if answer.status == "ready":
-        return _finalize(world, row, order, client)
-    return validation.prepare(world, row, pair, order, client)
+        return _finalize(world, row, pair, order, client)
+    return validation.prepare(world, row, pair, order, client, [])
 
 
 def _intend(world: World, row: WorkRow, pair: Pair, ca: CaBinding, lost: Order | None) -> Order:
@@ -135,8 +135,8 @@ def _check_independence(
         )
 
 
-def _finalize(world: World, row: WorkRow, order: Order, client: CertificateAuthority) -> Outcome:
-    """Every authorization is valid: send the CSR."""
+def _finalize(world: World, row: WorkRow, pair: Pair, order: Order, client: CertificateAuthority) -> Outcome:
+    """Every authorization is valid: send the CSR, and take the certificate where the CA is as quick as that."""
     with world.store.write() as tx:
         work.hold(tx, row)
         # Asked again: when this order was placed, the other CA may not have told yet who it is.
@@ -146,7 +146,10 @@ def _finalize(world: World, row: WorkRow, order: Order, client: CertificateAutho
         # The pair's other order may have waited for values that this one turned out not to need.
         validation.schedule_publication(tx, order.pair_id)
         events.record(tx, EventKind.VALIDATED, "every name is authorized", pair=order.pair_id, ca=order.ca)
-    return _under_way(world, row, _send(order, client))
+    snapshot = _send(order, client)
+    if snapshot.status == "processing" and snapshot.retry_after is None:
+        snapshot = client.order(snapshot.url)
+    return _received(world, row, pair, order, client, snapshot)
 
 
 def _send(order: Order, client: CertificateAuthority) -> OrderSnapshot:
@@ -160,12 +163,19 @@ def _collect(world: World, row: WorkRow, pair: Pair, order: Order, client: Certi
     snapshot = client.order(order.url or "")
     if snapshot.status == "ready":
         snapshot = _send(order, client)
+    return _received(world, row, pair, order, client, snapshot)
+
+
+def _received(
+    world: World,
+    row: WorkRow,
+    pair: Pair,
+    order: Order,
+    client: CertificateAuthority,
+    snapshot: OrderSnapshot,
+) -> Outcome:
     if snapshot.status == "valid" and snapshot.certificate is not None:
         return storing.store(world, row, pair, order, client.certificate(snapshot.certificate))
-    return _under_way(world, row, snapshot)
-
-
-def _under_way(world: World, row: WorkRow, snapshot: OrderSnapshot) -> Outcome:
     if snapshot.status == "valid":
         return Later(world.clock.now(), "the certificate is ready")
     if snapshot.status in {"processing", "ready"}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from datetime import timedelta
 
 from dualcert.errors import CaError, CaRejected, ChallengeFailed, LeaseLost, NotPropagated, ResourceGone
@@ -28,13 +29,20 @@ _GIVE_UP = timedelta(minutes=10)
 # --- the order's side ------------------------------------------------------------------------------------
 
 
-def prepare(world: World, row: WorkRow, pair: Pair, order: Order, client: CertificateAuthority) -> Outcome:
-    """Fetch the authorizations and remember every TXT value that is still wanted.
+def prepare(
+    world: World,
+    row: WorkRow,
+    pair: Pair,
+    order: Order,
+    client: CertificateAuthority,
+    records: Collection[ChallengeRecord],
+) -> Outcome:
+    """Fetch the authorizations and remember every TXT value that is still wanted; ``records`` are remembered already.
 
     Also the first step of an order that is taken up again: what was answered meanwhile is not answered twice.
     """
     binding = world.dns_of(pair.dns)
-    known = {record.authorization: record for record in _records_of(world, order)}
+    known = {record.authorization: record for record in records}
     wanted, answered, over = [], [], []
     for url in order.authorizations:
         record = known.get(url)
@@ -54,23 +62,27 @@ def prepare(world: World, row: WorkRow, pair: Pair, order: Order, client: Certif
         orders.set_state(tx, over, RecordState.SPENT)
         orders.set_state(tx, answered, RecordState.ANSWERED)
         orders.remember(tx, order, pair.dns, wanted)
-        waiting = orders.records(tx, order_id=order.id, states=(RecordState.REMEMBERED, RecordState.ADDED))
-        schedule_publication(tx, pair.id)
+        waiting = {record.order_id for record in schedule_publication(tx, pair.id)}
         if over:
             _schedule_withdrawal(tx, pair.id)
-    return _waiting() if waiting else Later(world.clock.now(), "the values are published")
+    return _waiting() if order.id in waiting else Later(world.clock.now(), "the values are published")
 
 
-def schedule_publication(tx: Transaction, pair_id: int) -> None:
-    """What is remembered goes out when every order that is being placed has told its values, or soon in any case."""
+def schedule_publication(tx: Transaction, pair_id: int) -> list[ChallengeRecord]:
+    """What is remembered goes out when every order that is being placed has told its values, or soon in any case.
+
+    Returns what that is.
+    """
     waiting = orders.records(tx, pair_id=pair_id, states=(RecordState.REMEMBERED, RecordState.ADDED))
     if waiting:
         first = min(one.since for one in waiting)
         at = gathering.publish_at(tx.now, first, orders.unanswered(tx, pair_id))
         work.schedule(tx, WorkKind.PUBLICATION, pair_id, at)
+    return waiting
 
 
-def _records_of(world: World, order: Order) -> list[ChallengeRecord]:
+def records_of(world: World, order: Order) -> list[ChallengeRecord]:
+    """The values that an order still needs."""
     with world.store.read() as tx:
         return [one for one in orders.records(tx, order_id=order.id) if one.state is not RecordState.SPENT]
 
@@ -115,10 +127,12 @@ def advance(
     world: World, row: WorkRow, pair: Pair, order: Order, client: CertificateAuthority
 ) -> Outcome | None:
     """Answer what is published and look how the CA likes it; None when every name is authorized."""
-    records = _records_of(world, order)
+    records = records_of(world, order)
     published = [one for one in records if one.state is RecordState.PUBLISHED]
     if published:
         _answer(world, row, pair, published, client)
+        if all(one.state in {RecordState.PUBLISHED, RecordState.ANSWERED} for one in records):
+            return _look(world, row, order, client)
         return Later(world.clock.now(), "answered")
     if any(one.state is RecordState.ANSWERED for one in records):
         if any(one.state is not RecordState.ANSWERED for one in records):

@@ -12,10 +12,11 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
+from types import TracebackType
 from typing import Any, cast, overload
 
 from sqlalchemy import (
@@ -104,7 +105,10 @@ def _nothing_on_postgresql(clause: Any, compiler: Any, **options: Any) -> str:
 
 
 class Transaction:
-    """A unit of work. ``now`` is the process's instant at its beginning; ``actor`` signs its events."""
+    """A unit of work. ``now`` is the process's instant at its beginning; ``actor`` signs its events.
+
+    ``made_due``: it left work that may be due at once, which is told to ``Store.watchers`` when it has committed.
+    """
 
     def __init__(self, connection: Connection, driver: Any, now: datetime, actor: str) -> None:
         self.connection = connection
@@ -112,6 +116,11 @@ class Transaction:
         self.now = now
         self.at = to_microseconds(now)
         self.actor = actor
+        self.made_due = False
+
+    def commit(self) -> None:
+        """The end; ``Store`` calls it."""
+        self._driver.execute("COMMIT")
 
     @property
     def database_now(self) -> FunctionElement[int]:
@@ -145,7 +154,10 @@ class Transaction:
 
 
 class Store:
-    """The database. Knows no clock but the one given, for the instants that events and rows carry."""
+    """The database. Knows no clock but the one given, for the instants that events and rows carry.
+
+    ``watchers`` are called, in whichever thread it is, when this process has left work that may be due at once.
+    """
 
     def __init__(self, url: str, clock: Clock, actor: str) -> None:
         self.url = url
@@ -153,8 +165,9 @@ class Store:
         self.actor = actor
         self._engine = _engine(url)
         self._idle: deque[Connection] = deque()
+        self.watchers: set[Callable[[], None]] = set()
         # One writer at a time is SQLite's rule; a lock of our own hands over at once, its busy handler sleeps.
-        self._writer = threading.Lock() if self.dialect == "sqlite" else nullcontext()
+        self._writer = threading.Lock() if self.dialect == "sqlite" else None
 
     @property
     def engine(self) -> Engine:
@@ -165,54 +178,42 @@ class Store:
         """``sqlite`` or ``postgresql``."""
         return self._engine.dialect.name
 
-    @contextmanager
-    def write(self) -> Iterator[Transaction]:
+    def write(self) -> AbstractContextManager[Transaction]:
         """A unit of work that may write.
 
         Raises ``StoreUnavailable`` where the database cannot be reached, is full, or stayed locked; nothing of the
         unit is written then.
         """
-        with self._writer, self._unit("write") as transaction:
-            yield transaction
+        return _Unit(self, "write", self._writer)
 
-    @contextmanager
-    def read(self) -> Iterator[Transaction]:
+    def read(self) -> AbstractContextManager[Transaction]:
         """A consistent look that writes nothing."""
-        with self._unit("read") as transaction:
-            yield transaction
+        return _Unit(self, "read", None)
 
-    @contextmanager
-    def _unit(self, mode: str) -> Iterator[Transaction]:
-        with self._translated():
-            connection, driver = self._begun(_BEGIN[self.dialect][mode])
-            try:
-                yield Transaction(connection, driver, self._clock.now(), self.actor)
-                driver.execute("COMMIT")
-            except BaseException:
-                # Closing rolls back, and one that may be broken is not used again.
-                connection.invalidate()
-                connection.close()
-                raise
-            if len(self._idle) < _POOL:
-                self._idle.append(connection)
-            else:
-                connection.close()
-
-    def _begun(self, begin: str) -> tuple[Connection, Any]:
-        """A connection that nobody uses, inside a transaction."""
+    def begun(self, mode: str) -> Transaction:
+        """Over a connection that nobody else uses, from here to ``ended``."""
         while True:
             connection, fresh = self._connection()
             driver = connection.connection.driver_connection
             try:
-                _begin(driver, begin)
+                _begin(driver, _BEGIN[self.dialect][mode])
             except BaseException as error:
-                connection.invalidate()
-                connection.close()
+                _abandon(connection)
                 # One that was idle may have died meanwhile: that says nothing of the database.
-                if fresh or self.dialect == "sqlite" or not isinstance(error, self._errors):
+                if fresh or self.dialect == "sqlite" or not isinstance(error, self.driver_error):
                     raise
             else:
-                return connection, driver
+                return Transaction(connection, driver, self._clock.now(), self.actor)
+
+    def ended(self, transaction: Transaction) -> None:
+        """It has committed."""
+        if len(self._idle) < _POOL:
+            self._idle.append(transaction.connection)
+        else:
+            transaction.connection.close()
+        if transaction.made_due:
+            for watcher in list(self.watchers):
+                watcher()
 
     def _connection(self) -> tuple[Connection, bool]:
         """And whether it is a new one. They are kept here: the engine's pool would roll back what it gets back."""
@@ -225,18 +226,13 @@ class Store:
             return connection, True
 
     @property
-    def _errors(self) -> type[Exception]:
+    def driver_error(self) -> type[Exception]:
+        """What the driver raises."""
         found: type[Exception] = self._engine.dialect.loaded_dbapi.Error
         return found
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (DBAPIError, self._errors) as error:
-            raise self._explained(error) from error
-
-    def _explained(self, error: Exception) -> Exception:
+    def explained(self, error: Exception) -> Exception:
+        """What an exception of SQLAlchemy or of the driver means."""
         said = error.orig if isinstance(error, DBAPIError) else error
         dbapi = self._engine.dialect.loaded_dbapi
         if isinstance(said, dbapi.OperationalError | dbapi.InterfaceError):
@@ -259,6 +255,61 @@ class Store:
         while self._idle:
             self._idle.pop().close()
         self._engine.dispose()
+
+
+class _Unit(AbstractContextManager[Transaction]):
+    """A unit of work from its beginning to its commit. A class: there are forty of them in the issue of one pair."""
+
+    __slots__ = ("_lock", "_mode", "_store", "_transaction")
+
+    def __init__(self, store: Store, mode: str, lock: threading.Lock | None) -> None:
+        self._store = store
+        self._mode = mode
+        self._lock = lock
+
+    def __enter__(self) -> Transaction:
+        if self._lock is not None:
+            self._lock.acquire()
+        try:
+            self._transaction = self._store.begun(self._mode)
+        except BaseException as error:
+            self._let_go()
+            if isinstance(error, DBAPIError | self._store.driver_error):
+                raise self._store.explained(error) from error
+            raise
+        return self._transaction
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        store = self._store
+        try:
+            if error is None:
+                self._transaction.commit()
+        except BaseException as failure:
+            _abandon(self._transaction.connection)
+            if isinstance(failure, store.driver_error):
+                raise store.explained(failure) from failure
+            raise
+        else:
+            if error is None:
+                store.ended(self._transaction)
+            else:
+                _abandon(self._transaction.connection)
+        finally:
+            self._let_go()
+        if isinstance(error, DBAPIError | store.driver_error):
+            raise store.explained(error) from error
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _abandon(connection: Connection) -> None:
+    """Closing rolls back, and one that may be broken is not used again."""
+    connection.invalidate()
+    connection.close()
 
 
 def database_file(url: str) -> Path | None:

@@ -71,7 +71,7 @@ class Form:
     def rows(self, cursor: Any) -> Rows:
         if self._make is tuple and cursor.description is not None:
             names = [column[0] for column in cursor.description]
-            self._make = namedtuple("Row", names, rename=True)._make  # type: ignore[misc]
+            self._make = _row_type("Row", names, rename=True)._make
         return Rows(cursor, self._make)
 
 

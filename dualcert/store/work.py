@@ -81,6 +81,7 @@ def schedule(
     """
     subject = {"kind": kind.value, "pair_id": pair_id, "ca": ca, "target": target}
     tx.execute(_schedule(), {**subject, "due_at": micros(due_at)})
+    tx.made_due |= due_at <= tx.now
 
 
 def claim(
@@ -273,6 +274,7 @@ def put_back(
     }
     at = {"at": tx.at} if waits or failed else {}
     tx.execute(_put_back(waits=waits, failed=failed, keep_lease=keep_lease), {**values, **at})
+    tx.made_due = True
 
 
 @prepared
@@ -370,7 +372,8 @@ def wake(tx: Transaction, kind: WorkKind, pair_id: int) -> None:
 
     One that is held is due when its holder puts it back to wait; what it is put back for otherwise is not shortened.
     """
-    tx.execute(_wake(), {"of_pair": pair_id, "of_kind": kind.value, "at": tx.at})
+    woken = tx.execute(_wake(), {"of_pair": pair_id, "of_kind": kind.value, "at": tx.at})
+    tx.made_due |= woken.rowcount > 0
 
 
 def hurry(tx: Transaction, pair_id: int, kinds: Collection[WorkKind], *, spare: Collection[str] = ()) -> None:
