@@ -40,7 +40,7 @@ class TestRfc2136(DnsProviderConformance):
     no_throttling_because = "RFC 2136 knows no answer that asks for patience"
 
     @pytest.fixture(autouse=True)
-    def _bind(self, server: BindServer) -> None:
+    def _serve(self, server: BindServer) -> None:
         self.server = server
 
     def provider(self) -> DnsProvider:

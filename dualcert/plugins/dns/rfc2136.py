@@ -117,9 +117,9 @@ class Rfc2136Provider:
             answer = _send(self._options.server, self._options.port, update.to_wire())
         except (OSError, UnicodeError) as error:  # UnicodeError: `server` cannot be a host name
             raise self._unreachable(zone, error) from error
-        rcode = self._verified_rcode(zone, update, answer)
+        rcode, signed = self._verified_rcode(zone, update, answer)
         if rcode != "NOERROR":
-            raise self._refusal(zone, rcode, changes)
+            raise self._refusal(zone, rcode, changes, signed=signed)
 
     def _message(self, zone: str, changes: Sequence[tuple[TxtValue, bool]]) -> dns.update.UpdateMessage:
         import dns.name
@@ -148,8 +148,11 @@ class Rfc2136Provider:
         secret = base64.b64decode(options.tsig_secret.reveal())
         return dns.tsig.Key(options.tsig_name, secret, options.tsig_algorithm)
 
-    def _verified_rcode(self, zone: str, update: dns.update.UpdateMessage, wire: bytes) -> str:
-        """The answer's rcode, its signature checked. An unsigned refusal is believed, an unsigned success is not."""
+    def _verified_rcode(self, zone: str, update: dns.update.UpdateMessage, wire: bytes) -> tuple[str, bool]:
+        """The answer's rcode, its signature checked, and whether it had one.
+
+        An unsigned refusal is believed, an unsigned success is not.
+        """
         import dns.exception
         import dns.message
         import dns.rcode
@@ -165,7 +168,7 @@ class Rfc2136Provider:
                 raise self._bad_answer(zone, "Unsigned")
         except dns.exception.DNSException as error:
             raise self._bad_answer(zone, type(error).__name__) from error
-        return rcode
+        return rcode, unverified.had_tsig
 
     def _bad_answer(self, zone: str, kind: str) -> DnsError:
         """``kind`` is the name of dnspython's exception, or of what it has none for."""
@@ -192,17 +195,26 @@ class Rfc2136Provider:
         remedy = "Compare tsig_name, tsig_algorithm and tsig_secret with the server's key."
         if kind in {"PeerBadTime", "BadTime"}:
             remedy = "Set the clocks of both machines (NTP)."
+        if kind == "PeerBadKey":
+            remedy += " Knot says the same of a key that no acl of the zone names."
         return DnsCredentialsRejected(f"{reasons[kind]}, {where}", remedy=remedy, name=zone)
 
-    def _refusal(self, zone: str, rcode: str, changes: Sequence[tuple[TxtValue, bool]]) -> DnsError:
+    def _refusal(
+        self, zone: str, rcode: str, changes: Sequence[tuple[TxtValue, bool]], *, signed: bool
+    ) -> DnsError:
         where = f"zone {zone}, server {self._server}"
         names = ", ".join(sorted({value.name for value, _ in changes}))
         key = self._options.tsig_name
+        if rcode == "REFUSED" and signed:
+            return DnsCredentialsRejected(
+                f"key {key} may not change TXT at {names} (REFUSED), {where}", remedy=_grant(key), name=zone
+            )
         if rcode == "REFUSED":
             return DnsCredentialsRejected(
-                f"key {key} may not change TXT at {names} (REFUSED), {where}",
-                remedy="Give the key that right on the zone's primary; in BIND, inside the zone: "
-                f"update-policy {{ grant {key} zonesub TXT; }}; It must be allowed to query, too.",
+                f"the server refused without a signature (REFUSED): it does not know key {key}, has another secret "
+                f"for it, does not let it change TXT at {names}, or the clocks differ, {where}",
+                remedy="Compare tsig_name, tsig_algorithm and tsig_secret with the server's key; its log may tell. "
+                + _grant(key),
                 name=zone,
             )
         if rcode in {"NOTAUTH", "NOTZONE"}:
@@ -240,6 +252,15 @@ class Rfc2136Provider:
             remedy="Check `server` and `port`, and that TCP is allowed to it.",
             name=zone,
         )
+
+
+def _grant(key: str) -> str:
+    return (
+        "Give the key that right on the zone's primary. In BIND, inside the zone: "
+        f"update-policy {{ grant {key} zonesub TXT; }}; and it must be allowed to query, too. In Knot: an acl with "
+        "`action: update`. In PowerDNS: dnsupdate=yes, allow-dnsupdate-from, and "
+        f"`pdnsutil set-meta ZONE TSIG-ALLOW-DNSUPDATE {key}`."
+    )
 
 
 def _parts(changes: Sequence[tuple[TxtValue, bool]]) -> Iterator[Sequence[tuple[TxtValue, bool]]]:

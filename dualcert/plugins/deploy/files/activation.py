@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from dualcert.clock import Clock
+from dualcert.errors import DeployError
 from dualcert.plugins.deploy.files.command import run
 from dualcert.plugins.deploy.files.durable import sync
 from dualcert.plugins.deploy.files.lock import locked
@@ -71,6 +73,14 @@ class Activation:
                     # Not made durable: should the file come back after a power cut, the server is reloaded once more.
                     with explained("remove", self._marker):
                         self._marker.unlink()
+
+    def check(self) -> None:
+        """DeployError where there is no such command."""
+        if self._argv and shutil.which(self._argv[0]) is None:
+            raise DeployError(
+                f"there is no reload command {self._argv[0]!r} that can be executed",
+                remedy="name it with its whole path, or see that it is on PATH and executable",
+            )
 
     def _token(self) -> bytes | None:
         with explained("read", self._marker):

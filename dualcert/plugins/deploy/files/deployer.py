@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import ClassVar
@@ -23,6 +24,8 @@ _PATIENCE = 60.0  # seconds; a thousand pairs on a slow disk take about ten
 # Up to here each file is synced by itself, 4 ms a pair on a plain SSD. One pass over the whole file system is faster
 # for more, but waits for whatever others have written there: nothing for a single failover on a busy machine.
 _SYNCED_ONE_BY_ONE = 4
+
+_TRIAL = 16 * 1024  # bytes: about what a pair takes
 
 _Results = dict[str, DeployError | None]
 
@@ -79,6 +82,20 @@ class FilesDeployer:
             owed = self._activation.owed()
         if owed:
             self._activation.settle()
+
+    def check(self) -> None:
+        with explained("make", self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
+        versions = self._directory / VERSIONS
+        # Not beside the pairs where that can be avoided: a server may watch that folder.
+        trial = (versions if versions.is_dir() else self._directory) / f".trial-{secrets.token_hex(6)}"
+        with explained("write", trial):
+            try:
+                trial.write_bytes(b"x" * _TRIAL)
+                sync(trial)
+            finally:
+                trial.unlink(missing_ok=True)
+        self._activation.check()
 
     def _switch_lock(self) -> AbstractContextManager[None]:
         return locked(self._directory / _LOCK, patience=_PATIENCE, clock=self._clock)
