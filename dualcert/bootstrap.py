@@ -6,25 +6,32 @@ import os
 import pwd
 import random
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import EntryPoints, entry_points, version
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from dualcert.clock import Clock, SystemClock
 from dualcert.config import Settings
 from dualcert.config.durations import parse_duration
 from dualcert.config.loader import configuration_path, load_settings
+from dualcert.config.problems import InvalidConfiguration
 from dualcert.config.settings import CaTable, DnsTable, PluginTable, TargetTable
 from dualcert.config.template import Edit, write_template
-from dualcert.errors import ConfigurationError
+from dualcert.errors import ConfigurationError, DualcertError
 from dualcert.lifecycle.world import CaBinding, DnsBinding, Lazy, NewPairs, TargetBinding, World
-from dualcert.ports.ca import CertificateAuthority
-from dualcert.ports.deploy import Deployer
-from dualcert.ports.dns import DnsProvider
-from dualcert.ports.keys import KeyProtector
+
+if TYPE_CHECKING:
+    from dualcert.lifecycle.checking import Scene
+    from dualcert.lifecycle.permits import RequestPermits
+    from dualcert.policy.budget import Kind, Limit
+    from dualcert.ports.ca import CertificateAuthority
+    from dualcert.ports.deploy import Deployer
+    from dualcert.ports.dns import DnsProvider
+    from dualcert.ports.keys import KeyProtector
+    from dualcert.store import Store
 
 __all__ = [
     "Application",
@@ -32,8 +39,10 @@ __all__ = [
     "Settings",
     "build",
     "configuration_path",
+    "configuration_problems",
     "create_missing_keys",
     "current_revision",
+    "examine",
     "load_settings",
     "parse_duration",
     "upgrade_database",
@@ -72,17 +81,57 @@ def build(settings: Settings) -> Application:
     except ConfigurationError:
         store.close()
         raise
-    world = World(
+    return Application(settings, _world(settings, store, protectors, clock))
+
+
+def _world(
+    settings: Settings, store: Store, protectors: Mapping[str, Lazy[KeyProtector]], clock: Clock
+) -> World:
+    return World(
         clock=clock,
         store=store,
-        cas={name: _ca(table, clock) for name, table in settings.ca.items()},
+        cas={name: _ca(table, store, clock) for name, table in settings.ca.items()},
         dns={name: _dns(table, clock) for name, table in settings.dns.items()},
         targets={name: _target(table) for name, table in settings.target.items()},
         protectors=protectors,
         new_pairs=_new_pairs(settings),
         draw=random.SystemRandom().random,
     )
-    return Application(settings, world)
+
+
+def examine(settings: Settings, names: Sequence[str] = ()) -> Scene:
+    """The same, for looking at it: nothing is required to be usable, and nothing is tried yet. Close its store."""
+    from dualcert.lifecycle.checking import CaExpected, Scene
+    from dualcert.store import Store, migrations
+
+    clock, actor = SystemClock(), _actor()
+    store = Store(f"sqlite:///{os.devnull}", clock, actor)  # in place of one that cannot be used
+    problem: DualcertError | None = None
+    try:
+        _require_database(settings)
+        store = Store(settings.database, clock, actor)
+        migrations.require(store)
+    except DualcertError as error:
+        problem = error
+    protectors = {name: _protector(table.plugin) for name, table in settings.keys.items()}
+    return Scene(
+        world=_world(settings, store, protectors, clock),
+        database=problem,
+        cas={
+            name: CaExpected(
+                table.eab.hmac_key.reveal if table.eab else None, table.profile, table.trust_roots
+            )
+            for name, table in settings.ca.items()
+        },
+        names=names,
+    )
+
+
+def configuration_problems(error: ConfigurationError) -> list[tuple[str, str, str | None]]:
+    """Each thing that an error says of the configuration: where it stands, what is wrong, what to write."""
+    if isinstance(error, InvalidConfiguration):
+        return [(problem.place, problem.reason, problem.remedy) for problem in error.problems]
+    return [("", error.reason, error.remedy)]
 
 
 def _actor() -> str:
@@ -179,7 +228,33 @@ def _endpoint(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _ca(table: CaTable, clock: Clock) -> CaBinding:
+def _limits(table: CaTable) -> dict[Kind, Limit]:
+    if not any((table.new_orders, table.per_domain, table.failed_authorizations, table.revocations)):
+        return {}
+    from dualcert.policy.budget import Kind, Limit
+
+    counted = {
+        Kind.NEW_ORDERS: table.new_orders,
+        Kind.DOMAIN: table.per_domain,
+        Kind.FAILED: table.failed_authorizations,
+        Kind.REVOCATIONS: table.revocations,
+    }
+    return {kind: Limit(rate.count, rate.per) for kind, rate in counted.items() if rate is not None}
+
+
+def _permits(table: CaTable, store: Store, clock: Clock) -> RequestPermits | None:
+    rate = table.requests
+    if rate is None:
+        return None
+    from dualcert.lifecycle.permits import RequestPermits
+    from dualcert.policy.budget import Limit
+
+    return RequestPermits(store, clock, table.name, Limit(rate.count, rate.per))
+
+
+def _ca(table: CaTable, store: Store, clock: Clock) -> CaBinding:
+    limits, permits = _limits(table), _permits(table, store, clock)
+
     def make() -> CertificateAuthority:
         from dualcert.acmeclient import AcmeCa, AcmeCaSettings
 
@@ -192,11 +267,11 @@ def _ca(table: CaTable, clock: Clock) -> CaBinding:
                 eab_kid=table.eab.kid if table.eab else None,
                 eab_hmac_key=table.eab.hmac_key if table.eab else None,
                 profile=table.profile,
-                preferred_chain=table.preferred_chain,
                 ca_bundle=table.ca_bundle,
                 user_agent=f"dualcert/{version('dualcert')}",
             ),
             clock,
+            permits,
         )
 
     return CaBinding(
@@ -207,6 +282,10 @@ def _ca(table: CaTable, clock: Clock) -> CaBinding:
         trust_roots=table.trust_roots,
         max_concurrency=table.max_concurrency,
         authority=Lazy(make),
+        limits=limits,
+        permits=permits,
+        contact=table.contact,
+        preferred_chain=table.preferred_chain,
     )
 
 

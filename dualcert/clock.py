@@ -38,6 +38,7 @@ class SystemClock:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -54,3 +55,8 @@ def rfc3339(instant: datetime) -> str:
     """``2026-03-01T12:00:00Z``; a fraction only where there is one."""
     text = instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="auto")
     return f"{text}Z"
+
+
+def rfc3339_of(value: int) -> str:
+    """The same of UTC microseconds since 1970, several times as fast: long lists are made of these."""
+    return (_NAIVE_EPOCH + timedelta(microseconds=value)).isoformat() + "Z"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from dualcert.config import Settings
 from dualcert.lab import Lab
 from dualcert.lab.pebble import PebbleServer
 from dualcert.lifecycle.world import Lazy
+from tests import rawdatabase
 from tests.faultproxy import FaultProxy
 from tests.program import Program
 
@@ -87,17 +87,16 @@ def broken(lab: Lab, program: Program, ca: str, folder: Path) -> Iterator[Broken
 
 
 def rows(program: Program, query: str, *values: Any) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(database_of(program))) as connection:
-        return connection.execute(query, values).fetchall()
+    return rawdatabase.rows(program.config, query, *values)
 
 
 def change(program: Program, statement: str, *values: Any) -> int:
     """Change the database behind the program's back; how many rows that were."""
-    with closing(sqlite3.connect(database_of(program), timeout=10)) as connection, connection:
-        return connection.execute(statement, values).rowcount
+    return rawdatabase.change(program.config, statement, *values)
 
 
 def database_of(program: Program) -> Path:
+    """The file of a SQLite one."""
     return program.config.parent / "dualcert.db"
 
 

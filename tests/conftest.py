@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from tests.labfixture import ProjectLab
 
 # Loaded as a plugin, so that its asserts are rewritten: nothing here may import it before.
-pytest_plugins = ["tests.labfixture"]
+pytest_plugins = ["tests.labfixture", "tests.postgresfixture"]
 
 
 @pytest.fixture
-def program(lab: ProjectLab) -> Program:
-    """dualcert over the test's own project, its database made."""
+def program(lab: ProjectLab, request: pytest.FixtureRequest) -> Program:
+    """dualcert over the test's own project, its database made: on SQLite, or where the parameter says."""
     ready = Program(lab.config_path)
+    if getattr(request, "param", "sqlite") == "postgresql":
+        ready.move_to(request.getfixturevalue("on_postgres"))
     ready.done("init")
     return ready

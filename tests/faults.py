@@ -30,8 +30,9 @@ from dualcert.clock import SystemClock
 
 if TYPE_CHECKING:
     from dualcert.bootstrap import Application
-    from dualcert.lifecycle.world import CaBinding, DnsBinding, TargetBinding
+    from dualcert.lifecycle.world import CaBinding, DnsBinding, Lazy, TargetBinding
     from dualcert.ports.dns import TxtValue
+    from dualcert.ports.keys import KeyProtector
     from dualcert.store import Store, Transaction
 
 REPOSITORY = Path(__file__).parent.parent
@@ -45,6 +46,7 @@ _REQUESTS = frozenset(
     {"register", "new_order", "order", "authorization", "answer", "finalize", "certificate", "revoke"}
 )
 _PLACEMENTS = frozenset({"deploy", "read_back", "purge", "remove"})
+_KEK_CHANGES = frozenset({"new_kek", "drop_kek"})
 _FILE_STEPS = ("mkdir", "symlink", "rename", "replace", "unlink", "rmdir")
 
 
@@ -64,8 +66,17 @@ class Mark(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Outage:
+    """What befalls a process's surroundings at a point, while it waits there: ``begin``, ``seconds``, ``end``."""
+
+    begin: Callable[[], None]
+    end: Callable[[], None]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Death:
-    """Where a process ends itself."""
+    """Where a process ends itself, or is struck by an outage."""
 
     point: Point
     side: str
@@ -80,7 +91,9 @@ class Death:
 class Points:
     """Notes every point in a file as it is come to, and ends the process at one of them."""
 
-    def __init__(self, log: Path, death: Death | None) -> None:
+    def __init__(self, log: Path, death: Death | None, *, survive: bool = False) -> None:
+        self._survive = survive
+        self._struck = log.with_name("struck")
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._death = death
         self._counts: Counter[str] = Counter()
@@ -99,7 +112,11 @@ class Points:
     def _come_to(self, point: Point, side: str) -> None:
         os.write(self._log, (json.dumps([*point, side]) + "\n").encode())
         if self._death == Death(point, side):
-            os.kill(os.getpid(), signal.SIGKILL)
+            if not self._survive:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self._struck.touch()
+            while self._struck.exists():
+                _clock.sleep(0.002)
 
     @contextmanager
     def commit(self, what: str, unit: AbstractContextManager[Transaction]) -> Iterator[Transaction]:
@@ -159,6 +176,9 @@ def watched(application: Application, points: Points) -> Application:
         deployer = Lazy(lambda: cast("Any", Watched(real(), about, _PLACEMENTS, points)))
         return replace(binding, deployer=deployer)
 
+    def protector(domain: str, real: Lazy[KeyProtector]) -> Lazy[KeyProtector]:
+        return Lazy(lambda: cast("Any", Watched(real(), f"keys {domain}", _KEK_CHANGES, points)))
+
     world = application.world
     _watch_store(world.store, points)
     world = replace(
@@ -166,6 +186,7 @@ def watched(application: Application, points: Points) -> Application:
         cas={name: ca(one) for name, one in world.cas.items()},
         dns={name: dns(one) for name, one in world.dns.items()},
         targets={name: target(one) for name, one in world.targets.items()},
+        protectors={name: protector(name, one) for name, one in world.protectors.items()},
     )
     return replace(application, world=world)
 
@@ -179,7 +200,7 @@ def _watch_store(store: Store, points: Points) -> None:
         who = f"{caller.f_globals['__name__'].rpartition('.')[2]}.{caller.f_code.co_name}"
         return points.commit(f"commit {_thread()}: {who}", write())
 
-    store.write = watched_write  # type: ignore[method-assign, assignment]
+    store.write = watched_write  # type: ignore[method-assign]
 
 
 def _thread() -> str:
@@ -208,11 +229,17 @@ def _watched_step(name: str, real: Callable[..., None], points: Points) -> Calla
 def _live(order: dict[str, Any]) -> int:
     """The life of a child: one command, its output and its points in files."""
     from dualcert import bootstrap, cli
+    from dualcert.store import database
 
     for stream, path in ((1, order["out"]), (2, order["err"])):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), stream)
     death = order["death"]
-    points = Points(Path(order["log"]), Death(Point(death[0], death[1]), death[2]) if death else None)
+    where = Death(Point(death[0], death[1]), death[2]) if death else None
+    points = Points(Path(order["log"]), where, survive=order["survive"])
+    if order["survive"]:
+        database.BUSY_TIMEOUT_MS = (
+            100  # a locked database is away soon, and not only after a quarter of a minute
+        )
     _watch_files(points)
     return cli.main(order["argv"], build=lambda settings: watched(bootstrap.build(settings), points))
 
@@ -297,20 +324,23 @@ class Nursery:
             text=True,
         )
 
-    def run(self, config: Path, *argv: str, death: Death | None = None) -> Life:
+    def run(self, config: Path, *argv: str, death: Death | None = None, outage: Outage | None = None) -> Life:
+        """With an ``outage`` the process does not die at the point: it goes on when the outage has begun."""
         paths = {name: self._scratch / name for name in ("out", "err", "log")}
         paths["log"].unlink(missing_ok=True)
         order = {
             **{name: str(path) for name, path in paths.items()},
             "argv": ["--config", str(config), *argv],
             "death": [*death.point, death.side] if death else None,
+            "survive": outage is not None,
         }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         began = _clock.monotonic()
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        status = int(self._process.stdout.readline())
+        with _striking(self._scratch / "struck", outage):
+            status = int(self._process.stdout.readline())
         return Life(
             argv,
             status,
@@ -327,6 +357,32 @@ class Nursery:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._process.communicate(timeout=_PATIENCE + 10)
+
+
+@contextmanager
+def _striking(struck: Path, outage: Outage | None) -> Iterator[None]:
+    """Meanwhile: when the process says that it is at the point, the outage begins, and it goes on."""
+    if outage is None:
+        yield
+        return
+    over = threading.Event()
+
+    def strike() -> None:
+        while not over.wait(0.002):
+            if struck.exists():
+                outage.begin()
+                struck.unlink()
+                over.wait(outage.seconds)
+                outage.end()
+                return
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _marks(log: Path) -> tuple[Mark, ...]:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -77,6 +78,11 @@ class Program:
     def command(self, *arguments: str) -> Sequence[str]:
         code = "import sys; from dualcert.cli import entry; entry()"
         return [sys.executable, "-c", code, "--config", str(self.config), *arguments]
+
+    def move_to(self, database: str) -> None:
+        """Use another database from now on."""
+        text = self.config.read_text()
+        self.config.write_text(re.sub(r"(?m)^database = .*$", f'database = "{database}"', text))
 
     def application(self) -> Application:
         """The wired application, for looking at the database and for driving the engine; close it."""

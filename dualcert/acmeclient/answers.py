@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dualcert.acmeclient.problems import problem_text
+from dualcert.acmeclient.links import is_https
+from dualcert.acmeclient.problems import plain, problem_text
 from dualcert.errors import CaServerError
-from dualcert.ports.ca import AuthorizationSnapshot, CaFacts, OrderSnapshot
+from dualcert.ports.ca import AccountSnapshot, AuthorizationSnapshot, CaFacts, OrderSnapshot
 
 _PEM_BLOCK = re.compile(r"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+?)-----END CERTIFICATE-----\s*")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{22,}")  # 128 bits of base64url (RFC 8555 section 8.3)
-_HTTPS = re.compile(
-    r"https://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:(?P<port>[0-9]{0,5}))?([/?#][!-~]*)?", re.IGNORECASE
-)
 _DER_SEQUENCE = 0x30
 
 
@@ -34,6 +32,7 @@ class Directory:
     new_account: str
     new_order: str
     revoke_cert: str
+    key_change: str | None
     facts: CaFacts
 
 
@@ -112,12 +111,6 @@ class Fields:
         return Fields(self._ca, f"{self._what}'s {key}", self._document.get(key, {}))
 
 
-def is_https(url: str) -> bool:
-    """Whether this is an https URL that can go into a request as it stands."""
-    found = _HTTPS.fullmatch(url)
-    return found is not None and 0 < int(found["port"] or 443) < 65536
-
-
 def read_directory(ca: str, document: object) -> Directory:
     fields = Fields(ca, "directory", document)
     meta = fields.inner("meta")
@@ -127,6 +120,7 @@ def read_directory(ca: str, document: object) -> Directory:
         new_account=fields.url("newAccount"),
         new_order=fields.url("newOrder"),
         revoke_cert=fields.url("revokeCert"),
+        key_change=fields.optional_url("keyChange"),
         facts=CaFacts(
             caa_identities=meta.texts("caaIdentities"),
             terms_of_service=meta.optional_text("termsOfService"),
@@ -136,6 +130,12 @@ def read_directory(ca: str, document: object) -> Directory:
             renewal_info=fields.optional_url("renewalInfo"),
         ),
     )
+
+
+def read_account(ca: str, document: object, url: str) -> AccountSnapshot:
+    """An account object (RFC 8555 section 7.1.2) that lives at ``url``."""
+    fields = Fields(ca, "account", document)
+    return AccountSnapshot(url, plain(fields.text("status"), 60), fields.texts("contact"))
 
 
 def read_order(ca: str, document: object, url: str, retry_after: timedelta | None) -> OrderSnapshot:

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from http import HTTPStatus
+from re import compile as pattern
 from typing import Any
 
+from dualcert.acmeclient import remedies
+from dualcert.acmeclient.links import linked
 from dualcert.errors import (
     AccountProblem,
     AlreadyRevoked,
@@ -24,20 +27,36 @@ from dualcert.errors import (
 
 _PREFIX = "urn:ietf:params:acme:error:"
 _REASON_LIMIT = 500
+_URL_LIMIT = 2000
 _DAY = timedelta(days=1)
 
 _ACCOUNT_PROBLEMS = frozenset({"accountDoesNotExist", "externalAccountRequired", "userActionRequired"})
 # What these complain of is the account only where the request was about the account.
 _ACCOUNT_PROBLEMS_OF_ACCOUNT_CALLS = frozenset({"unauthorized", "invalidContact", "unsupportedContact"})
 
+# Let's Encrypt stops those who order in vain for months: https://letsencrypt.org/docs/rate-limits/, "Pausing". It
+# says so as a rate limit, which no waiting ends.
+_PAUSED = pattern(r"(?i)\bpaused\b|\bunpause\b|temporarily prevented from requesting certificates")
+_URL = pattern(r"https://[!#-;=?-~]+")
+
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem document, cleaned. ``name``: the last part of an ACME URN, else the whole type."""
+    """A problem document, cleaned. ``name``: the last part of an ACME URN, else the whole type.
+
+    ``refused`` are the identifiers that subproblems complain of, ``url`` the first one that the detail names.
+    """
 
     name: str
     text: str
     instance: str | None = None
+    refused: tuple[str, ...] = ()
+    url: str | None = None
+
+    @property
+    def paused(self) -> bool:
+        """Whether the CA has stopped the account until a person has visited a page of its."""
+        return self.name in {"rateLimited", "unauthorized"} and bool(_PAUSED.search(self.text))
 
 
 class Subject(Enum):
@@ -45,12 +64,13 @@ class Subject(Enum):
 
     ACCOUNT = "the account, whose right alone it hangs on"
     RESOURCE = "an order, authorization, challenge or certificate that may be gone"
+    REVOCATION = "a revocation, to which its account may have no right"
     OTHER = "anything else"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An answer that is no success, to a request about ``subject``."""
+    """An answer that is no success, to a request about ``subject``. ``link``: its Link header."""
 
     ca: str
     status: int
@@ -58,6 +78,7 @@ class Failure:
     body: bytes
     retry_after: timedelta | None
     subject: Subject = Subject.OTHER
+    link: str | None = None
 
 
 def plain(text: str, limit: int = _REASON_LIMIT) -> str:
@@ -79,8 +100,19 @@ def read_problem(document: object) -> Problem | None:
         return None
     kind = kind if isinstance(kind, str) and kind else "about:blank"
     name = plain(kind.removeprefix(_PREFIX), 100)
-    where = plain(instance) if isinstance(instance, str) else None
-    return Problem(name, plain(_sentence(name, document)), where)
+    return Problem(
+        name,
+        plain(_sentence(name, document)),
+        plain(instance, _URL_LIMIT) if isinstance(instance, str) else None,
+        tuple(dict.fromkeys(filter(None, map(_identifier, _subproblems(document))))),
+        _first_url(detail) if isinstance(detail, str) else None,
+    )
+
+
+def _first_url(detail: str) -> str | None:
+    """The first https URL in a text, whole: a reason is cut, and half an address leads nowhere."""
+    found = _URL.search(detail[: 2 * _URL_LIMIT])
+    return found[0].rstrip(".,;:!?)'") if found and len(found[0]) <= _URL_LIMIT else None
 
 
 def problem_text(document: object) -> str | None:
@@ -94,20 +126,27 @@ def problem_text(document: object) -> str | None:
 def _sentence(name: str, document: Mapping[str, Any]) -> str:
     said = document.get("detail") or document.get("title")
     text = f"{said} ({name})" if isinstance(said, str) else name
-    subproblems = document.get("subproblems")
-    if not isinstance(subproblems, list):
-        return text
     # The detail of the whole comes first; a hundred subproblems are cut off by the limit on the reason.
-    return "; ".join([text, *(_subproblem(each) for each in subproblems[:100] if isinstance(each, Mapping))])
+    return "; ".join([text, *map(_subproblem, _subproblems(document))])
+
+
+def _subproblems(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    found = document.get("subproblems")
+    return [each for each in found[:100] if isinstance(each, Mapping)] if isinstance(found, list) else []
+
+
+def _identifier(document: Mapping[str, Any]) -> str | None:
+    identifier = document.get("identifier")
+    value = identifier.get("value") if isinstance(identifier, Mapping) else None
+    return plain(value, 253) if isinstance(value, str) else None
 
 
 def _subproblem(document: Mapping[str, Any]) -> str:
-    identifier = document.get("identifier")
-    who = identifier.get("value") if isinstance(identifier, Mapping) else None
+    who = _identifier(document)
     kind = str(document.get("type") or "about:blank").removeprefix(_PREFIX)
     said = document.get("detail")
     text = f"{said} ({kind})" if isinstance(said, str) else kind
-    return f"{who}: {text}" if isinstance(who, str) else text
+    return f"{who}: {text}" if who else text
 
 
 def retry_after(header: str | None, now: datetime) -> timedelta | None:
@@ -155,6 +194,8 @@ def decode(body: bytes) -> object:
 def to_error(failure: Failure) -> CaError:
     """The error that an unsuccessful answer means."""
     problem = read_problem(decode(failure.body)) if is_json(failure.content_type) else None
+    if problem is not None and problem.paused:
+        return _paused(failure, problem)
     if failure.status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE} or (
         problem and problem.name == "rateLimited"
     ):
@@ -196,31 +237,30 @@ def _rejection(failure: Failure, problem: Problem) -> CaRejected:
     return kind(
         f"the CA refused: {problem.text}",
         problem=problem.name,
-        remedy=_remedy(failure.ca, problem),
+        remedy=_remedy(failure, problem),
         ca=failure.ca,
         retry_after=failure.retry_after,
     )
 
 
-def _remedy(ca: str, problem: Problem) -> str | None:
-    where = f" ({problem.instance})" if problem.instance else ""
-    remedies = {
-        "accountDoesNotExist": f"The CA does not know the account any more: `dualcert account show {ca}`.",
-        "externalAccountRequired": eab_remedy(ca),
-        "userActionRequired": f"A person has to visit the CA's page{where}, such as to agree to new terms.",
-        "invalidContact": f"Mend `contact` in [ca.{ca}].",
-        "unsupportedContact": f"Use mailto: addresses in `contact` of [ca.{ca}].",
-        "invalidProfile": f"Name a profile that the CA offers in `profile` of [ca.{ca}].",
-        "badSignatureAlgorithm": "The CA does not take this kind of account key.",
-    }
-    return remedies.get(problem.name)
-
-
-def eab_remedy(ca: str) -> str:
-    return (
-        f"Get a key id and an HMAC key from the CA and set them in [ca.{ca}]: "
-        'eab = { kid = "...", hmac_key = { env = "..." } }.'
+def _paused(failure: Failure, problem: Problem) -> CaRejected:
+    page = problem.instance or problem.url
+    return CaRejected(
+        f"the CA has paused this account: {problem.text}",
+        problem="paused",
+        remedy=remedies.paused(page),
+        ca=failure.ca,
     )
+
+
+def _remedy(failure: Failure, problem: Problem) -> str | None:
+    if failure.subject is Subject.REVOCATION and problem.name == "unauthorized":
+        return remedies.foreign_certificate()
+    if failure.subject is Subject.ACCOUNT and problem.name == "unauthorized":
+        return remedies.unwelcome_account(failure.ca)
+    terms = linked(failure.link, "", "terms-of-service")
+    page = problem.instance or (plain(terms[0], _URL_LIMIT) if terms else None)
+    return remedies.of(failure.ca, problem.name, page, problem.refused)
 
 
 def _bare(failure: Failure) -> str:

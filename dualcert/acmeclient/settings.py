@@ -26,7 +26,6 @@ class AcmeCaSettings:
     eab_kid: str | None = None
     eab_hmac_key: Secret | None = None
     profile: str | None = None
-    preferred_chain: str | None = None
     ca_bundle: Path | None = None
     user_agent: str = "dualcert"
     timeout: float = 30.0

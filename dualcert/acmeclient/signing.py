@@ -33,6 +33,7 @@ class Signer:
     """Signs requests with one key; shared by all threads. ``repr`` shows nothing of the key.
 
     ``account`` is the account's URL, which then names the key; without it the public key travels along.
+    ``thumbprint`` is the public key's (RFC 7638), base64url.
     Raises KeyProblem where ``key`` is not a PKCS#8 PEM of a kind that ACME knows.
     """
 
@@ -41,21 +42,27 @@ class Signer:
         self._jwk, self._algorithm = _load(key)
         self._public: dict[str, Any] = self._jwk.public_key().to_json()
         self._identity = {"jwk": self._public} if account is None else {"kid": account}
-        self._thumbprint = _base64url(self._jwk.thumbprint())
+        self.thumbprint = _base64url(self._jwk.thumbprint())
 
     def sign(self, url: str, nonce: str, payload: bytes) -> bytes:
         """A request's body; an empty payload makes it a POST-as-GET (section 6.3)."""
-        header = {"alg": self._algorithm.name, **self._identity, "nonce": nonce, "url": url}
-        protected = _base64url(json.dumps(header).encode())
+        return json.dumps(self._jws({**self._identity, "nonce": nonce, "url": url}, payload)).encode()
+
+    def key_change(self, url: str, account: str, old: Signer) -> dict[str, str]:
+        """What the old key has to sign once more for this one to take its place (section 7.3.5): it has no nonce, and
+        the public key travels along."""
+        payload = json.dumps({"account": account, "oldKey": old._public}).encode()
+        return self._jws({"jwk": self._public, "url": url}, payload)
+
+    def _jws(self, header: dict[str, Any], payload: bytes) -> dict[str, str]:
+        protected = _base64url(json.dumps({"alg": self._algorithm.name, **header}).encode())
         body = _base64url(payload)
         signature = self._algorithm.sign(self._jwk.key, f"{protected}.{body}".encode())
-        return json.dumps(
-            {"protected": protected, "payload": body, "signature": _base64url(signature)}
-        ).encode()
+        return {"protected": protected, "payload": body, "signature": _base64url(signature)}
 
     def dns_value(self, token: str) -> str:
         """The TXT value that answers a dns-01 challenge (section 8.4)."""
-        return _base64url(hashlib.sha256(f"{token}.{self._thumbprint}".encode()).digest())
+        return _base64url(hashlib.sha256(f"{token}.{self.thumbprint}".encode()).digest())
 
     def external_account_binding(self, url: str, kid: str, hmac_key: str) -> dict[str, Any]:
         """The binding of this key to an account outside ACME, for newAccount at ``url`` (section 7.3.4).

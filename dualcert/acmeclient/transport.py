@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from re import compile as pattern
 
@@ -34,7 +34,7 @@ _KEPT_NONCES = 64
 
 @dataclass(frozen=True)
 class Answer:
-    """A successful answer."""
+    """A successful answer. ``date`` is what the CA's clock said, as it wrote it, ``at`` what ours said then."""
 
     url: str
     status: int
@@ -43,6 +43,8 @@ class Answer:
     location: str | None
     link: str | None
     retry_after: timedelta | None
+    date: str | None = None
+    at: datetime | None = None
 
     def document(self, ca: str) -> object:
         """The body as JSON. Raises CaUnreachable where it is none: then no ACME CA has answered."""
@@ -127,10 +129,12 @@ class Transport:
             self._nonces.append(nonce)
 
     def _answer(self, url: str, raw: Reply, subject: Subject) -> Answer:
-        wait = problems.retry_after(raw.headers.get("retry-after"), self._clock.now())
+        now = self._clock.now()
+        wait = problems.retry_after(raw.headers.get("retry-after"), now)
         if HTTPStatus.OK <= raw.status < HTTPStatus.MULTIPLE_CHOICES:
             location, link = raw.headers.get("location"), raw.headers.get("link")
-            return Answer(url, raw.status, _content_type(raw), raw.body, location, link, wait)
+            date = raw.headers.get("date")
+            return Answer(url, raw.status, _content_type(raw), raw.body, location, link, wait, date, now)
         if HTTPStatus.MULTIPLE_CHOICES <= raw.status < HTTPStatus.BAD_REQUEST:
             place = problems.plain(raw.headers.get("location") or "nowhere", 200)
             raise CaUnreachable(
@@ -146,6 +150,7 @@ class Transport:
                 body=raw.body,
                 retry_after=wait,
                 subject=subject,
+                link=raw.headers.get("link"),
             )
         )
 

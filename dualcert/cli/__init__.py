@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None, *, build: Build | None = None) -> in
     from dualcert.cli.context import Context
     from dualcert.cli.frame import run
 
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Not list(): a module of this package has that name once it is imported.
+    arguments = [*(sys.argv[1:] if argv is None else argv)]
     return run(dualcert, arguments, Context(build))
 
 
@@ -48,4 +49,6 @@ def entry() -> None:
     except KeyboardInterrupt:
         # Before or after the command itself, while modules load or output is written.
         status = 130
+    # The interpreter looks through all that is left when it ends, twice; what is frozen it leaves alone.
+    gc.freeze()
     sys.exit(status)

@@ -10,14 +10,21 @@ from dualcert.cli.frame import CONTEXT_SETTINGS, Lazy, LazyGroup
 
 COMMANDS: Final = {
     "init": Lazy("dualcert.cli.init:init", "Write a configuration; make keys and database."),
+    "check": Lazy("dualcert.cli.check:check", "Look whether everything is as it must be."),
     "issue": Lazy("dualcert.cli.issue:issue", "Get both certificates for a set of names."),
     "renew": Lazy("dualcert.cli.renew:renew", "Renew, refill and finish what is due."),
+    "run": Lazy("dualcert.cli.run:run", "Keep all pairs in order: the daemon."),
     "failover": Lazy("dualcert.cli.failover:failover", "Serve the backup's certificate now."),
     "revoke": Lazy("dualcert.cli.revoke:revoke", "Revoke a backup's certificate at its CA."),
-    "list": Lazy("dualcert.cli.show:list_pairs", "List the pairs."),
+    "pair": Lazy("dualcert.cli.pair:pair", "Change a pair: its targets, its DNS, its keys."),
+    "remove": Lazy("dualcert.cli.remove:remove", "End a pair."),
+    "list": Lazy("dualcert.cli.list:list_pairs", "List the pairs."),
     "show": Lazy("dualcert.cli.show:show", "Show one pair: certificates, targets, work."),
     "events": Lazy("dualcert.cli.show:events", "Show what happened, and why."),
     "export": Lazy("dualcert.cli.export:export", "Write a certificate to PEM files."),
+    "chain": Lazy("dualcert.cli.chain:chain", "Show a certificate's chains, or serve another one."),
+    "account": Lazy("dualcert.cli.account:account", "Look at the accounts at CAs; change, end or make them."),
+    "keys": Lazy("dualcert.cli.keys:keys", "Bring a domain's keys under a new KEK."),
     "db": Lazy("dualcert.cli.db:db", "Look at the database's revision; upgrade it."),
     "lab": Lazy("dualcert.cli.lab:lab", "Two CAs, DNS and a web server on loopback, to rehearse with."),
 }

@@ -69,14 +69,14 @@ def failover(
     nothing was changed.
     """
     from dualcert.lifecycle import inventory, promotion
-    from dualcert.lifecycle.driver import Scope
+    from dualcert.lifecycle.driver import Scope, patiently
     from dualcert.lifecycle.promotion import Wish
     from dualcert.model.signal import Reason
 
     seconds = duration(timeout)
     world = context.application.world
     began = world.clock.now()
-    pair = inventory.resolve(world, name)
+    pair = patiently(world, seconds, lambda: inventory.resolve(world, name))
     wish = Wish(
         to=to,
         reason=Reason(reason) if reason else Reason.SUPERSEDED,
@@ -84,10 +84,11 @@ def failover(
         revoke_unverified=revoke_unverified,
         dry_run=dry_run,
     )
-    turn = promotion.failover(world, pair, wish)
+    turn = patiently(world, seconds, lambda: promotion.failover(world, pair, wish))
     if turn.changed and not dry_run:
         drive(context, Scope(frozenset([pair.id]), promotion.AFTERMATH), seconds)
-    return _conclude(context, turn, wish.revoke and turn.changed, dry_run, began)
+    revoking = wish.revoke and turn.changed
+    return patiently(world, seconds, lambda: _conclude(context, turn, revoking, dry_run, began))
 
 
 def _conclude(context: Context, turn: Turn, revoke: bool, dry_run: bool, began: datetime) -> int:

@@ -64,7 +64,7 @@ def issue(
     none yet. The same command goes on where it stopped.
     """
     from dualcert.lifecycle import inventory
-    from dualcert.lifecycle.driver import Scope
+    from dualcert.lifecycle.driver import Scope, patiently
     from dualcert.lifecycle.inventory import PairRequest
     from dualcert.model.pair import KeyType
 
@@ -79,9 +79,10 @@ def issue(
         key_type=KeyType(key_type) if key_type else None,
         replace_names=replace_names,
     )
-    pair = inventory.ensure(context.application.world, request)
+    world = context.application.world
+    pair = patiently(world, seconds, lambda: inventory.ensure(world, request))
     drive(context, Scope(frozenset([pair.id]), inventory.ISSUING), seconds)
-    return conclude(context, pair.name)
+    return patiently(world, seconds, lambda: conclude(context, pair.name))
 
 
 def conclude(context: Context, name: str) -> int:
@@ -108,7 +109,7 @@ def _note_trouble(name: str, ca: str, renewal: dict[str, Any]) -> None:
     note(f"{name}, CA {ca}: {said}")
     at = renewal["next_try"]
     if at:
-        note(f"  Next try at {at:%Y-%m-%d %H:%M:%S} UTC, or now: dualcert renew {name}")
+        note(f"  Next try at {at}; to ask sooner: dualcert renew {name}")
     elif renewal["state"] == "waiting":
         note(f"  It waits for a person; when that is mended: dualcert renew {name}")
 

@@ -1,7 +1,7 @@
 """Logs on stderr, as text or JSON, one line a record.
 
-A record says which pair, CA and work it is about when the logger was given them: ``LoggerAdapter`` or ``extra`` with
-the keys ``pair``, ``ca`` and ``work``.
+A record says which pair, CA, target and work it is about: what the logger was given in ``extra`` under these keys, else
+what the step at hand is about.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from dualcert.clock import rfc3339
+from dualcert.lifecycle import subject
 
-ABOUT: Final = ("pair", "ca", "work")
+ABOUT: Final = ("pair", "ca", "target", "work")
 _LEVELS: Final = (logging.WARNING, logging.INFO, logging.DEBUG)
 # They print request and response bodies, keys of external accounts among them.
 _NOISY: Final = ("acme", "josepy", "urllib3", "requests", "dns")
@@ -65,7 +66,10 @@ class _Formatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        parts |= {key: value for key in ABOUT if (value := getattr(record, key, None)) is not None}
+        step = subject.current.get()
+        about = step.told() if step is not None else {}
+        about |= {key: value for key in ABOUT if (value := getattr(record, key, None)) is not None}
+        parts |= {key: about[key] for key in ABOUT if key in about}
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
             parts["error"] = f"{type(error).__name__}: {error}"

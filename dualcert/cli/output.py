@@ -14,7 +14,7 @@ from typing import Any
 from dualcert.clock import rfc3339
 from dualcert.errors import DualcertError
 
-_BATCH = 500
+_BATCH = 1000
 
 
 class OutputFailed(DualcertError):
@@ -25,6 +25,16 @@ def write(text: str) -> None:
     """Text on stdout. Raises OutputFailed, and BrokenPipeError where nobody reads any more."""
     try:
         sys.stdout.write(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise output_failed(error) from None
+
+
+def flush() -> None:
+    """What was written is seen now: for lines that come one by one."""
+    try:
+        sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -56,7 +66,7 @@ def note(text: str) -> None:
 
 def to_json(value: Any) -> str:
     """One line of JSON: instants as RFC 3339 UTC, bytes as lower-case hex, durations as seconds."""
-    return json.dumps(value, ensure_ascii=False, default=_encode)
+    return _ENCODER.encode(value)
 
 
 def print_json(value: Any) -> None:
@@ -82,6 +92,9 @@ def _encode(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no place in JSON")
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=_encode)
+
+
 @dataclass(frozen=True)
 class Column:
     """A title and the width kept for it. A longer value is never cut; it pushes the rest of its line."""
@@ -90,23 +103,29 @@ class Column:
     width: int = 0
     right: bool = False
 
-    def pad(self, text: str) -> str:
-        return text.rjust(self.width) if self.right else text.ljust(self.width)
+    @property
+    def form(self) -> str:
+        """The column's place in a line, for ``str.format``."""
+        return f"{{:{'>' if self.right else '<'}{self.width or ''}}}"
+
+
+class Table:
+    """Lines under their titles, written as they come: widths are fixed, so nothing waits for the last one."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._line = "  ".join([column.form for column in columns]).format
+        self.add([[column.title for column in columns]])
+
+    def add(self, rows: Iterable[Sequence[str]]) -> None:
+        line = self._line
+        write("".join([line(*row).rstrip() + "\n" for row in rows]))
 
 
 def print_columns(columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> None:
-    """Rows under their titles, written as they come: widths are fixed, so nothing waits for the last row.
-
-    None shows as ``-``, an instant as RFC 3339, bytes as hex.
-    """
-    write(_line(columns, [column.title for column in columns]))
+    """Rows under their titles. None shows as ``-``, an instant as RFC 3339, bytes as hex."""
+    table = Table(columns)
     for batch in _batches(rows):
-        write("".join([_line(columns, row) for row in batch]))
-
-
-def _line(columns: Sequence[Column], row: Sequence[Any]) -> str:
-    cells = [column.pad(cell(value)) for column, value in zip(columns, row, strict=True)]
-    return "  ".join(cells).rstrip() + "\n"
+        table.add([[cell(value) for value in row] for row in batch])
 
 
 def cell(value: Any) -> str:

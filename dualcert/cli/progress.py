@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dualcert.model.events import Event
 
 
-def drive(context: Context, scope: Scope, timeout: float) -> None:
+def drive(context: Context, scope: Scope, timeout: float, *, follow: bool = True) -> None:
     """Move the scope's work on for at most ``timeout`` seconds; on a terminal, a line for every event."""
     from dualcert.lifecycle.driver import run_until
     from dualcert.lifecycle.engine import Engine
@@ -23,7 +23,8 @@ def drive(context: Context, scope: Scope, timeout: float) -> None:
     world = context.application.world
     deadline = world.clock.now() + timedelta(seconds=timeout)
     watched = sys.stderr.isatty() and not context.json
-    run_until(Engine(world), scope, deadline, _Lines(world, many=scope.pairs is None) if watched else None)
+    told = _Lines(world, many=scope.pairs is None) if watched else None
+    run_until(Engine(world), scope, deadline, told, follow=follow)
 
 
 class _Lines:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
 import click
 
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Command, pass_context
 from dualcert.cli.issue import conclude
-from dualcert.cli.output import print_json, say
+from dualcert.cli.output import note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, UsageProblem
+
+if TYPE_CHECKING:
+    from dualcert.lifecycle.world import World
 
 _EPILOG = """
 \b
@@ -31,6 +38,10 @@ Examples:
 def renew(context: Context, names: tuple[str, ...], due: bool, force: bool, timeout: str) -> int:
     """Renew what is due, refill what was emptied, finish what was interrupted.
 
+    A certificate is renewed when its CA suggests it, or after two thirds of its life (half of it under ten days),
+    whichever is earlier; a pair's two are renewed together where they are due at about the same time. A primary that
+    cannot be renewed is left for its backup before it expires.
+
     With --due nothing is hurried: a failed order is tried again when its time has come. With a NAME back-off is
     ignored. Where an order is under way in another process it is followed.
     """
@@ -39,49 +50,79 @@ def renew(context: Context, names: tuple[str, ...], due: bool, force: bool, time
     if force and not names:
         raise UsageProblem("--force wants the NAME of each pair", remedy="See dualcert renew --help.")
     seconds = duration(timeout)
-    return _named(context, names, force, seconds) if names else _due(context, seconds)
+    return _named(context, names, force, seconds) if names else run_due(context, seconds)
 
 
 def _named(context: Context, names: tuple[str, ...], force: bool, seconds: float) -> int:
     from dualcert.lifecycle import inventory
-    from dualcert.lifecycle.driver import Scope
+    from dualcert.lifecycle.driver import Scope, patiently
 
     world = context.application.world
     pairs = [inventory.resolve(world, name) for name in names]
     for pair in pairs:
-        inventory.renew(world, pair, force=force)
+        patiently(world, seconds, partial(inventory.renew, world, pair, force=force))
     drive(context, Scope(frozenset(pair.id for pair in pairs), inventory.ISSUING), seconds)
-    worst = {conclude(context, pair.name) for pair in pairs}
+    worst = {patiently(world, seconds, partial(conclude, context, pair.name)) for pair in pairs}
     if worst == {EXIT_DONE}:
         return EXIT_DONE
     return EXIT_FAILED if worst == {EXIT_FAILED} else EXIT_PARTIAL
 
 
-def _due(context: Context, seconds: float) -> int:
+def run_due(context: Context, seconds: float, *, once: bool = False) -> int:
+    """Everything that is due. With ``once`` what other processes hold is left to them, and nothing is said where
+    nothing is left: what cron prints, it mails."""
     from dualcert.lifecycle import renewal
-    from dualcert.lifecycle.driver import Scope
+    from dualcert.lifecycle.driver import Scope, patiently
 
     world = context.application.world
-    opened = 0
-    while count := renewal.open_due(world):
-        opened += count
-    before = renewal.outstanding(world)
-    drive(context, Scope(), seconds)
-    left = renewal.outstanding(world)
+    until = world.clock.now() + timedelta(seconds=seconds)
+    opened = patiently(world, seconds, lambda: _open_all(world))
+    before = patiently(world, seconds, lambda: renewal.outstanding(world))
+    drive(context, Scope(), seconds, follow=not once)
+    # What was asked or has failed meanwhile may have made more due.
+    while world.clock.now() < until and (more := patiently(world, seconds, lambda: _open_all(world))):
+        opened += more
+        drive(context, Scope(), (until - world.clock.now()).total_seconds(), follow=not once)
+    destroyed = patiently(world, seconds, lambda: _destroy_ended(world))
+    left = patiently(world, seconds, lambda: renewal.outstanding(world))
+    not_asked = patiently(world, seconds, lambda: renewal.not_asked(world))
     failing = [one for one in left if one["tries"]]
     if context.json:
-        print_json({"renewals_opened": opened, "steps_due": len(before), "left": left})
-    else:
+        told = {"renewals_opened": opened, "steps_due": len(before), "left": left}
+        print_json({**told, "not_asked": not_asked, "keys_destroyed": destroyed})
+    elif left or not once:
         say(f"{_counted(len(before))} due, {len(left)} left")
+        if destroyed:
+            say(f"  {destroyed} private keys destroyed, whose certificates have ended")
         for one in left:
             say(
                 f"  {one['pair']} {one['ca'] or one['target'] or ''}: {one['step']}: {one['reason'] or 'under way'}"
             )
+    for one in not_asked:
+        note(f"CA {one['ca']} does not say when it would like renewals: {one['reason'] or 'under way'}")
     if not left:
         return EXIT_DONE
     if failing and len(left) >= len(before):
         return EXIT_FAILED
     return EXIT_PARTIAL
+
+
+def _open_all(world: World) -> int:
+    from dualcert.lifecycle import renewal
+
+    opened = 0
+    while count := renewal.open_due(world):
+        opened += count
+    return opened
+
+
+def _destroy_ended(world: World) -> int:
+    from dualcert.lifecycle import destruction
+
+    destroyed = 0
+    while count := destruction.destroy_ended(world):
+        destroyed += count
+    return destroyed
 
 
 def _counted(steps: int) -> str:

@@ -1,9 +1,8 @@
-"""``dualcert show``, ``list`` and ``events``"""
+"""``dualcert show`` and ``events``"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -12,18 +11,11 @@ from dualcert.cli.frame import Command, pass_context
 from dualcert.cli.output import (
     Column,
     cell,
-    is_terminal,
-    note,
     print_columns,
     print_json,
     print_json_lines,
     say,
 )
-
-if TYPE_CHECKING:
-    from dualcert.lifecycle.listing import Listed
-
-_ON_A_TERMINAL = 200
 
 _SHOW_EPILOG = """
 \b
@@ -84,69 +76,12 @@ def _print_lineage(role: str, lineage: dict[str, Any]) -> None:
             say(f"            {line.strip()}")
 
 
-def _whose(view: dict[str, Any], sha256: bytes) -> str:
+def _whose(view: dict[str, Any], sha256: str) -> str:
     for role in ("primary", "backup"):
         certificate = view[role]["certificate"]
         if certificate is not None and certificate["sha256"] == sha256:
             return f"the {role}'s certificate"
-    return f"another certificate ({sha256.hex()[:16]}...)"
-
-
-_LIST_EPILOG = """
-\b
-Examples:
-  dualcert list
-  dualcert list --json | jq -r 'select(.protection != "protected") | .pair'
-"""
-
-_COLUMNS = (
-    Column("PAIR", 40),
-    Column("PROTECTION", 11),
-    Column("PRIMARY", 22),
-    Column("BACKUP", 22),
-    Column("EXPIRES", 20),
-)
-
-
-@click.command("list", cls=Command, epilog=_LIST_EPILOG)
-@click.option(
-    "--limit", type=click.IntRange(min=1), help="How many at most. Unsaid: 200 on a terminal, all in a pipe."
-)
-@click.option("--after", default="", metavar="PAIR", help="Begin after this pair: the next page.")
-@pass_context
-def list_pairs(context: Context, limit: int | None, after: str) -> None:
-    """List the pairs in the order of their names."""
-    most = limit if limit is not None or not is_terminal() else _ON_A_TERMINAL
-    world = context.application.world
-    if context.json:
-        from dualcert.lifecycle.views import describe_all
-
-        print_json_lines(describe_all(world, limit=most, after=after))
-        return
-    from dualcert.lifecycle.listing import listed
-
-    shown = _Counted(listed(world, limit=most, after=after))
-    print_columns(_COLUMNS, (_row(line) for line in shown))
-    if most is not None and shown.count == most and is_terminal():
-        note(f"the first {most}; more: dualcert list --after {shown.last}")
-
-
-class _Counted:
-    def __init__(self, lines: Iterator[Listed]) -> None:
-        self._lines = lines
-        self.count = 0
-        self.last = ""
-
-    def __iter__(self) -> Iterator[Listed]:
-        for line in self._lines:
-            self.count += 1
-            self.last = line.pair
-            yield line
-
-
-def _row(line: Listed) -> tuple[Any, ...]:
-    primary, backup = f"{line.primary}: {line.primary_state}", f"{line.backup}: {line.backup_state}"
-    return line.pair, line.protection, primary, backup, line.expires
+    return f"another certificate ({sha256[:16]}...)"
 
 
 _EVENTS_EPILOG = """
@@ -171,10 +106,10 @@ _EVENT_COLUMNS = (
 @pass_context
 def events(context: Context, name: str | None) -> None:
     """Show what happened to a pair, or to all, oldest first: who, what, why and when."""
-    from dualcert.lifecycle import history, inventory
+    from dualcert.lifecycle import history
 
     world = context.application.world
-    found = history.tell(world, inventory.resolve(world, name) if name else None)
+    found = history.tell(world, history.of_name(world, name) if name else None)
     if context.json:
         print_json_lines(found)
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic_core import ValidationError
 
 from dualcert.config import references
 from dualcert.config.positions import Positions, scan
@@ -22,11 +22,18 @@ from dualcert.config.schema import (
     DnsSection,
     KeysSection,
     PluginSection,
-    Section,
     TargetSection,
     explain,
 )
-from dualcert.config.secrets import DeferredSecret, close_to_others, readable_by_others
+from dualcert.config.secrets import (
+    SECRET_FORM,
+    DeferredSecret,
+    close_to_others,
+    readable_by_others,
+    resolve_secret,
+    secret_source,
+)
+from dualcert.config.section import Section
 from dualcert.config.settings import (
     CORE_KEYS,
     PLUGIN_KEY,
@@ -165,7 +172,7 @@ class _Reading:
             self._problem(path, "must be a table", f"write [{'.'.join(path)}] and its keys below it")
             return None
         try:
-            return model.model_validate(raw, context={"base": self.path.parent})
+            return model.read(raw, self.path.parent)
         except ValidationError as invalid:
             for error in invalid.errors(include_url=False):
                 line = self.positions.line((*path, *error["loc"]))
@@ -210,6 +217,8 @@ class _Reading:
             new_orders=section.new_orders,
             requests=section.requests,
             revocations=section.revocations,
+            per_domain=section.per_domain,
+            failed_authorizations=section.failed_authorizations,
         )
 
     def _existing(self, path: tuple[str, ...], value: str | None) -> Path | None:
@@ -249,6 +258,10 @@ class _Reading:
     def _database(self) -> str:
         value = self.document.get("database")
         remedy = 'write database = "sqlite:///dualcert.db" or "postgresql://user@host/name"'
+        if isinstance(value, dict):
+            value = self._secret(("database",), value)
+            if value is None:
+                return ""
         if value is None:
             self._problem(("database",), "is missing", remedy)
         elif not isinstance(value, str):
@@ -264,6 +277,15 @@ class _Reading:
                 return f"sqlite:///{self.path.parent / file}"
             self._problem(("database",), f'"{value}" names no file', remedy)
         return ""
+
+    def _secret(self, path: tuple[str, ...], value: dict[str, Any]) -> str | None:
+        """A text that is kept elsewhere; None where the problem was told. Raises ConfigurationError."""
+        try:
+            source = secret_source(value, self.path.parent)
+        except ValueError as error:
+            self._problem(path, str(error), SECRET_FORM)
+            return None
+        return resolve_secret(source, f"{self.path}, {'.'.join(path)}").reveal()
 
 
 def _frozen(tables: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -120,9 +120,7 @@ class _Checking:
     def same_protection(self, keys: Mapping[str, KeysSection]) -> None:
         seen: dict[str, str] = {}
         for name, section in keys.items():
-            what = repr(
-                (section.protector, sorted((section.model_extra or {}).items(), key=lambda item: item[0]))
-            )
+            what = repr((section.protector, sorted(section.others.items(), key=lambda item: item[0])))
             if what in seen:
                 self._add(
                     ("keys", name),

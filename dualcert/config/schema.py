@@ -1,7 +1,4 @@
-"""The tables of ``dualcert.toml``, key by key, and what pydantic's findings mean in words.
-
-``examples`` of a field is what the remedy of an error offers, as it would stand in the file.
-"""
+"""The tables of ``dualcert.toml``, key by key, and what the validator's findings mean in words."""
 
 from __future__ import annotations
 
@@ -10,15 +7,26 @@ import re
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails
 
 from dualcert.config.durations import DURATION_FORM, RATE_FORM, Rate, parse_duration, parse_rate
 from dualcert.config.problems import Problem, dotted, unknown_key
 from dualcert.config.secrets import SECRET_FORM, SecretSource, secret_source
+from dualcert.config.section import (
+    Section,
+    checked,
+    key,
+    listed,
+    made,
+    number,
+    optional,
+    refused,
+    table,
+    text,
+)
 from dualcert.model.pair import KeyType
 
 _IPV6_PORT = re.compile(r"\[([0-9A-Fa-f:.]+)\]:(\d{1,5})")
@@ -26,14 +34,10 @@ _HOST_PORT = re.compile(r"([A-Za-z0-9._-]+):(\d{1,5})")
 _MAILTO = re.compile(r"mailto:[^\s@,?]+@[^\s@,?]+")
 
 
-def _problem(reason: str, remedy: str) -> PydanticCustomError:
-    return PydanticCustomError("dualcert", "{reason}", {"reason": reason, "remedy": remedy})
-
-
 def _https(value: str) -> str:
     url = urlsplit(value)
     if url.scheme != "https" or not url.hostname or any(c.isspace() for c in value):
-        raise _problem(
+        raise refused(
             f'"{value}" is not an https URL',
             "write the URL of the CA's ACME directory; it begins with https://",
         )
@@ -42,7 +46,7 @@ def _https(value: str) -> str:
 
 def _mailto(value: str) -> str:
     if not _MAILTO.fullmatch(value):
-        raise _problem(
+        raise refused(
             f'"{value}" is not a mailto: address', 'write it as "mailto:ops@example.com", one address in each'
         )
     return value
@@ -50,7 +54,7 @@ def _mailto(value: str) -> str:
 
 def _agreed(value: bool) -> bool:
     if not value:
-        raise _problem(
+        raise refused(
             "the CA's terms of service are not agreed to",
             'read them (the CA\'s directory names them as "termsOfService"), then write terms_agreed = true',
         )
@@ -61,7 +65,7 @@ def _key_type(value: Any) -> KeyType:
     try:
         return KeyType(value)
     except ValueError:
-        raise _problem(f'"{value}" is not a type of key', f"write one of {', '.join(KeyType)}") from None
+        raise refused(f'"{value}" is not a type of key', f"write one of {', '.join(KeyType)}") from None
 
 
 def host_port(value: str) -> str:
@@ -80,103 +84,93 @@ def _host_port(value: str) -> str:
         return host_port(value)
     except ValueError as error:
         remedy = 'write it as "192.0.2.1:443", "www.example.com:443" or "[2001:db8::1]:443"'
-        raise _problem(str(error), remedy) from None
+        raise refused(str(error), remedy) from None
 
 
 def _parsed(parse: Callable[[str], Any], form: str) -> Callable[[Any], Any]:
     def validate(value: Any) -> Any:
         if not isinstance(value, str):
-            raise _problem(f"must be a text in quotes, not {_found(value)}", f"write {form}")
+            raise refused(f"must be a text in quotes, not {_found(value)}", f"write {form}")
         try:
             return parse(value)
         except ValueError as error:
-            raise _problem(str(error).partition(":")[0], f"write {form}") from None
+            raise refused(str(error).partition(":")[0], f"write {form}") from None
 
     return validate
 
 
-def _secret(value: Any, info: ValidationInfo) -> SecretSource:
-    base: Path = (info.context or {})["base"]
+def _secret(value: Any, base: Path) -> SecretSource:
     try:
         return secret_source(value, base)
     except ValueError as error:
-        raise _problem(str(error), SECRET_FORM) from None
+        raise refused(str(error), SECRET_FORM) from None
 
 
-Text = Annotated[str, Field(min_length=1)]
-HostPort = Annotated[str, AfterValidator(_host_port)]
-DurationText = Annotated[timedelta, PlainValidator(_parsed(parse_duration, DURATION_FORM))]
-RateText = Annotated[Rate, PlainValidator(_parsed(parse_rate, RATE_FORM))]
-SecretText = Annotated[SecretSource, PlainValidator(_secret)]
+_PLACES = listed(checked({"type": "str"}, _host_port))
+_RATE = optional(made(_parsed(parse_rate, RATE_FORM)))
 
 
-class Section(BaseModel):
-    """A table whose keys are all dualcert's own."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, arbitrary_types_allowed=True
-    )
-
-
-class PluginSection(Section):
+class PluginSection(Section, shared=True):
     """A table that it shares with a plugin: what is left over is the plugin's."""
-
-    model_config = ConfigDict(extra="allow")
 
 
 class KeysSection(PluginSection):
-    protector: Text = Field(examples=['"file"'])
+    protector: str = key(text(), example='"file"')
 
 
 class DnsSection(PluginSection):
-    provider: Text = Field(examples=['"rfc2136"'])
-    resolver: list[HostPort] = Field(default=[], examples=['["127.0.0.1:53"]'])
-    nameservers: list[HostPort] = Field(default=[], examples=['["192.0.2.1:53"]'])
+    provider: str = key(text(), example='"rfc2136"')
+    resolver: list[str] = key(_PLACES, default=[], example='["127.0.0.1:53"]')
+    nameservers: list[str] = key(_PLACES, default=[], example='["192.0.2.1:53"]')
 
 
 class TargetSection(PluginSection):
-    deployer: Text = Field(examples=['"files"'])
-    endpoint: list[HostPort] = Field(default=[], examples=['["127.0.0.1:443"]'])
+    deployer: str = key(text(), example='"files"')
+    endpoint: list[str] = key(_PLACES, default=[], example='["127.0.0.1:443"]')
 
 
 class EabSection(Section):
-    kid: Text = Field(examples=['"the key identifier that the CA gave you"'])
-    hmac_key: SecretText = Field(examples=['{ env = "CA_HMAC_KEY" }'])
+    kid: str = key(text(), example='"the key identifier that the CA gave you"')
+    hmac_key: SecretSource = key(made(_secret, of_base=True), example='{ env = "CA_HMAC_KEY" }')
 
 
 class CaSection(Section):
-    directory: Annotated[str, AfterValidator(_https)] = Field(examples=['"https://ca.example/directory"'])
-    keys: Text | None = Field(default=None, examples=['"primary"'])
-    contact: list[Annotated[str, AfterValidator(_mailto)]] = Field(
-        default=[], examples=['["mailto:ops@example.com"]']
+    directory: str = key(checked({"type": "str"}, _https), example='"https://ca.example/directory"')
+    keys: str | None = key(optional(text()), default=None, example='"primary"')
+    contact: list[str] = key(
+        listed(checked({"type": "str"}, _mailto)), default=[], example='["mailto:ops@example.com"]'
     )
-    terms_agreed: Annotated[bool, AfterValidator(_agreed)] = Field(
-        default=False, validate_default=True, examples=["true"]
+    terms_agreed: bool = key(
+        checked({"type": "bool"}, _agreed), default=False, check_default=True, example="true"
     )
-    ca_bundle: Text | None = Field(default=None, examples=['"ca-api.pem"'])
-    trust_roots: Text | None = Field(default=None, examples=['"ca-roots.pem"'])
-    eab: EabSection | None = Field(
-        default=None, examples=['{ kid = "...", hmac_key = { env = "CA_HMAC_KEY" } }']
+    ca_bundle: str | None = key(optional(text()), default=None, example='"ca-api.pem"')
+    trust_roots: str | None = key(optional(text()), default=None, example='"ca-roots.pem"')
+    eab: EabSection | None = key(
+        optional(table(EabSection)),
+        default=None,
+        example='{ kid = "...", hmac_key = { env = "CA_HMAC_KEY" } }',
     )
-    profile: Text | None = Field(default=None, examples=['"classic"'])
-    preferred_chain: Text | None = Field(default=None, examples=['"the common name of a root"'])
-    operator: Text | None = Field(default=None, examples=['"who runs the CA"'])
-    max_concurrency: int = Field(default=4, ge=1, le=64, examples=["4"])
-    new_orders: RateText | None = Field(default=None, examples=['"300/3h"'])
-    requests: RateText | None = Field(default=None, examples=['"200/s"'])
-    revocations: RateText | None = Field(default=None, examples=['"8/s"'])
+    profile: str | None = key(optional(text()), default=None, example='"classic"')
+    preferred_chain: str | None = key(optional(text()), default=None, example='"the common name of a root"')
+    operator: str | None = key(optional(text()), default=None, example='"who runs the CA"')
+    max_concurrency: int = key(number(1, 64), default=4, example="4")
+    new_orders: Rate | None = key(_RATE, default=None, example='"300/3h"')
+    requests: Rate | None = key(_RATE, default=None, example='"200/s"')
+    revocations: Rate | None = key(_RATE, default=None, example='"8/s"')
+    per_domain: Rate | None = key(_RATE, default=None, example='"50/7d"')
+    failed_authorizations: Rate | None = key(_RATE, default=None, example='"5/h"')
 
 
 class DefaultsSection(Section):
-    primary: Text = Field(examples=['"the name of a [ca.NAME]"'])
-    backup: Text = Field(examples=['"the name of another [ca.NAME]"'])
-    spares: list[Text] = Field(default=[], examples=['["a third CA"]'])
-    dns: Text = Field(examples=['"the name of a [dns.NAME]"'])
-    targets: list[Text] = Field(default=[], examples=['["the name of a [target.NAME]"]'])
-    key_type: Annotated[KeyType, PlainValidator(_key_type)] = Field(
-        default=KeyType.EC_P256, examples=['"ec-p256"']
+    primary: str = key(text(), example='"the name of a [ca.NAME]"')
+    backup: str = key(text(), example='"the name of another [ca.NAME]"')
+    spares: list[str] = key(listed(text()), default=[], example='["a third CA"]')
+    dns: str = key(text(), example='"the name of a [dns.NAME]"')
+    targets: list[str] = key(listed(text()), default=[], example='["the name of a [target.NAME]"]')
+    key_type: KeyType = key(made(_key_type), default=KeyType.EC_P256, example='"ec-p256"')
+    first_wait: timedelta = key(
+        made(_parsed(parse_duration, DURATION_FORM)), default=timedelta(minutes=10), example='"10m"'
     )
-    first_wait: DurationText = Field(default=timedelta(minutes=10), examples=['"10m"'])
 
 
 _EXPECTED = {
@@ -186,7 +180,6 @@ _EXPECTED = {
     "list_type": "a list in brackets",
     "dict_type": "a table",
     "model_type": "a table",
-    "model_attributes_type": "a table",
 }
 _FOUND: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (bool, "true or false"),
@@ -205,16 +198,16 @@ def _found(value: object) -> str:
 def explain(
     error: ErrorDetails, model: type[Section], path: tuple[str | int, ...], line: int | None
 ) -> Problem:
-    """One finding of pydantic about the table at ``path``, as a problem that does not repeat the value."""
+    """One finding of the validator about the table at ``path``, as a problem that does not repeat the value."""
     inner = tuple(part for part in error["loc"] if not (isinstance(part, str) and "[" in part))
     key = dotted((*path, *inner))
     owner, name = _owner(model, inner)
     if error["type"] == "extra_forbidden":
         section = dotted((*path, *inner[:-1]))
-        return unknown_key(section, str(inner[-1]), tuple(owner.model_fields), line)
-    examples = owner.model_fields[name].examples if name in owner.model_fields else None
+        return unknown_key(section, str(inner[-1]), tuple(owner.fields), line)
+    found = owner.fields.get(name)
     remedy = (
-        f"write, for example: {name} = {examples[0]}" if examples else "see `dualcert init` for an example"
+        f"write, for example: {name} = {found.example}" if found else "see `dualcert init` for an example"
     )
     context = error.get("ctx", {})
     if error["type"] == "dualcert":
@@ -232,8 +225,6 @@ def _owner(model: type[Section], inner: tuple[str | int, ...]) -> tuple[type[Sec
     """The model that holds the key at the end of the path, and the key's name there."""
     names = [part for part in inner if isinstance(part, str)]
     for name in names[:-1]:
-        annotation = model.model_fields[name].annotation if name in model.model_fields else None
-        for choice in (annotation, *get_args(annotation)):
-            if isinstance(choice, type) and issubclass(choice, Section):
-                model = choice
+        found = model.fields.get(name)
+        model = found.section or model if found is not None else model
     return model, names[-1] if names else ""

@@ -80,6 +80,8 @@ class CaTable:
     new_orders: Rate | None = None
     requests: Rate | None = None
     revocations: Rate | None = None
+    per_domain: Rate | None = None
+    failed_authorizations: Rate | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ TEMPLATE: Final = """\
 # Lines marked EDIT need your own values. Relative paths are relative to this file. Where a secret is wanted,
 # write { file = "PATH" } (mode 0600), { env = "NAME" }, or the text itself.
 
-# What dualcert knows: pairs, certificates, wrapped keys, events. Made by `dualcert init`.
+# What dualcert knows: pairs, certificates, wrapped keys, events. Made by `dualcert init`. For several machines:
+# "postgresql://user@host/name" (docs/postgresql.md), with a password in { file = ... } or { env = ... }.
 database = "sqlite:///dualcert.db"
 
 # --- Two isolation domains. The key of each wraps the private keys of one CA's certificates and its account
@@ -39,7 +40,13 @@ terms_agreed = false                # EDIT: true, once you have read https://let
 # contact = ["mailto:ops@your-domain"]  # where the CA may write to; optional
 trust_roots = "letsencrypt-staging-roots.pem"  # EDIT: put the test roots there, one PEM after the other;
 # links: https://letsencrypt.org/docs/staging-environment/
-new_orders = "300/3h"               # how many orders for new sets of names the CA takes from one account
+# What the CA counts, shared by all processes on one database; docs/budgets.md says more. A key that is left out is
+# not counted here, and the CA's own word (429, Retry-After) is obeyed all the same.
+new_orders = "300/3h"               # orders for sets of names that are new to it
+per_domain = "50/7d"                # certificates for such sets, under one registered domain
+failed_authorizations = "5/h"       # of one name
+requests = "200/s"                  # of any kind
+revocations = "8/s"
 
 [ca.google]
 directory = "https://dv.acme-v02.test-api.pki.goog/directory"

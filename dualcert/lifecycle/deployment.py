@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dualcert.errors import ConfigurationError, DeployError, DualcertError, KeyProblem, LeaseLost, ProbeFailed
-from dualcert.lifecycle import inspection, keymaking, probing
+from dualcert.lifecycle import inspection, keymaking, probing, removal
 from dualcert.lifecycle.world import TargetBinding, World, look_again
 from dualcert.model import names as naming
 from dualcert.model.certificate import Certificate, WrappedKey
@@ -101,6 +101,8 @@ def _concluded(
         return _record(world, row, want) if problem is None else _failed(world, row, problem, failure)
     except LeaseLost:
         # This row is somebody else's by now; the others of the batch are not concerned.
+        with world.store.write() as tx:
+            removal.came_late(tx, row.pair_id, row.target)
         return Done()
 
 
@@ -162,6 +164,8 @@ def _record(world: World, row: WorkRow, want: Wanted | None) -> Outcome:
         state = pairs.state(tx, pair.id)
         if (state.epoch, state.serving) != (want.state.epoch, want.state.serving):
             return Later(tx.now, "another certificate should serve by now")
+        if certificates.get(tx, serving.id).chain_hash != serving.chain_hash:
+            return Later(tx.now, "another chain should be served by now")
         work.schedule(tx, WorkKind.VERIFICATION, pair.id, tx.now, target=row.target)
         work.finish(tx, row)
     return Done()
@@ -182,7 +186,7 @@ def verify(world: World, row: WorkRow) -> Outcome:
         )
     if want is None or deploying:
         # What is to be seen is not there yet; the deployment asks for a look when it is.
-        return _finish(world, row)
+        return _leave_it(world, row)
     problem = _look(target, want)
     if problem is not None:
         return _not_seen(world, row, want, problem, Failure(began, row.attempts, row.since, world.draw()))
@@ -191,8 +195,12 @@ def verify(world: World, row: WorkRow) -> Outcome:
     return _seen(world, row, target, want, purged=others)
 
 
-def _finish(world: World, row: WorkRow) -> Outcome:
+def _leave_it(world: World, row: WorkRow) -> Outcome:
     with world.store.write() as tx:
+        work.hold(tx, row)
+        deploying = work.get(tx, WorkKind.DEPLOYMENT, row.pair_id, target=row.target)
+        if deploying is None and read_wanted(tx, row.pair_id) is not None:
+            return Later(tx.now, "it is deployed by now")
         work.finish(tx, row)
     return Done()
 

@@ -6,13 +6,32 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
+from dualcert.clock import rfc3339
 from dualcert.errors import CaUnreachable, DnsUnreachable, DualcertError, LeaseLost, StoreUnavailable
-from dualcert.lifecycle import deployment, ordering, promotion, renewal, revocation, validation
+from dualcert.lifecycle import (
+    budgeting,
+    deployment,
+    leaving,
+    ordering,
+    promotion,
+    removal,
+    renewal,
+    renewal_information,
+    revocation,
+    subject,
+    validation,
+)
 from dualcert.lifecycle.owner import is_dead, new_owner
+from dualcert.lifecycle.permits import BudgetSpent
+from dualcert.lifecycle.subject import Subject
+from dualcert.lifecycle.telling import PairNames
 from dualcert.lifecycle.world import World
+from dualcert.model.events import EventKind
 from dualcert.model.work import (
     ANOTHER_STEP,
+    BUDGET,
     DAY,
     PERSON,
     Done,
@@ -25,13 +44,12 @@ from dualcert.model.work import (
 )
 from dualcert.policy import backoff
 from dualcert.policy.backoff import IN_MEMORY, Failure
-from dualcert.store import Transaction, leases, pairs, work
+from dualcert.store import Transaction, claims, events, leases, pairs, work
 
 log = logging.getLogger(__name__)
 
 ALL_KINDS = tuple(WorkKind)
 _COMPANIONS = 100
-_STORE_LOOKS = 40
 _WAITING_LOOK = timedelta(seconds=1)
 _RECHECK = timedelta(minutes=5)
 """When a row that waits for another is looked at again although nobody woke it."""
@@ -44,6 +62,9 @@ _STEPS: Mapping[WorkKind, Callable[[World, WorkRow], Outcome]] = {
     WorkKind.REVOCATION: revocation.advance,
     WorkKind.REFILL: renewal.refill,
     WorkKind.FALLBACK: promotion.fall_back,
+    WorkKind.REMOVAL: removal.advance,
+    WorkKind.PROMOTION: leaving.advance,
+    WorkKind.RENEWAL_INFORMATION: renewal_information.ask,
 }
 
 
@@ -64,7 +85,7 @@ class Engine:
     def __init__(self, world: World) -> None:
         self.world = world
         self.owner = str(new_owner())
-        self._names: dict[int, str] = {}
+        self.names = PairNames(world.store)
 
     def claim(
         self,
@@ -81,10 +102,10 @@ class Engine:
         by_target: dict[str, list[WorkRow]] = {}
         with self.world.store.read() as tx:
             # Most looks find nothing, and many processes that follow one look often: none of them holds up a writer.
-            if not work.claimable(tx, kinds=kinds, pairs=pairs, but_not_at=but_not_at):
+            if not claims.claimable(tx, self.owner, kinds=kinds, pairs=pairs, but_not_at=but_not_at):
                 return batches
         with self.world.store.write() as tx:
-            for row in work.claim(
+            for row in claims.claim(
                 tx, self.owner, kinds=kinds, limit=limit, pairs=pairs, but_not_at=but_not_at
             ):
                 if row.kind is WorkKind.DEPLOYMENT:
@@ -92,25 +113,46 @@ class Engine:
                 else:
                     batches.append([row])
             for target, rows in by_target.items():
-                batches.append([*rows, *work.claim_companions(tx, self.owner, target, _COMPANIONS)])
+                batches.append([*rows, *claims.claim_companions(tx, self.owner, target, _COMPANIONS)])
         return batches
 
     def advance(self, rows: Sequence[WorkRow]) -> list[Outcome]:
-        """Take one step of each row; several rows are deployments of one target. A lost row counts as done."""
+        """Take one step of each row; several rows are deployments of one target. A lost row counts as done.
+
+        Raises ``StoreUnavailable``, and what nobody foresaw: nothing that the step has not written is lost.
+        """
         began = self.world.clock.now()
+        token = subject.current.set(self._subject(*rows))
         try:
             if rows[0].kind is WorkKind.DEPLOYMENT:
                 return deployment.deploy(self.world, rows, self.owner)
             return [_STEPS[rows[0].kind](self.world, rows[0])]
         except LeaseLost:
             return [Done() for _ in rows]
-        except StoreUnavailable as error:
-            if rows[0].looks > _STORE_LOOKS:
-                raise
-            at = self.world.clock.now() + timedelta(seconds=1)
-            return [Later(at, error.reason, looking=True) for _ in rows]
+        except StoreUnavailable:
+            raise
+        except BudgetSpent as spent:
+            return [budgeting.later(self.world, row, spent) for row in rows]
         except DualcertError as error:
             return [self._failed(row, error, began) for row in rows]
+        finally:
+            subject.current.reset(token)
+
+    def _subject(self, row: WorkRow, *others: WorkRow) -> Subject:
+        """Of several, what they have in common: the target."""
+        if others:
+            return Subject(None, None, row.target, None)
+        return Subject(partial(self.names, row.pair_id), row.ca or None, row.target or None, row.id)
+
+    def broken(self, row: WorkRow, error: Exception) -> Held | None:
+        """A step was ended by what nobody foresaw: it is told, and tried again after a pause."""
+        now = self.world.clock.now()
+        about = self._subject(row).told()
+        log.error("%s: internal error", row.kind.value, exc_info=error, extra=about)
+        failure = Failure(now, row.attempts, row.since, self.world.draw())
+        at = backoff.after_failure(now, failure, passing=False)
+        reason = f"internal error: {type(error).__name__}: {' '.join(str(error).split())}"
+        return self.settle(row, Later(at, reason, failed=True))
 
     def _failed(self, row: WorkRow, error: DualcertError, began: datetime) -> Later:
         passing = isinstance(error, DnsUnreachable | CaUnreachable)
@@ -127,7 +169,9 @@ class Engine:
                 return None
             case Waiting(_, reason):
                 return Held(replace(row, continued=True, looks=0), now + _WAITING_LOOK, reason, waiting=True)
-            case Later() if not outcome.failed and outcome.at - now < IN_MEMORY:
+            case Later() if (
+                not outcome.failed and outcome.waiting_for is None and outcome.at - now < IN_MEMORY
+            ):
                 looks = row.looks + 1 if outcome.looking else 0
                 return Held(replace(row, continued=True, looks=looks), outcome.at, outcome.reason)
             case Later() | Failed():
@@ -136,26 +180,18 @@ class Engine:
     def _log(self, row: WorkRow, outcome: Outcome) -> None:
         trouble = isinstance(outcome, Failed) or (isinstance(outcome, Later) and outcome.failed)
         level = logging.INFO if trouble else logging.DEBUG
-        if log.isEnabledFor(level):
-            about = {"pair": self._pair_name(row.pair_id), "ca": row.ca or None, "work": row.id}
-            log.log(
-                level,
-                "%s: %s",
-                row.kind.value,
-                "done" if isinstance(outcome, Done) else outcome.reason,
-                extra=about,
-            )
-
-    def _pair_name(self, pair_id: int) -> str:
-        if pair_id not in self._names:
-            with self.world.store.read() as tx:
-                self._names.update(pairs.names_of(tx, [pair_id]))
-        return self._names.get(pair_id, str(pair_id))
+        if not log.isEnabledFor(level):
+            return
+        said = "done" if isinstance(outcome, Done) else outcome.reason
+        if isinstance(outcome, Later) and outcome.failed:
+            said = f"again at {rfc3339(outcome.at.replace(microsecond=0))}: {said}"
+        log.log(level, "%s: %s", row.kind.value, said, extra=self._subject(row).told())
 
     def _put_back(self, row: WorkRow, outcome: Later | Failed, now: datetime) -> Held | None:
         later = outcome if isinstance(outcome, Later) else None
         short = later is not None and later.at - now < IN_MEMORY and later.waiting_for is None
         with self.world.store.write() as tx:
+            pairs.lock(tx, [row.pair_id])
             work.put_back(
                 tx,
                 row,
@@ -165,6 +201,7 @@ class Engine:
                 failed=later is None or later.failed,
                 keep_lease=short,
             )
+            self._tell_of_waiting(tx, row, later, now)
             self._give_way(tx, row, later)
         if later is None or not short:
             return None
@@ -179,6 +216,13 @@ class Engine:
         )
         return Held(again, later.at, later.reason)
 
+    def _tell_of_waiting(self, tx: Transaction, row: WorkRow, later: Later | None, now: datetime) -> None:
+        """That a CA's budget keeps a step waiting is an event once, not at each look."""
+        if later is None or later.waiting_for != BUDGET or row.waiting_for == BUDGET:
+            return
+        if later.at - now >= IN_MEMORY:
+            events.record(tx, EventKind.WAITING, later.reason, pair=row.pair_id, ca=row.ca)
+
     def _give_way(self, tx: Transaction, row: WorkRow, later: Later | None) -> None:
         """An order that failed for good lets a first backup serve without further waiting."""
         if row.kind is WorkKind.ORDER and (later is None or later.waiting_for == DAY):
@@ -188,6 +232,7 @@ class Engine:
         """Give rows back that are still held; whoever comes next goes on where this process stopped."""
         now = self.world.clock.now()
         with self.world.store.write() as tx:
+            pairs.lock(tx, {one.row.pair_id for one in held})
             work.release(
                 tx, [replace(one.row, reason=one.reason or one.row.reason) for one in held if not one.waiting]
             )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from dualcert.errors import ConfigurationError, InvalidName, UsageProblem
-from dualcert.lifecycle import renewal
+from dualcert.lifecycle import removal, renewal
 from dualcert.lifecycle.world import World
 from dualcert.model import names as naming
 from dualcert.model.events import EventKind
@@ -16,6 +16,7 @@ from dualcert.model.work import DAY, WorkKind
 from dualcert.policy import pairing
 from dualcert.policy.pairing import CaIdentity
 from dualcert.store import Transaction, events, pairs, work
+from dualcert.store import removal as ended
 
 ISSUING = (
     WorkKind.ORDER,
@@ -25,7 +26,9 @@ ISSUING = (
     WorkKind.VERIFICATION,
     WorkKind.REFILL,
     WorkKind.FALLBACK,
+    WorkKind.PROMOTION,
     WorkKind.REVOCATION,
+    WorkKind.REMOVAL,
 )
 """What ``issue`` and ``renew NAME`` drive for a pair."""
 
@@ -100,9 +103,11 @@ def ensure(world: World, request: PairRequest) -> Pair:
     if request.name is not None:
         check_pair_name(request.name)
     with world.store.write() as tx:
+        pairs.reserve(tx, request.name or naming.own_name(request.names), naming.digest(request.names))
         known = _known(tx, request)
         if known is None:
             return _create(tx, world, request)
+        pairs.lock(tx, [known.id])
         pair = _same(tx, known, request)
         _go_on(tx, pair)
         return pair
@@ -134,7 +139,8 @@ def _same(tx: Transaction, pair: Pair, request: PairRequest) -> Pair:
     if other:
         raise UsageProblem(
             f"the pair {pair.name} exists and was made with other values for {', '.join(other)}",
-            remedy=f"Leave the option out; see what it has: dualcert show {pair.name}",
+            remedy=f"Leave the option out; see what it has: dualcert show {pair.name}. Most of it is changed by: "
+            f"dualcert pair set {pair.name}",
         )
     if set(request.names) == set(pair.names):
         return pair
@@ -160,9 +166,11 @@ def _create(tx: Transaction, world: World, request: PairRequest) -> Pair:
         defaults.targets if request.targets is None else request.targets,
     )
     _check_configured(world, (primary, backup), dns, targets)
+    name = request.name or naming.own_name(request.names)
+    former = removal.refuse_unfinished(tx, name)
     pair = pairs.create(
         tx,
-        name=request.name or naming.own_name(request.names),
+        name=name,
         names=request.names,
         key_type=request.key_type or defaults.key_type,
         dns=dns,
@@ -170,23 +178,16 @@ def _create(tx: Transaction, world: World, request: PairRequest) -> Pair:
         first_wait=defaults.first_wait,
         lineages=((primary, world.ca(primary).domain), (backup, world.ca(backup).domain)),
     )
+    if former is not None:
+        ended.continue_epochs(tx, pair.id, former.epoch + 1)
     events.record(tx, EventKind.CREATED, f"{primary} and {backup} for {', '.join(pair.names)}", pair=pair.id)
     renewal.open_orders(tx, pair, pairs.lineages(tx, [pair.id]), "first issuance")
     return pair
 
 
 def _check_configured(world: World, cas: tuple[str, str], dns: str, targets: tuple[str, ...]) -> None:
-    for section, table, wanted in (
-        ("ca", world.cas, cas),
-        ("dns", world.dns, (dns,)),
-        ("target", world.targets, targets),
-    ):
-        for name in wanted:
-            if name not in table:
-                raise UsageProblem(
-                    f"[{section}.{name}] is not configured",
-                    remedy=f"There is: {', '.join(sorted(table)) or 'none'}.",
-                )
+    _require("ca", world.cas, cas)
+    _check_places(world, (dns,), targets)
     identities = [
         CaIdentity(one.name, one.directory, one.operator, frozenset(), one.domain)
         for one in (world.ca(name) for name in cas)
@@ -194,10 +195,25 @@ def _check_configured(world: World, cas: tuple[str, str], dns: str, targets: tup
     found = pairing.ca_objections(*identities)
     if found:
         raise ConfigurationError("; ".join(found), remedy="A pair needs two CAs that do not fall together.")
-    # A mistake in a plugin's table is told now, before a CA is asked for anything.
-    world.dns_of(dns).provider()
-    for target in targets:
-        world.target(target).deployer()
+
+
+def _check_places(world: World, dns: Collection[str], targets: Collection[str]) -> None:
+    """What a pair is told to use is there, and a mistake in a plugin's table is told before anything is done."""
+    _require("dns", world.dns, dns)
+    _require("target", world.targets, targets)
+    for name in dns:
+        world.dns_of(name).provider()
+    for name in targets:
+        world.target(name).deployer()
+
+
+def _require(section: str, table: Mapping[str, object], names: Collection[str]) -> None:
+    for name in names:
+        if name not in table:
+            raise UsageProblem(
+                f"[{section}.{name}] is not configured",
+                remedy=f"There is: {', '.join(sorted(table)) or 'none'}.",
+            )
 
 
 def _go_on(tx: Transaction, pair: Pair) -> None:
@@ -206,9 +222,63 @@ def _go_on(tx: Transaction, pair: Pair) -> None:
     work.hurry(tx, pair.id, ISSUING, spare=(DAY,))
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What ``pair set`` was told; None leaves it as it is."""
+
+    dns: str | None = None
+    targets: tuple[str, ...] | None = None
+    key_type: KeyType | None = None
+
+
+def change(world: World, pair: Pair, wanted: Changes) -> list[str]:
+    """Change what a pair goes by; in words, what is different now. Raises ``UsageProblem``, ``ConfigurationError``.
+
+    Orders go by it from the next one on. A target that is new to the pair is served at once, one that is left out is
+    left: both are work that is due from here on.
+    """
+    _check_places(world, () if wanted.dns is None else (wanted.dns,), wanted.targets or ())
+    with world.store.write() as tx:
+        pairs.lock(tx, [pair.id])
+        current = pairs.by_id(tx, pair.id)
+        if current is None:
+            raise UsageProblem("the pair was removed meanwhile", name=pair.name)
+        dns, key_type = wanted.dns or current.dns, wanted.key_type or current.key_type
+        said = []
+        if dns != current.dns:
+            said.append(f"DNS {dns} instead of {current.dns}")
+        if key_type is not current.key_type:
+            said.append(f"keys of type {key_type.value} instead of {current.key_type.value}")
+        if said:
+            ended.set_policy(tx, pair.id, dns=dns, key_type=key_type)
+        targets = current.targets if wanted.targets is None else tuple(sorted(set(wanted.targets)))
+        if targets != current.targets:
+            shown = [", ".join(one) or "none" for one in (targets, current.targets)]
+            said.append(f"targets {shown[0]} instead of {shown[1]}")
+            _move(tx, current, targets)
+        if said:
+            events.record(tx, EventKind.CHANGED, "; ".join(said), pair=pair.id)
+        work.hurry(tx, pair.id, ISSUING, spare=(DAY,))
+    return said
+
+
+def _move(tx: Transaction, pair: Pair, targets: tuple[str, ...]) -> None:
+    ended.set_targets(tx, pair.id, targets)
+    for target in pair.targets:
+        if target not in targets:
+            removal.take_from(tx, pair.id, target)
+    if pairs.state(tx, pair.id).serving is not None:
+        for target in targets:
+            if target not in pair.targets:
+                work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target=target)
+    # It may have waited to be seen at a target that does not count any more.
+    work.wake(tx, WorkKind.REVOCATION, pair.id)
+
+
 def renew(world: World, pair: Pair, *, force: bool) -> None:
     """A person asks for one pair: what is due, or everything, is ordered now and back-off is ignored."""
     with world.store.write() as tx:
+        pairs.lock(tx, [pair.id])
         wanted = pairs.lineages(tx, [pair.id]) if force else renewal.due_lineages(tx, pair)
         cause = "renewal by hand, although nothing was due" if force else "renewal by hand"
         renewal.open_orders(tx, pair, wanted, cause)

@@ -21,7 +21,8 @@ from dualcert.errors import KeyUnreadable
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import WrappedKey
 from dualcert.model.pair import KeyType
-from dualcert.ports.keys import KeyContext
+from dualcert.ports.keys import KeyContext, KeyProtector, rotation_of
+from dualcert.store import keys
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
@@ -83,9 +84,32 @@ def key_type_of(key: object) -> str:
 
 
 def wrap(world: World, domain: str, key: NewKey, purpose: str = "certificate") -> WrappedKey:
-    protector = world.protector(domain)
-    wrapped = protector.wrap(key.pem, KeyContext(domain, key.spki.hex(), purpose))
-    return WrappedKey(key.spki, domain, protector.key_id, wrapped)
+    """Keep the answer until it is stored: as long as it lives, a rotation does not drop the KEK that it names."""
+    return _wrapped(world.protector(domain), key.pem, key.spki, KeyContext(domain, key.spki.hex(), purpose))
+
+
+def rewrap(world: World, key: WrappedKey, purpose: str) -> WrappedKey:
+    """The same private key under the KEK that wraps now. Raises ``KeyUnreadable`` where it does not open."""
+    protector = world.protector(key.domain)
+    context = KeyContext(key.domain, key.spki.hex(), purpose)
+    secret = protector.unwrap(key.wrapped, context)
+    fresh = _wrapped(protector, secret, key.spki, context)
+    if protector.unwrap(fresh.wrapped, context) != secret:
+        raise KeyUnreadable("its private key does not open again after it was wrapped anew")
+    return fresh
+
+
+def _wrapped(protector: KeyProtector, secret: bytes, spki: bytes, context: KeyContext) -> WrappedKey:
+    rotation = rotation_of(protector)
+    if rotation is None:
+        wrapped = protector.wrap(secret, context)
+        return WrappedKey(spki, context.domain, protector.key_id, wrapped)
+    while True:
+        hold = rotation.hold_kek()
+        wrapped = protector.wrap(secret, context)
+        # Another id now: the KEK was replaced in between, and which of the two has wrapped is not known.
+        if protector.key_id == hold.key_id:
+            return WrappedKey(spki, context.domain, hold.key_id, wrapped, hold)
 
 
 def unwrap(world: World, wrapped: WrappedKey | None) -> bytes:
@@ -97,9 +121,7 @@ def unwrap(world: World, wrapped: WrappedKey | None) -> bytes:
         raise KeyUnreadable(
             "its private key is not kept any more", remedy="Order a new certificate: dualcert renew."
         )
-    pem = world.protector(wrapped.domain).unwrap(
-        wrapped.wrapped, KeyContext(wrapped.domain, wrapped.spki.hex(), "certificate")
-    )
+    pem = opened(world, wrapped, "certificate")
     try:
         key = load_pem_private_key(pem, None)
     except ValueError as error:
@@ -107,3 +129,20 @@ def unwrap(world: World, wrapped: WrappedKey | None) -> bytes:
     if not isinstance(key, PrivateKey) or spki_hash(key.public_key()) != wrapped.spki:
         raise KeyUnreadable("its private key opened, but belongs to another certificate")
     return pem
+
+
+def opened(world: World, key: WrappedKey, purpose: str) -> bytes:
+    """The private key as PKCS#8 PEM, as it was wrapped. Raises ``KeyUnreadable``."""
+    protector = world.protector(key.domain)
+    context = KeyContext(key.domain, key.spki.hex(), purpose)
+    try:
+        return protector.unwrap(key.wrapped, context)
+    except KeyUnreadable:
+        if rotation_of(protector) is None:
+            raise
+        # A rotation may have wrapped it anew, and dropped its old KEK, after it was read.
+        with world.store.read() as tx:
+            now = keys.find(tx, key.spki)
+        if now is None or now.key_id == key.key_id:
+            raise
+        return protector.unwrap(now.wrapped, context)

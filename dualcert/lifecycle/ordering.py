@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from dualcert.errors import CaError, CaRejected, ChallengeFailed, DnsError, DnsUnreachable, DualcertError
-from dualcert.lifecycle import accounts, keymaking, storing, validation
+from dualcert.lifecycle import accounts, budgeting, keymaking, replacing, storing, validation
 from dualcert.lifecycle.world import CaBinding, World, look_again
 from dualcert.model.events import EventKind
 from dualcert.model.order import Order, OrderStep
@@ -62,13 +62,22 @@ def _step(world: World, row: WorkRow, pair: Pair, order: Order | None) -> Outcom
 def _place(
     world: World, row: WorkRow, pair: Pair, ca: CaBinding, client: CertificateAuthority, lost: Order | None
 ) -> Outcome:
-    """newOrder. An order found without its URL may exist at the CA, but its key is spent: it is given up."""
-    order = _intend(world, row, pair, ca, lost)
-    answer = client.new_order(pair.names)
+    """newOrder. An order found without its URL may exist at the CA, but its key is spent: it is given up.
+
+    Not where the answer came to us, and only the database was away when it was to be written down.
+    """
+    if lost is not None and lost.id in world.unrecorded:
+        order = lost
+    else:
+        budgeting.before_order(world, row, pair, ca)
+        order, replaces = _intend(world, row, pair, ca, lost)
+        world.unrecorded[order.id] = replacing.place(world, row, client, order, replaces)
+    answer = world.unrecorded[order.id]
     with world.store.write() as tx:
         work.hold(tx, row)
         orders.placed(tx, order.id, answer.url, answer.finalize, answer.authorizations)
         events.record(tx, EventKind.PLACED, answer.url, pair=pair.id, ca=ca.name)
+    del world.unrecorded[order.id]
     order = replace(
         order,
         step=OrderStep.PLACED,
@@ -81,8 +90,10 @@ def _place(
     return validation.prepare(world, row, pair, order, client, [])
 
 
-def _intend(world: World, row: WorkRow, pair: Pair, ca: CaBinding, lost: Order | None) -> Order:
-    """Make the attempt's key and CSR, and write the order down before it leaves."""
+def _intend(
+    world: World, row: WorkRow, pair: Pair, ca: CaBinding, lost: Order | None
+) -> tuple[Order, str | None]:
+    """Make the attempt's key and CSR, and write the order down before it leaves, with what it replaces."""
     key = keymaking.make(pair.key_type, pair.names)
     wrapped = keymaking.wrap(world, ca.domain, key)
     with world.store.write() as tx:
@@ -94,9 +105,11 @@ def _intend(world: World, row: WorkRow, pair: Pair, ca: CaBinding, lost: Order |
         lineage = _independent_lineage(world, tx, pair.id, ca)
         issuance = orders.last_issuance(tx, pair.id) or 0
         order = orders.begin(tx, lineage, issuance, pair.names, key.csr, wrapped)
+        replaces = replacing.name_predecessor(tx, order)
+        budgeting.take_order(tx, row, pair, ca, replaces)
         cause = f"a new key of type {pair.key_type.value}"
         events.record(tx, EventKind.ORDERING, cause, pair=pair.id, ca=ca.name)
-    return order
+    return order, replaces
 
 
 def _independent_lineage(world: World, tx: Transaction, pair_id: int, ca: CaBinding) -> Lineage:
@@ -191,7 +204,9 @@ def _received(
 def _recovered(world: World, row: WorkRow, pair: Pair, error: CaError, began: datetime) -> Outcome:
     with world.store.read() as tx:
         order = orders.open_order(tx, row.pair_id, row.ca)
-    recovery = recover(error, placed=order is not None and order.url is not None)
+    placed = order is not None and order.url is not None
+    budgeting.obey(world, row, pair, error, placed=placed)
+    recovery = recover(error, placed=placed)
     if recovery is not Recovery.SAME_ORDER:
         _give_up(world, row, pair, order, error)
     match recovery:
@@ -212,10 +227,11 @@ def _give_up(world: World, row: WorkRow, pair: Pair, order: Order | None, error:
         if order is not None:
             orders.set_step(tx, order.id, OrderStep.ABANDONED, error.reason)
             validation.spend(tx, order)
+        budgeting.after_failure(tx, world, pair, row.ca, order, error)
         events.record(tx, EventKind.FAILED, error.reason, pair=pair.id, ca=row.ca)
 
 
 def _later(world: World, row: WorkRow, error: DualcertError, began: datetime, *, passing: bool) -> Outcome:
     failure = Failure(began, row.attempts, row.since, world.draw())
     at = backoff.after_failure(world.clock.now(), failure, passing=passing, wished=error.retry_after)
-    return Later(at, str(error), failed=True)
+    return Later(at, str(error), failed=True, waiting_for=budgeting.waits_for(error))

@@ -42,9 +42,11 @@ def is_dead(text: str) -> bool:
     if host != socket.gethostname():
         return False
     if place != _place():
-        # The same host after another boot: nothing of before is alive. Another namespace of this boot may be.
-        return place.partition("/")[0] != _place().partition("/")[0]
-    return _started(number) != started
+        # The same host after another boot: nothing of before is alive. Another namespace of this boot may be, and so
+        # may whoever cannot tell the boot, or whom we cannot tell it of.
+        theirs, ours = place.partition("/")[0], _place().partition("/")[0]
+        return bool(theirs and ours) and theirs != ours
+    return not _hidden(number) and _started(number) != started
 
 
 @lru_cache(maxsize=1)
@@ -59,6 +61,19 @@ def _link(path: Path) -> str:
         return str(path.readlink())
     except OSError:
         return ""
+
+
+def _hidden(pid: int) -> bool:
+    """Whether a process exists that we may not look at: /proc can be mounted so that it shows our own alone."""
+    if Path(f"/proc/{pid}/stat").exists():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return False
 
 
 def _started(pid: int) -> str | None:

@@ -26,13 +26,14 @@ AFTERMATH = (WorkKind.DEPLOYMENT, WorkKind.VERIFICATION, WorkKind.REVOCATION)
 
 @dataclass(frozen=True)
 class Wish:
-    """What a person asked a failover for."""
+    """What a failover is asked for; by a person, unless there is another ``cause``."""
 
     to: str | None = None
     reason: Reason = Reason.SUPERSEDED
     revoke: bool = False
     revoke_unverified: bool = False
     dry_run: bool = False
+    cause: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,16 @@ def failover(world: World, pair: Pair, wish: Wish) -> Turn:
     )
 
 
+def leave(world: World, pair: Pair, serving: int, cause: str) -> Turn | None:
+    """Promote the backup because the certificate that serves, number ``serving``, is to be left.
+
+    None where another one serves by now, or the pair has changed while it was looked at. Raises ``Refused`` where the
+    backup must not serve.
+    """
+    seen = _look(world, pair)
+    return _promote(world, pair, seen, Wish(cause=cause)) if seen.state.serving == serving else None
+
+
 def _look(world: World, pair: Pair) -> _Seen:
     with world.store.read() as tx:
         state = pairs.state(tx, pair.id)
@@ -122,6 +133,7 @@ def _take_up(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn:
     changed = seen.last is not None and seen.unfinished
     if changed and not wish.dry_run:
         with world.store.write() as tx:
+            pairs.lock(tx, [pair.id])
             if wish.revoke and old is not None and not revocations.is_revoked(tx, old.id):
                 _want_revocation(tx, pair, old, wish)
             work.hurry(tx, pair.id, AFTERMATH)
@@ -149,9 +161,11 @@ def _promote(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn | None:
     if wish.dry_run:
         return Turn(pair, seen.state.epoch, seen.primary.ca, old, seen.backup.ca, new, changed=False)
     with world.store.write() as tx:
+        # First: what is held against the standby is read when nobody can add to it any more.
+        pairs.lock(tx, [pair.id])
         if not _prove_and_swap(tx, seen.state):
             return None
-        cause = f"failover by hand ({wish.reason.value})"
+        cause = wish.cause or f"failover by hand ({wish.reason.value})"
         aftermath(tx, pair, seen.primary, seen.backup, old, new, cause)
         if wish.revoke and old is not None:
             _want_revocation(tx, pair, old, wish)

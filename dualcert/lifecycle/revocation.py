@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from dualcert.errors import AlreadyRevoked, CaError, KeyProblem, Refused
-from dualcert.lifecycle import accounts, keymaking
+from dualcert.lifecycle import accounts, budgeting, keymaking
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.model.events import EventKind
@@ -15,7 +15,7 @@ from dualcert.model.work import Done, Later, Outcome, Waiting, WorkKind, WorkRow
 from dualcert.policy import backoff
 from dualcert.policy.backoff import Failure
 from dualcert.policy.recovery import passing
-from dualcert.store import Transaction, certificates, deployments, events, pairs, revocations, work
+from dualcert.store import Transaction, certificates, deployments, events, pairs, removal, revocations, work
 
 _OWN_ACCORD = timedelta(hours=24)
 
@@ -23,6 +23,7 @@ _OWN_ACCORD = timedelta(hours=24)
 def revoke_backup(world: World, pair: Pair, reason: Reason) -> Certificate:
     """Ask for the revocation of the pair's backup certificate; returns it. Raises ``Refused`` where there is none."""
     with world.store.write() as tx:
+        pairs.lock(tx, [pair.id])
         state = pairs.state(tx, pair.id)
         if state.standby is None:
             raise Refused(
@@ -66,18 +67,18 @@ def advance(world: World, row: WorkRow) -> Outcome:
         ]
     mine = [(request, subject) for request, subject in requests if subject.ca == row.ca]
     for request, subject in mine:
-        if pair is not None:
-            waiting = _must_wait(world, pair, request, subject)
-            if waiting is not None:
-                return waiting
+        waiting = _must_leave(world, request) if pair is None else _must_wait(world, pair, request, subject)
+        if waiting is not None:
+            return waiting
         try:
             _revoke(world, row, request, subject)
         except CaError as error:
+            budgeting.obey(world, row, None, error)
             failure = Failure(began, row.attempts, row.since, world.draw())
             at = backoff.after_failure(
                 world.clock.now(), failure, passing=passing(error), wished=error.retry_after
             )
-            return Later(at, str(error), failed=True)
+            return Later(at, str(error), failed=True, waiting_for=budgeting.waits_for(error))
     with world.store.write() as tx:
         work.hold(tx, row)
         if any(
@@ -105,12 +106,22 @@ def _must_wait(world: World, pair: Pair, request: RevocationRequest, subject: Ce
     return None
 
 
+def _must_leave(world: World, request: RevocationRequest) -> Outcome | None:
+    """What a pair had that was removed is not revoked before it has left the targets."""
+    with world.store.read() as tx:
+        places = removal.leaving(tx, request.pair_id)
+    if not places or request.unverified or request.revoke_by <= world.clock.now():
+        return None
+    return Waiting("removal", f"it has not left {', '.join(places)} yet")
+
+
 def _revoke(world: World, row: WorkRow, request: RevocationRequest, subject: Certificate) -> None:
     with world.store.read() as tx:
         der = certificates.der_of(tx, subject.id)
     source = "accepted by the CA"
     key, note = _signing_key(world, request, subject)
     client = accounts.authority(world, world.ca(row.ca))
+    budgeting.take_revocation(world, row)
     try:
         client.revoke(der, request.reason.code, key=key)
     except AlreadyRevoked:
@@ -148,8 +159,8 @@ def _record(
         actor=request.actor,
     )
     block_if_compromised(tx, subject, request.reason, request.actor)
-    state = pairs.state(tx, pair_id)
-    if state.standby == subject.id:
+    state = pairs.states(tx, [pair_id]).get(pair_id)
+    if state is not None and state.standby == subject.id:
         pairs.set_backup_ok(tx, state, None)
         work.schedule(tx, WorkKind.REFILL, pair_id, tx.now, ca=row.ca)
 

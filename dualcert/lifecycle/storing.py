@@ -6,7 +6,7 @@ import hashlib
 from datetime import datetime
 
 from dualcert.errors import CertificateUnfit
-from dualcert.lifecycle import inspection, renewal
+from dualcert.lifecycle import chains, inspection, renewal, renewal_information
 from dualcert.lifecycle.inspection import Arrival
 from dualcert.lifecycle.world import World
 from dualcert.model import names as naming
@@ -17,12 +17,13 @@ from dualcert.model.pair import Pair, PairState
 from dualcert.model.work import Done, Outcome, WorkKind, WorkRow
 from dualcert.policy import due, pairing
 from dualcert.policy.pairing import CertificateIdentity
-from dualcert.store import Transaction, certificates, events, orders, pairs, work
+from dualcert.ports.ca import IssuedCertificate
+from dualcert.store import Transaction, certificates, events, keys, orders, pairs, work
 
 
-def store(world: World, row: WorkRow, pair: Pair, order: Order, pem: str) -> Outcome:
+def store(world: World, row: WorkRow, pair: Pair, order: Order, issued: IssuedCertificate) -> Outcome:
     """Check and keep what the CA sent. Raises ``CertificateUnfit`` after keeping what must not be used."""
-    arrival = inspection.parse(pem)
+    arrival = inspection.parse(chains.preferred(world, order.ca, issued))
     found, root_key = inspection.flaws(
         arrival,
         spki=order.spki,
@@ -36,9 +37,12 @@ def store(world: World, row: WorkRow, pair: Pair, order: Order, pem: str) -> Out
         found += _dependence(tx, state, order, arrival, root_key)
         arrived = _certificate(order, arrival, root_key, tx.now, "; ".join(found) or None)
         number = certificates.insert_certificate(tx, arrived, arrival.der, arrival.chain_pem)
+        keys.ends_at(tx, order.spki, arrived.not_after)
+        chains.keep(tx, number, issued, arrival)
         orders.set_step(tx, order.id, OrderStep.STORED, arrived.flaw)
         if arrived.flaw is None:
             _take_role(tx, state, pair, order, arrived, number)
+            renewal_information.begin(world, tx, arrived, number, arrival.leaf)
             work.finish(tx, row)
             renewal.reckon(tx, pair.id)
             _keep_up(tx, order, number)
@@ -98,7 +102,6 @@ def _take_role(
     ok_until = due.usable_until(arrived.not_before, arrived.not_after, order.created_at)
     if not pairs.put_certificate(tx, state, order.lineage_id, number, ok_until):
         raise AssertionError("a pair's state changed inside the transaction that read it")
-    pairs.set_renew_at(tx, order.lineage_id, due.renew_at(arrived.not_before, arrived.not_after))
     role = state.role_of(order.lineage_id)
     events.record(
         tx,

@@ -14,14 +14,17 @@ from dualcert.errors import ConfigurationError
 from dualcert.model.pair import KeyType
 from dualcert.model.work import Later, WorkRow
 from dualcert.policy import backoff
-from dualcert.ports.ca import CertificateAuthority
-from dualcert.ports.deploy import Deployer
-from dualcert.ports.dns import DnsProvider
-from dualcert.ports.keys import KeyProtector
 from dualcert.store import Store
 
 if TYPE_CHECKING:
-    from dualcert.dcv import Zones  # a failover needs no DNS
+    # Named in annotations only: a failover needs no DNS, a list no CA.
+    from dualcert.dcv import Zones
+    from dualcert.lifecycle.permits import RequestPermits
+    from dualcert.policy.budget import Kind, Limit
+    from dualcert.ports.ca import CertificateAuthority, OrderSnapshot
+    from dualcert.ports.deploy import Deployer
+    from dualcert.ports.dns import DnsProvider
+    from dualcert.ports.keys import KeyProtector
 
 T = TypeVar("T")
 
@@ -59,7 +62,11 @@ class Once:
 
 @dataclass(frozen=True)
 class CaBinding:
-    """A CA as configured. ``trust_roots``: PEM file of what its certificates chain to; None for public roots."""
+    """A CA as configured. ``trust_roots``: PEM file of what its certificates chain to; None for public roots.
+
+    ``preferred_chain``: the common name of the root that certificates are to be served with a chain to.
+    ``limits``: what is counted here of what the CA counts, but for single requests, which need one of ``permits``.
+    """
 
     name: str
     directory: str
@@ -68,6 +75,10 @@ class CaBinding:
     trust_roots: Path | None
     max_concurrency: int
     authority: Lazy[CertificateAuthority]
+    limits: Mapping[Kind, Limit] = field(default_factory=dict)
+    permits: RequestPermits | None = None
+    contact: tuple[str, ...] = ()
+    preferred_chain: str | None = None
     account: Once = field(default_factory=Once, repr=False)
 
 
@@ -101,7 +112,10 @@ class NewPairs:
 
 @dataclass(frozen=True)
 class World:
-    """``draw`` gives a random number in [0, 1): the lifecycle draws, a policy is told."""
+    """``draw`` gives a random number in [0, 1): the lifecycle draws, a policy is told.
+
+    ``unrecorded``: answers to newOrder, by the order's number, that are not in the database yet.
+    """
 
     clock: Clock
     store: Store
@@ -111,6 +125,7 @@ class World:
     protectors: Mapping[str, Lazy[KeyProtector]]
     new_pairs: NewPairs
     draw: Callable[[], float]
+    unrecorded: dict[int, OrderSnapshot] = field(default_factory=dict, repr=False, compare=False)
 
     def ca(self, name: str) -> CaBinding:
         return _configured(self.cas, name, "ca")

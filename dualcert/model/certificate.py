@@ -8,7 +8,7 @@ from datetime import datetime
 
 @dataclass(frozen=True)
 class Certificate:
-    """An issued certificate. Never changed once stored.
+    """An issued certificate. Once stored it never changes, but for the chain that it is served with.
 
     ``serial`` is the unsigned number's bytes without leading zeros. ``issuer_hash`` is the SHA-256 of the issuer's
     DER name, ``issuing_key`` and ``root_key`` of the SubjectPublicKeyInfo that signed it and of the root its chain
@@ -37,12 +37,17 @@ class Certificate:
 
 @dataclass(frozen=True)
 class WrappedKey:
-    """A private key as it lies in the database; opens only in its domain and for its public key."""
+    """A private key as it lies in the database; opens only in its domain and for its public key.
+
+    One that was wrapped just now has a ``hold``: its KEK is not dropped while this object lives, so it must live until
+    the key is stored.
+    """
 
     spki: bytes
     domain: str
     key_id: str
     wrapped: bytes = field(repr=False)
+    hold: object = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,13 @@ class WorkKind(StrEnum):
     REVOCATION = "revocation"
     REFILL = "refill"
     FALLBACK = "fallback"
+    REMOVAL = "removal"
+    PROMOTION = "promotion"
+    RENEWAL_INFORMATION = "renewal-information"
+
+
+NO_PAIR = 0
+"""``pair_id`` of a step that concerns a CA as a whole."""
 
 
 @dataclass(frozen=True)
@@ -81,3 +88,6 @@ PERSON = "person"
 ANOTHER_STEP = "another step"
 DAY = "day"
 """``waiting_for`` of an order whose certificate was unfit: a repeated ``issue`` does not hurry it."""
+
+BUDGET = "budget"
+"""``waiting_for`` of what its CA does not allow yet: a person who asks again is heard, and may be told the same."""

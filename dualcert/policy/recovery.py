@@ -31,6 +31,7 @@ _FOR_A_PERSON = frozenset(
         "userActionRequired",
         "externalAccountRequired",
         "invalidProfile",
+        "paused",
     }
 )
 
@@ -60,3 +61,21 @@ def passing(error: CaError) -> bool:
     if isinstance(error, CaRejected):
         return error.problem == "orderNotReady"
     return isinstance(error, CaUnreachable | CaServerError)
+
+
+def lost_account(error: CaRejected) -> bool:
+    """Whether the CA says that it knows no such account. With the same key it is registered anew, and nothing that was
+    decided by a person is undone by that; one that was deactivated is refused otherwise."""
+    return error.problem == "accountDoesNotExist"
+
+
+def about_account(error: CaRejected) -> bool:
+    """Whether a refusal may mean that the account, or its key, is another by now.
+
+    A signature that does not fit is ``malformed`` at some CAs and ``unauthorized`` at others.
+    """
+    return not isinstance(error, ResourceGone) and error.problem in {
+        "accountDoesNotExist",
+        "unauthorized",
+        "malformed",
+    }

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from dualcert.errors import CaRejected
+
 
 @dataclass(frozen=True)
 class CaFacts:
-    """What a CA's directory says of itself (RFC 8555 section 7.1.1)."""
+    """What a CA's directory says of itself (RFC 8555 section 7.1.1).
+
+    ``date`` is the answer's Date header as it came (RFC 9110 section 6.6.1), ``fetched_at`` our clock at that moment.
+    """
 
     caa_identities: tuple[str, ...]
     terms_of_service: str | None
@@ -18,6 +23,8 @@ class CaFacts:
     external_account_required: bool
     profiles: tuple[str, ...]
     renewal_info: str | None
+    date: str | None = None
+    fetched_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,33 @@ class Account:
 
     url: str
     key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class AccountSnapshot:
+    """An account as the CA described it last. ``status``: valid, deactivated or revoked (RFC 8555 section 7.1.6).
+
+    ``contact`` is empty where the CA tells none; some keep it to themselves.
+    """
+
+    url: str
+    status: str
+    contact: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class IssuedCertificate:
+    """A certificate with every chain that its CA offers for it, each as PEM text, leaf first.
+
+    ``default`` is what the CA sends by itself, ``alternates`` what it links to (RFC 8555 section 7.4.2).
+    """
+
+    default: str
+    alternates: tuple[str, ...] = ()
+
+
+Reconsider = Callable[[CaRejected, Account], Account | None]
+"""Told that a CA has refused a request of this account: the account to ask again with, or None to let it be."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +100,22 @@ class AuthorizationSnapshot:
     retry_after: timedelta | None = None
 
 
+@dataclass(frozen=True)
+class RenewalInformation:
+    """When a CA would like a certificate to be renewed (RFC 9773 section 4.2); ``end`` is after ``start``.
+
+    ``explanation`` is the URL of a page for people. ``retry_after`` says after how long the CA wants to be asked again.
+    """
+
+    start: datetime
+    end: datetime
+    explanation: str | None = None
+    retry_after: timedelta | None = None
+
+
 class CertificateAuthority(Protocol):
-    """One CA. Every call is one request and its answer (a bad nonce is retried inside, up to 10 times in 30 s).
+    """One CA. Every call is one request and its answer where nothing else is said (a bad nonce is retried inside, up to
+    10 times in 30 s).
 
     No call sleeps for a status to change: the caller looks again. Calls may come from several threads. A request ends
     within 30 seconds. Errors: ``CaUnreachable``, ``CaBusy`` (``retry_after``), ``CaServerError``, ``CaRejected`` and
@@ -87,11 +135,44 @@ class CertificateAuthority(Protocol):
         """
         ...
 
-    def use(self, account: Account) -> None:
-        """All later calls speak for this account."""
+    def find_account(self, key: bytes) -> str | None:
+        """The URL of the account that the CA knows by this key; None where there is none (RFC 8555 section 7.3.1).
+
+        Raises ``AccountProblem`` where there is one that may not be used any more.
+        """
         ...
 
-    def new_order(self, names: Sequence[str], *, replaces: str | None = None) -> OrderSnapshot: ...
+    def use(self, account: Account, reconsider: Reconsider | None = None) -> None:
+        """All later calls speak for this account.
+
+        A call that is refused is repeated once where ``reconsider`` then names another account or another key;
+        what it raises is raised instead of the refusal.
+        """
+        ...
+
+    def account(self, account: Account) -> AccountSnapshot:
+        """What the CA says of an account, asked in its own name. Raises ``AccountProblem`` where it is unknown, or may
+        not even ask."""
+        ...
+
+    def update_account(self, account: Account) -> AccountSnapshot:
+        """Send the contact of the configuration (RFC 8555 section 7.3.2)."""
+        ...
+
+    def change_key(self, account: Account, key: bytes) -> None:
+        """Let ``key`` (PKCS#8 PEM) sign for the account from now on (RFC 8555 section 7.3.5).
+
+        Done before, it is done again without harm. Raises ``CaRejected`` where the CA has not taken the key.
+        """
+        ...
+
+    def deactivate_account(self, account: Account) -> None:
+        """End the account for good (RFC 8555 section 7.3.6)."""
+        ...
+
+    def new_order(self, names: Sequence[str], *, replaces: str | None = None) -> OrderSnapshot:
+        """Raises ``CaRejected`` (invalidProfile), without asking, for a profile that the directory does not list."""
+        ...
 
     def order(self, url: str) -> OrderSnapshot: ...
 
@@ -105,8 +186,14 @@ class CertificateAuthority(Protocol):
         """``url`` is the order's finalize URL, ``order`` the order's own, ``csr`` DER."""
         ...
 
-    def certificate(self, url: str) -> str:
-        """The certificate and its chain as PEM text, leaf first; at most 1 MiB."""
+    def certificate(self, url: str) -> IssuedCertificate:
+        """The certificate with all its chains, each at most 1 MiB. One request, and one more for each alternate chain;
+        an alternate that cannot be had is left out."""
+        ...
+
+    def renewal_info(self, ari_id: str) -> RenewalInformation | None:
+        """What the CA suggests for the certificate with this identifier (RFC 9773 section 4.1); asked without an
+        account. None where the CA does not offer it for any."""
         ...
 
     def revoke(self, certificate: bytes, reason: int, *, key: bytes | None = None) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, cast
 
 from dualcert.errors import DeployError
 from dualcert.ports.options import Options
@@ -85,5 +85,28 @@ class Deployer(Protocol):
         ...
 
     def remove(self, pair: str) -> None:
-        """Stop serving the pair and forget its keys. Absent is fine."""
+        """Stop serving the pair and forget all of it, every version and every private key. Other pairs are untouched.
+
+        Returns when the target has been activated without it, where it has an activation; ``read_back`` says None
+        then. What is absent is fine, and activates nothing. Raises DeployError where something of the pair is left, or
+        the activation failed: the same call again finishes, also after a kill at any point. What others have put in
+        the pair's place is left as it is, with a DeployError. Afterwards the pair may be deployed again, and begins
+        anew: with any version.
+        """
         ...
+
+
+class CheckingDeployer(Deployer, Protocol):
+    """A deployer that can say beforehand whether it could deploy: an optional capability, known by ``check_of``."""
+
+    def check(self) -> None:
+        """Look whether a deployment could be made now. Changes nothing that is served and activates nothing.
+
+        Raises DeployError with the first reason why it could not, and what to do about it.
+        """
+        ...
+
+
+def check_of(deployer: Deployer) -> Callable[[], None] | None:
+    """How the deployer looks beforehand; None where it cannot."""
+    return cast("CheckingDeployer", deployer).check if hasattr(deployer, "check") else None

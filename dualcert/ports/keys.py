@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, cast
 
 from dualcert.ports.options import Options
 
@@ -36,9 +37,69 @@ class KeyProtector(Protocol):
 
     @property
     def key_id(self) -> str:
-        """Names the KEK without telling anything about it; stored beside each wrapped key."""
+        """Names the KEK that wraps now without telling anything about it; stored beside each wrapped key."""
         ...
 
     def wrap(self, secret: bytes, context: KeyContext) -> bytes: ...
 
     def unwrap(self, wrapped: bytes, context: KeyContext) -> bytes: ...
+
+
+class KekHold(Protocol):
+    """A promise about the KEK that it names, for as long as the object lives; a process that dies lets go of it."""
+
+    @property
+    def key_id(self) -> str: ...
+
+
+class RotatingKeyProtector(KeyProtector, Protocol):
+    """A protector that can replace its KEK by itself: an optional capability, known by ``rotation_of``.
+
+    One KEK wraps, older ones still open. Other processes take part without being told: from the moment that
+    ``new_kek`` returns, whatever is wrapped anywhere is wrapped under the new one, and what was wrapped under a KEK
+    that a process has never heard of opens there as well.
+
+    Who stores a wrapped key holds the KEK from before wrapping until it is stored: the id to store with it is the
+    hold's, if ``key_id`` is still the same after wrapping; otherwise the KEK was replaced in between, and the key is
+    to be wrapped again.
+    """
+
+    def hold_kek(self) -> KekHold:
+        """Keep the KEK that wraps now: no process drops it while the answer lives, even if it becomes an older one."""
+        ...
+
+    def older_keks(self) -> tuple[str, ...]:
+        """The ids of those that still open and do not wrap."""
+        ...
+
+    def next_kek(self) -> str | None:
+        """The id of the KEK that was prepared and does not wrap yet; None where there is none. It opens already."""
+        ...
+
+    def prepare_kek(self) -> str:
+        """Make the KEK that ``new_kek`` will take, so that it can be brought to other machines before; its id.
+
+        One that was prepared already stays. ConfigurationError where that cannot be done.
+        """
+        ...
+
+    def new_kek(self) -> str:
+        """Make another KEK the one that wraps, all at once; its id. What wrapped until now becomes an older one.
+
+        It is the one that was prepared, or a new one. ConfigurationError where that cannot be done; then what wraps
+        is the same as before.
+        """
+        ...
+
+    def drop_kek(self, key_id: str, unused: Callable[[], bool]) -> bool:
+        """Give an older KEK up for good. False where it stays because somebody holds it or ``unused`` says no.
+
+        ``unused`` is asked at a moment when nobody holds the KEK and nobody can come to hold it. True where it is
+        gone already. KeyProblem for the one that wraps.
+        """
+        ...
+
+
+def rotation_of(protector: KeyProtector) -> RotatingKeyProtector | None:
+    """The protector's capability to replace its KEK; None where it has none."""
+    return cast("RotatingKeyProtector", protector) if hasattr(protector, "hold_kek") else None

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, func, select, update
 
 from dualcert.model.certificate import WrappedKey
+from dualcert.model.order import OrderStep
+from dualcert.model.work import PERSON, WorkKind
+from dualcert.store.columns import instant
 from dualcert.store.database import Transaction
 from dualcert.store.statements import prepared
-from dualcert.store.tables import account
+from dualcert.store.tables import account, acme_order, lineage, work
 
 
 @dataclass(frozen=True)
 class StoredAccount:
-    """``url`` is None until the CA has answered; ``key`` signs every request there."""
+    """``url`` is None until the CA has answered; ``key`` signs every request there.
+
+    ``contact`` is what was sent last with ``account update``, ``deactivated_at`` when we ended the account.
+    ``next_key`` is set while a key change is under way: the CA may know that key already.
+    """
 
     ca: str
     directory: str
     key: WrappedKey
     url: str | None
     caa_identities: frozenset[str]
+    created_at: datetime | None = None
+    contact: tuple[str, ...] | None = None
+    deactivated_at: datetime | None = None
+    next_key: WrappedKey | None = None
 
 
 @prepared
@@ -34,7 +47,20 @@ def get(tx: Transaction, ca: str) -> StoredAccount | None:
     if row is None:
         return None
     key = WrappedKey(row.spki, row.domain, row.key_id, row.wrapped)
-    return StoredAccount(row.ca, row.directory, key, row.url, frozenset(row.caa_identities.split()))
+    coming = None
+    if row.next_spki is not None:
+        coming = WrappedKey(row.next_spki, row.domain, row.next_key_id, row.next_wrapped)
+    return StoredAccount(
+        ca=row.ca,
+        directory=row.directory,
+        key=key,
+        url=row.url,
+        caa_identities=frozenset(row.caa_identities.split()),
+        created_at=instant(row.created_at),
+        contact=None if row.contact is None else tuple(row.contact.split()),
+        deactivated_at=instant(row.deactivated_at),
+        next_key=coming,
+    )
 
 
 def create_or_get(tx: Transaction, mine: StoredAccount) -> StoredAccount:
@@ -42,8 +68,9 @@ def create_or_get(tx: Transaction, mine: StoredAccount) -> StoredAccount:
     known = get(tx, mine.ca)
     if known is not None:
         return known
-    tx.execute(
-        insert(account).values(
+    made = tx.execute(
+        tx.upsert(account)
+        .values(
             ca=mine.ca,
             directory=mine.directory,
             domain=mine.key.domain,
@@ -54,9 +81,118 @@ def create_or_get(tx: Transaction, mine: StoredAccount) -> StoredAccount:
             caa_identities=" ".join(sorted(mine.caa_identities)),
             created_at=tx.at,
         )
+        .on_conflict_do_nothing()
     )
-    return mine
+    # Another may have been faster between the look and the writing.
+    return mine if made.rowcount == 1 else get(tx, mine.ca) or mine
 
 
 def set_url(tx: Transaction, ca: str, url: str) -> None:
-    tx.execute(update(account).where(account.c.ca == ca).values(url=url))
+    """The CA has answered: this is where the account is, and it may be used."""
+    tx.execute(update(account).where(account.c.ca == ca).values(url=url, deactivated_at=None))
+
+
+def set_contact(tx: Transaction, ca: str, contact: Sequence[str]) -> None:
+    tx.execute(update(account).where(account.c.ca == ca).values(contact=" ".join(contact)))
+
+
+def deactivate(tx: Transaction, ca: str) -> None:
+    """Nothing speaks for this account any more."""
+    tx.execute(
+        update(account)
+        .where(account.c.ca == ca, account.c.deactivated_at.is_(None))
+        .values(deactivated_at=tx.at)
+    )
+
+
+def begin_anew(tx: Transaction, old: StoredAccount, key: WrappedKey) -> bool:
+    """Give a CA's account that is over another key, under which it is to be registered; the old key is forgotten.
+
+    False where the account is another by now.
+    """
+    return _changed(
+        tx,
+        old,
+        spki=key.spki,
+        key_id=key.key_id,
+        wrapped=key.wrapped,
+        url=None,
+        contact=None,
+        deactivated_at=None,
+        created_at=tx.at,
+        next_spki=None,
+        next_key_id=None,
+        next_wrapped=None,
+    )
+
+
+def _changed(tx: Transaction, old: StoredAccount, *conditions: ColumnElement[bool], **values: Any) -> bool:
+    mine = update(account).where(account.c.ca == old.ca, account.c.spki == old.key.spki, *conditions)
+    return tx.execute(mine.values(**values)).rowcount == 1
+
+
+# --- another key for the same account --------------------------------------------------------------------
+
+
+def want_key(tx: Transaction, old: StoredAccount, key: WrappedKey) -> bool:
+    """Write down the key that the account is to have, before the CA hears of it; False where one stands already."""
+    none_yet = account.c.next_spki.is_(None)
+    return _changed(tx, old, none_yet, next_spki=key.spki, next_key_id=key.key_id, next_wrapped=key.wrapped)
+
+
+def take_key(tx: Transaction, old: StoredAccount, key: WrappedKey) -> bool:
+    """The CA has taken the key: it signs from now on, and the old one is forgotten. False where that was so before."""
+    # From column to column: the key may have been wrapped anew meanwhile.
+    mine = update(account).where(
+        account.c.ca == old.ca, account.c.spki == old.key.spki, account.c.next_spki == key.spki
+    )
+    change = mine.values(
+        spki=account.c.next_spki,
+        key_id=account.c.next_key_id,
+        wrapped=account.c.next_wrapped,
+        next_spki=None,
+        next_key_id=None,
+        next_wrapped=None,
+    )
+    return tx.execute(change).rowcount == 1
+
+
+def drop_key(tx: Transaction, old: StoredAccount) -> bool:
+    """The CA has refused the key that was to come. False where another one is to come by now."""
+    this = account.c.next_spki == (old.next_key.spki if old.next_key else None)
+    return _changed(tx, old, this, next_spki=None, next_key_id=None, next_wrapped=None)
+
+
+# --- what hangs on an account ----------------------------------------------------------------------------
+
+
+def between_challenges(tx: Transaction, ca: str) -> int:
+    """How many orders at a CA are under way whose challenges hang on the account's key."""
+    orders = (
+        select(func.count())
+        .select_from(work)
+        .join(acme_order, (acme_order.c.pair_id == work.c.pair_id) & (acme_order.c.ca == work.c.ca))
+        .where(
+            work.c.kind == WorkKind.ORDER.value,
+            work.c.ca == ca,
+            acme_order.c.step.in_([OrderStep.PLACING.value, OrderStep.PLACED.value]),
+        )
+    )
+    return int(tx.execute(orders).scalar_one())
+
+
+def lineages_at(tx: Transaction, ca: str) -> int:
+    """How many open lineages a CA has."""
+    open_ones = select(func.count()).where(lineage.c.ca == ca, lineage.c.retired_at.is_(None))
+    return int(tx.execute(open_ones).scalar_one())
+
+
+def wake(tx: Transaction, ca: str) -> int:
+    """The account is well again: orders at this CA that waited for a person go on; how many those are."""
+    waiting = update(work).where(
+        work.c.kind == WorkKind.ORDER.value,
+        work.c.ca == ca,
+        work.c.waiting_for == PERSON,
+        work.c.owner.is_(None),
+    )
+    return int(tx.execute(waiting.values(due_at=tx.at, waiting_for=None)).rowcount)

@@ -25,10 +25,14 @@ from sqlalchemy import (
     CursorResult,
     Engine,
     Executable,
+    Select,
     Table,
+    bindparam,
     create_engine,
     event,
+    func,
     make_url,
+    select,
 )
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.dialects.sqlite.dml import OnConflictDoNothing, OnConflictDoUpdate
@@ -39,11 +43,16 @@ from sqlalchemy.types import BigInteger
 
 from dualcert.clock import Clock, to_microseconds
 from dualcert.errors import ConfigurationError, StoreError, StoreUnavailable
-from dualcert.store.statements import Prepared, Rows
+from dualcert.model.events import Event
+from dualcert.store import postgresql
+from dualcert.store.statements import Prepared, Rows, prepared
 
 BUSY_TIMEOUT_MS = 5000
 _BEGINNINGS = 3
 """How often a unit of work asks for the lock, and waits so long: SQLite serves a crowd of writers in no order."""
+
+_LOCKS = 0x6475616C
+"""Sets the locks that have names apart from those of others who use the same PostgreSQL database."""
 
 _POOL = 64  # idle connections that are kept; more than threads ever hold at once
 
@@ -51,17 +60,6 @@ _BEGIN = {
     "sqlite": {"write": "BEGIN IMMEDIATE", "read": "BEGIN DEFERRED"},
     # A look has to be consistent; a unit that writes compares what it read with what it overwrites.
     "postgresql": {"write": "BEGIN", "read": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"},
-}
-
-# A server that has vanished is noticed in half a minute, also in the middle of a statement.
-_POSTGRESQL = {
-    "connect_timeout": 10,
-    "keepalives": 1,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
-    "application_name": "dualcert",
 }
 
 
@@ -104,10 +102,15 @@ def _nothing_on_postgresql(clause: Any, compiler: Any, **options: Any) -> str:
     return str(compiler.visit_on_conflict_do_nothing(clause, **options))
 
 
+@prepared
+def _alone() -> Select[Any]:
+    return select(func.pg_advisory_xact_lock(_LOCKS, func.hashtext(bindparam("name"))))
+
+
 class Transaction:
     """A unit of work. ``now`` is the process's instant at its beginning; ``actor`` signs its events.
 
-    ``made_due``: it left work that may be due at once, which is told to ``Store.watchers`` when it has committed.
+    ``made_due``: it left work that may be due at once. ``recorded``: its events. ``Store.watchers`` hear of both.
     """
 
     def __init__(self, connection: Connection, driver: Any, now: datetime, actor: str) -> None:
@@ -117,10 +120,22 @@ class Transaction:
         self.at = to_microseconds(now)
         self.actor = actor
         self.made_due = False
+        self.recorded: list[Event] = []
 
     def commit(self) -> None:
         """The end; ``Store`` calls it."""
         self._driver.execute("COMMIT")
+
+    @property
+    def others_write(self) -> bool:
+        """Whether other units of work may write while this one does: what was read may have changed since."""
+        return self.connection.dialect.name != "sqlite"
+
+    def alone(self, *names: str) -> None:
+        """No other unit of work that names one of the same goes on from here before this one has ended."""
+        if self.others_write:
+            for name in sorted(names):  # all in one order, so that no two wait for each other
+                self.execute(_alone(), {"name": name}).first()
 
     @property
     def database_now(self) -> FunctionElement[int]:
@@ -156,7 +171,7 @@ class Transaction:
 class Store:
     """The database. Knows no clock but the one given, for the instants that events and rows carry.
 
-    ``watchers`` are called, in whichever thread it is, when this process has left work that may be due at once.
+    ``watchers`` are called, in whichever thread it is, when a unit of work has committed that left something.
     """
 
     def __init__(self, url: str, clock: Clock, actor: str) -> None:
@@ -164,8 +179,10 @@ class Store:
         self._clock = clock
         self.actor = actor
         self._engine = _engine(url)
+        self._reached = False
         self._idle: deque[Connection] = deque()
-        self.watchers: set[Callable[[], None]] = set()
+        self._closed = False
+        self.watchers: set[Callable[[Transaction], None]] = set()
         # One writer at a time is SQLite's rule; a lock of our own hands over at once, its busy handler sleeps.
         self._writer = threading.Lock() if self.dialect == "sqlite" else None
 
@@ -207,13 +224,13 @@ class Store:
 
     def ended(self, transaction: Transaction) -> None:
         """It has committed."""
-        if len(self._idle) < _POOL:
+        if len(self._idle) < _POOL and not self._closed:
             self._idle.append(transaction.connection)
         else:
             transaction.connection.close()
-        if transaction.made_due:
+        if transaction.made_due or transaction.recorded:
             for watcher in list(self.watchers):
-                watcher()
+                watcher(transaction)
 
     def _connection(self) -> tuple[Connection, bool]:
         """And whether it is a new one. They are kept here: the engine's pool would roll back what it gets back."""
@@ -221,6 +238,7 @@ class Store:
             return self._idle.pop(), False
         except IndexError:
             connection = self._engine.connect()
+            self._reached = True
             # For ever: what begins and ends transactions is nothing that SQLAlchemy sees.
             connection.begin()
             return connection, True
@@ -234,24 +252,24 @@ class Store:
     def explained(self, error: Exception) -> Exception:
         """What an exception of SQLAlchemy or of the driver means."""
         said = error.orig if isinstance(error, DBAPIError) else error
-        dbapi = self._engine.dialect.loaded_dbapi
+        dbapi, parsed = self._engine.dialect.loaded_dbapi, make_url(self.url)
+        if self.dialect == "postgresql":
+            return postgresql.explained(cast("Exception", said), parsed, dbapi, reached=self._reached)
         if isinstance(said, dbapi.OperationalError | dbapi.InterfaceError):
             return StoreUnavailable(
-                f"the database {self._shown} could not be used: {str(said).strip()}",
+                f"the database {parsed} could not be used: {str(said).strip()}",
                 remedy="Nothing of this step was written; it is taken again when the database answers.",
             )
         if getattr(said, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
             return ConfigurationError(
-                f"what `database` names, {self._shown}, is no SQLite database",
+                f"what `database` names, {parsed}, is no SQLite database",
                 remedy="Mend the path, or move that file away and run `dualcert init`.",
             )
-        return StoreError(f"the database {self._shown} refused a statement: {str(said).strip()}")
-
-    @property
-    def _shown(self) -> str:
-        return make_url(self.url).render_as_string(hide_password=True)
+        return StoreError(f"the database {parsed} refused a statement: {str(said).strip()}")
 
     def close(self) -> None:
+        """Units of work that are under way end as they would, and their connections with them."""
+        self._closed = True
         while self._idle:
             self._idle.pop().close()
         self._engine.dispose()
@@ -321,8 +339,9 @@ def database_file(url: str) -> Path | None:
 def _parsed(url: str) -> URL:
     try:
         return make_url(url)
-    except ArgumentError as error:
-        raise ConfigurationError("`database` is not a database URL", remedy=_FORMS) from error
+    except (ArgumentError, ValueError):
+        # Its words are not told: they may repeat part of a password.
+        raise ConfigurationError("`database` is not a database URL", remedy=_FORMS) from None
 
 
 _FORMS = 'Write "sqlite:///dualcert.db" or "postgresql://user@host/name".'
@@ -334,7 +353,7 @@ def _engine(url: str) -> Engine:
         case "sqlite":
             return _sqlite(parsed)
         case "postgresql":
-            return _postgresql(parsed)
+            return postgresql.engine(parsed)
         case other:
             raise ConfigurationError(f"`database`: {other} is not supported", remedy=_FORMS)
 
@@ -357,22 +376,6 @@ def _sqlite(parsed: URL) -> Engine:
         raise ConfigurationError(f"`database`: {error}", remedy=_FORMS) from error
     event.listen(engine, "connect", _on_connect)
     return engine
-
-
-def _postgresql(parsed: URL) -> Engine:
-    try:
-        return create_engine(
-            parsed.set(drivername="postgresql+psycopg"),
-            pool_size=8,
-            max_overflow=-1,
-            isolation_level="AUTOCOMMIT",
-            connect_args=_POSTGRESQL,
-        )
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            "`database` is on PostgreSQL, and its driver is not installed",
-            remedy="Install dualcert[postgresql].",
-        ) from error
 
 
 def _on_connect(connection: sqlite3.Connection, _record: object) -> None:

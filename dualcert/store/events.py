@@ -33,12 +33,13 @@ def record(
     actor: str | None = None,
 ) -> None:
     """Leave an event in this unit of work, signed by its actor unless another is named."""
+    signed = actor or tx.actor
     tx.execute(
         _record(),
         {
             "at": tx.at,
             "kind": kind.value,
-            "actor": actor or tx.actor,
+            "actor": signed,
             "cause": cause,
             "pair_id": pair,
             "ca": ca,
@@ -47,6 +48,7 @@ def record(
             "previous_id": previous,
         },
     )
+    tx.recorded.append(Event(0, tx.now, kind.value, signed, cause, pair, ca, target, certificate, previous))
 
 
 def _event(row: Any) -> Event:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import CompoundSelect, Insert, bindparam, delete, or_, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    CompoundSelect,
+    Delete,
+    Insert,
+    Update,
+    bindparam,
+    delete,
+    or_,
+    select,
+    update,
+)
 
 from dualcert.store.database import Transaction, database_now, upsert
 from dualcert.store.statements import prepared
@@ -15,11 +27,31 @@ LEASE = LEASE_SECONDS * 1_000_000
 """In microseconds, as the database counts."""
 
 
+def _of(column: Column[Any]) -> ColumnElement[bool]:
+    """The rows of an owner, but not those that somebody is writing at this moment.
+
+    Who takes many rows at once must not wait for one while he holds another: its writer may wait for that.
+    """
+    table = column.table
+    return column.in_(
+        select(column).where(table.c.owner == bindparam("of")).with_for_update(skip_locked=True)
+    )
+
+
+@prepared
+def _renew_work() -> Update:
+    return update(work).where(_of(work.c.id)).values(lease_until=database_now + LEASE)
+
+
+@prepared
+def _renew_leases() -> Update:
+    return update(lease).where(_of(lease.c.name)).values(until=database_now + LEASE)
+
+
 def renew(tx: Transaction, owner: str) -> None:
-    """Prolong everything that ``owner`` holds."""
-    until = database_now + LEASE
-    tx.execute(update(work).where(work.c.owner == owner).values(lease_until=until))
-    tx.execute(update(lease).where(lease.c.owner == owner).values(until=until))
+    """Prolong everything that ``owner`` holds; what is being written at this moment has its turn the next time."""
+    tx.execute(_renew_work(), {"of": owner})
+    tx.execute(_renew_leases(), {"of": owner})
 
 
 @prepared
@@ -34,8 +66,18 @@ def owners(tx: Transaction) -> list[str]:
 
 def release_owner(tx: Transaction, owner: str) -> None:
     """Take everything from an owner that is known to be dead."""
-    tx.execute(update(work).where(work.c.owner == owner).values(owner=None, lease_until=None))
-    tx.execute(delete(lease).where(lease.c.owner == owner))
+    tx.execute(_release_work(), {"of": owner})
+    tx.execute(_release_leases(), {"of": owner})
+
+
+@prepared
+def _release_work() -> Update:
+    return update(work).where(_of(work.c.id)).values(owner=None, lease_until=None)
+
+
+@prepared
+def _release_leases() -> Delete:
+    return delete(lease).where(_of(lease.c.name))
 
 
 @prepared

@@ -71,5 +71,9 @@ def _run(store: Store) -> None:
     config = Config()
     config.set_main_option("script_location", str(script_location()).replace("%", "%%"))
     with store.write() as tx:
+        if tx.others_write:
+            # Whoever else upgrades waits, for as long as it takes, and finds that it is done.
+            tx.execute(text("SET LOCAL lock_timeout = 0"))
+        tx.alone("migrations")
         config.attributes["connection"] = tx.connection
         command.upgrade(config, "head")

@@ -29,7 +29,16 @@ from dualcert.model.pair import KeyType, Lineage, Pair, PairState
 from dualcert.store.columns import instant, micros
 from dualcert.store.database import Transaction
 from dualcert.store.statements import for_ids, is_among, prepared
-from dualcert.store.tables import certificate, coverage, lineage, pair, pair_name, pair_state, pair_target
+from dualcert.store.tables import (
+    certificate,
+    coverage,
+    former_pair,
+    lineage,
+    pair,
+    pair_name,
+    pair_state,
+    pair_target,
+)
 
 
 def create(
@@ -205,9 +214,10 @@ def page(tx: Transaction, *, after: str = "", limit: int = 500) -> list[Pair]:
 
 
 def names_of(tx: Transaction, ids: Collection[int]) -> dict[int, str]:
-    return {
-        row.id: row.name for row in tx.execute(select(pair.c.id, pair.c.name).where(pair.c.id.in_(list(ids))))
-    }
+    """Of pairs that were ended, too."""
+    now = select(pair.c.id, pair.c.name).where(pair.c.id.in_(list(ids)))
+    before = select(former_pair.c.pair_id, former_pair.c.name).where(former_pair.c.pair_id.in_(list(ids)))
+    return {row.id: row.name for row in tx.execute(now.union_all(before))}
 
 
 def _lineage(row: Any) -> Lineage:
@@ -235,6 +245,27 @@ def lineages(tx: Transaction, ids: Collection[int]) -> list[Lineage]:
 
 def lineage_at(tx: Transaction, pair_id: int, ca: str) -> Lineage | None:
     return next((one for one in lineages(tx, [pair_id]) if one.ca == ca), None)
+
+
+@prepared
+def _lock(*, one: bool) -> Select[Any]:
+    query = select(pair_state.c.pair_id).where(is_among(pair_state.c.pair_id, one=one))
+    return query.order_by(pair_state.c.pair_id).with_for_update()
+
+
+def lock(tx: Transaction, ids: Collection[int]) -> None:
+    """No other unit of work decides anything for these pairs before this one has ended.
+
+    Taken before anything is read that the unit goes by, and before any other row of theirs is written: who holds a
+    pair may wait for its rows, who holds only rows waits for no pair.
+    """
+    if ids and tx.others_write:
+        tx.execute(*for_ids(_lock, ids)).all()
+
+
+def reserve(tx: Transaction, name: str, digest: bytes) -> None:
+    """No other unit of work makes, ends or renames a pair of this name, or one with this set of names, meanwhile."""
+    tx.alone(f"pair {name}", f"names {digest.hex()}")
 
 
 def _state(row: Any) -> PairState:

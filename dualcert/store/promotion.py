@@ -43,6 +43,27 @@ _DAY = timedelta(days=1) // timedelta(microseconds=1)
 _PROOF = PROOF_LASTS // timedelta(microseconds=1)
 
 
+def fit(
+    not_after: ColumnElement[int],
+    at: int | BindParameter[int],
+    *,
+    covers: ColumnElement[bool],
+    revoked: ColumnElement[bool],
+    wanted: ColumnElement[bool],
+    blocked: ColumnElement[bool],
+) -> tuple[ColumnElement[bool], ...]:
+    """What must be so of a certificate that is to serve: the rule itself, however its facts are come by.
+
+    ``wanted``: its revocation was asked for.
+    """
+    return not_after > at, covers, ~revoked, ~wanted, ~blocked
+
+
+def proved(at: int | BindParameter[int]) -> ColumnElement[bool]:
+    """Whether the standby's key was opened lately, and nothing was found against it since."""
+    return pair_state.c.backup_ok_until > at
+
+
 def standby_usable(at: int | BindParameter[int], *, opened: bool = False) -> ColumnElement[bool]:
     """Whether the standby of a ``pair_state`` row may serve at an instant (microseconds).
 
@@ -61,19 +82,16 @@ def standby_usable(at: int | BindParameter[int], *, opened: bool = False) -> Col
             coverage.c.certificate_id == certificate.c.id, coverage.c.names_digest == names_digest
         ),
     )
-    fit = (
-        exists()
-        .where(
-            certificate.c.id == pair_state.c.standby,
-            certificate.c.not_after > at,
-            covers,
-            ~exists().where(revocation.c.certificate_id == certificate.c.id),
-            ~exists().where(revocation_request.c.certificate_id == certificate.c.id),
-            ~exists().where(blocked_key.c.spki == certificate.c.spki),
-        )
-        .correlate(pair_state)
+    conditions = fit(
+        certificate.c.not_after,
+        at,
+        covers=covers,
+        revoked=exists().where(revocation.c.certificate_id == certificate.c.id),
+        wanted=exists().where(revocation_request.c.certificate_id == certificate.c.id),
+        blocked=exists().where(blocked_key.c.spki == certificate.c.spki),
     )
-    return fit if opened else and_(pair_state.c.backup_ok_until > at, fit)
+    found = exists().where(certificate.c.id == pair_state.c.standby, *conditions).correlate(pair_state)
+    return found if opened else and_(proved(at), found)
 
 
 def _serving_usable_until() -> ColumnElement[int]:

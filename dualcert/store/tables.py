@@ -46,6 +46,8 @@ pair = Table(
     Column("dns", Text, nullable=False),
     Column("first_wait", Integer, nullable=False),
     Column("created_at", Number, nullable=False),
+    # The number of a pair that was removed is not given to another one: its history stays its own.
+    sqlite_autoincrement=True,
 )
 
 pair_name = Table(
@@ -81,6 +83,20 @@ pair_state = Table(
     Index(None, "next_action_at"),
     # The fillfactor that it has on PostgreSQL stands in the migration alone: saying it here would import that
     # dialect, a tenth of what a command needs to start.
+)
+
+# Pairs that were ended: whose their history is, and what may still have to be revoked.
+former_pair = Table(
+    "former_pair",
+    metadata,
+    Column("pair_id", Number, primary_key=True, autoincrement=False),
+    Column("name", Text, nullable=False),
+    Column("names", Text, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("serving", Number),
+    Column("standby", Number),
+    Column("removed_at", Number, nullable=False),
+    Index(None, "name"),
 )
 
 lineage = Table(
@@ -187,7 +203,7 @@ wrapped_key = Table(
     Column("wrapped", LargeBinary, nullable=False),
     Column("proved_at", Number, nullable=False),
     Column("destroy_at", Number),
-    Index(None, "domain"),
+    Index(None, "domain", "key_id"),
     Index(None, "destroy_at"),
 )
 
@@ -256,6 +272,8 @@ renewal_info = Table(
     Column("pair_id", Number, nullable=False),
     Column("ca", Text, nullable=False),
     Column("ari_id", Text, nullable=False),
+    # When its life alone demands a renewal: drawn once, too.
+    Column("life_at", Number, nullable=False),
     Column("window_start", Number),
     Column("window_end", Number),
     Column("explanation", Text),
@@ -265,7 +283,8 @@ renewal_info = Table(
     Column("check_at", Number),
     Column("failures", Integer, nullable=False, server_default="0"),
     Column("problem", Text),
-    Index(None, "check_at"),
+    # By CA first: what one that hangs leaves overdue is not gone through for the others.
+    Index(None, "ca", "check_at"),
     Index(None, "pair_id"),
 )
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import (
     BindParameter,
-    ColumnElement,
     Delete,
     Insert,
     Select,
@@ -24,21 +23,20 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.sql.dml import ReturningUpdate
 
 from dualcert.errors import LeaseLost
-from dualcert.model.work import ANOTHER_STEP, WorkKind, WorkRow
+from dualcert.model.work import ANOTHER_STEP, BUDGET, DAY, NO_PAIR, WorkKind, WorkRow
 from dualcert.store.columns import instant, micros
 from dualcert.store.database import Transaction, database_now, upsert
-from dualcert.store.leases import LEASE
-from dualcert.store.statements import Prepared, for_ids, is_among, is_one_of, prepared
+from dualcert.store.pairs import lock
+from dualcert.store.statements import for_ids, is_among, is_one_of, prepared
 from dualcert.store.tables import Number, work
 
 _WOKEN = "woken"
 """``waiting_for`` of a held row that another step of its pair has moved on for."""
 
 
-def _row(row: Any) -> WorkRow:
+def row_of(row: Any) -> WorkRow:
     return WorkRow(
         id=row.id,
         kind=WorkKind(row.kind),
@@ -84,107 +82,6 @@ def schedule(
     tx.made_due |= due_at <= tx.now
 
 
-def claim(
-    tx: Transaction,
-    owner: str,
-    *,
-    kinds: Collection[WorkKind],
-    limit: int,
-    pairs: Collection[int] | None = None,
-    but_not_at: Collection[str] = (),
-) -> list[WorkRow]:
-    """Take due rows that nobody holds, in one statement; each is ours until its lease ends.
-
-    Rows of the CAs in ``but_not_at`` are left for later.
-    """
-    statement, values = _search(_take, tx, kinds, pairs, but_not_at)
-    return _taken(tx, owner, statement, {**values, "limit": limit})
-
-
-def claim_companions(tx: Transaction, owner: str, target: str, limit: int) -> list[WorkRow]:
-    """Take the other due deployments of one target, so that they are switched together."""
-    form = _Form((WorkKind.DEPLOYMENT,), of_target=True)
-    return _taken(tx, owner, _take(form), {"at": tx.at, "of_target": target, "limit": limit})
-
-
-def claimable(
-    tx: Transaction,
-    *,
-    kinds: Collection[WorkKind],
-    pairs: Collection[int] | None = None,
-    but_not_at: Collection[str] = (),
-) -> bool:
-    """Whether ``claim`` would find anything. To look keeps no writer waiting."""
-    statement, values = _search(_look, tx, kinds, pairs, but_not_at)
-    return tx.execute(statement, values).first() is not None
-
-
-class _Form(NamedTuple):
-    """What tells one search for due rows from another: each has a text of its own. ``one``: for one pair only."""
-
-    kinds: tuple[WorkKind, ...]
-    of_pairs: bool = False
-    one: bool = False
-    but_not_at: tuple[str, ...] = ()
-    of_target: bool = False
-
-
-def _search(
-    build: Callable[[_Form], Prepared],
-    tx: Transaction,
-    kinds: Collection[WorkKind],
-    pairs: Collection[int] | None,
-    but_not_at: Collection[str],
-) -> tuple[Prepared, dict[str, Any]]:
-    form = _Form(tuple(kinds), pairs is not None, pairs is not None and len(pairs) == 1, tuple(but_not_at))
-    if pairs is None:
-        return build(form), {"at": tx.at}
-    ids = next(iter(pairs)) if form.one else list(pairs)
-    return build(form), {"at": tx.at, "ids": ids}
-
-
-@prepared
-def _look(form: _Form) -> Select[Any]:
-    return select(work.c.id).where(_claimable(form)).limit(1)
-
-
-@prepared
-def _take(form: _Form) -> ReturningUpdate[Any]:
-    due = (
-        select(work.c.id)
-        .where(_claimable(form))
-        .order_by(work.c.due_at)
-        .limit(bindparam("limit"))
-        .with_for_update(skip_locked=True)
-        .cte("due")
-        .prefix_with("MATERIALIZED", dialect="postgresql")
-    )
-    return (
-        update(work)
-        .where(work.c.id.in_(select(due.c.id)))
-        .values(owner=bindparam("new_owner"), lease_until=database_now + LEASE, fence=work.c.fence + 1)
-        .returning(*work.c)
-    )
-
-
-def _claimable(form: _Form) -> ColumnElement[bool]:
-    conditions = [
-        work.c.due_at <= bindparam("at"),
-        or_(work.c.lease_until.is_(None), work.c.lease_until <= database_now),
-        is_one_of(work.c.kind, [kind.value for kind in form.kinds]),
-    ]
-    if form.of_pairs:
-        conditions.append(is_among(work.c.pair_id, one=form.one))
-    conditions += [work.c.ca != name for name in form.but_not_at]
-    if form.of_target:
-        conditions.append(work.c.target == bindparam("of_target"))
-    return and_(*conditions)
-
-
-def _taken(tx: Transaction, owner: str, statement: Prepared, values: dict[str, Any]) -> list[WorkRow]:
-    return [_row(row) for row in tx.execute(statement, {**values, "new_owner": owner})]
-
-
 @prepared
 def _held() -> Select[Any]:
     return (
@@ -199,7 +96,12 @@ def _held() -> Select[Any]:
 
 
 def hold(tx: Transaction, row: WorkRow) -> None:
-    """Make sure that the row is still ours before anything is written for it. Raises ``LeaseLost``."""
+    """Make sure that the row is still ours before anything is written for it. Raises ``LeaseLost``.
+
+    From here on nobody else decides anything for its pair, and what is read now stays as it is.
+    """
+    if row.pair_id != NO_PAIR:
+        lock(tx, [row.pair_id])
     found = tx.execute(_held(), {"id": row.id, "fence": row.fence, "owner": row.owner}).first()
     if found is None:
         raise LeaseLost(f"{row.kind.value} of pair {row.pair_id} is held by another process now")
@@ -293,7 +195,7 @@ def of_pairs(
     tx: Transaction, pairs: Collection[int], kinds: Collection[WorkKind] | None = None
 ) -> list[WorkRow]:
     form = partial(_of_pairs, kinds=None if kinds is None else tuple(kinds))
-    return [_row(row) for row in tx.execute(*for_ids(form, pairs))]
+    return [row_of(row) for row in tx.execute(*for_ids(form, pairs))]
 
 
 @prepared
@@ -317,36 +219,7 @@ def _get() -> Select[Any]:
 def get(tx: Transaction, kind: WorkKind, pair_id: int, *, ca: str = "", target: str = "") -> WorkRow | None:
     subject = {"pair_id": pair_id, "kind": kind.value, "ca": ca, "target": target}
     row = tx.execute(_get(), subject).first()
-    return _row(row) if row else None
-
-
-@prepared
-def _due_before(form: _Form) -> Select[Any]:
-    query = select(func.min(work.c.due_at)).where(
-        work.c.due_at <= bindparam("at"),
-        is_one_of(work.c.kind, [kind.value for kind in form.kinds]),
-        work.c.owner.is_distinct_from(bindparam("but_not_of")),
-    )
-    return query.where(is_among(work.c.pair_id, one=form.one)) if form.of_pairs else query
-
-
-def due_before(
-    tx: Transaction,
-    until: datetime,
-    kinds: Collection[WorkKind],
-    pairs: Collection[int] | None,
-    *,
-    but_not_of: str,
-) -> datetime | None:
-    """When the earliest row of these kinds is due that one owner does not hold; None where none is before ``until``.
-
-    Rows that others hold count: what they leave behind may be due then.
-    """
-    statement, values = _search(_due_before, tx, kinds, pairs, ())
-    earliest: int | None = tx.execute(
-        statement, {**values, "at": micros(until), "but_not_of": but_not_of}
-    ).scalar_one()
-    return instant(earliest)
+    return row_of(row) if row else None
 
 
 @prepared
@@ -358,7 +231,7 @@ def _wake() -> Update:
             work.c.pair_id == bindparam("of_pair"),
             work.c.kind == bindparam("of_kind"),
             work.c.due_at.is_not(None),
-            or_(work.c.waiting_for.is_not(None), ~free),
+            or_(and_(work.c.waiting_for != DAY, work.c.waiting_for != BUDGET), ~free),
         )
         .values(
             due_at=case((free, bindparam("at")), else_=work.c.due_at),
@@ -413,4 +286,4 @@ def unfinished(tx: Transaction, limit: int) -> list[WorkRow]:
         .order_by(work.c.due_at)
         .limit(limit)
     )
-    return [_row(row) for row in tx.execute(query)]
+    return [row_of(row) for row in tx.execute(query)]

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 from dualcert.errors import DeployError, OlderEpoch
-from dualcert.ports.deploy import Deployer, Held, Placement, Version
+from dualcert.ports.deploy import Deployer, Held, Placement, Version, check_of
 from dualcert.testing.apart import Call
 from dualcert.testing.placements import belong_together, fingerprint, placement
 
@@ -285,6 +285,18 @@ class DeployerConformance(ABC):
     def test_purge_of_what_is_absent_is_fine(self) -> None:
         self.deployer().purge("a.example.com", Version(1, 1))
 
+    def test_a_look_beforehand_changes_nothing(self) -> None:
+        """For deployers with that capability (``dualcert.ports.deploy.CheckingDeployer``)."""
+        look = check_of(self.deployer())
+        one = placement("a.example.com")
+        self._deploy(one)
+        before = self.keys(), self.look(one.pair), self.activations()
+        for _ in range(2):
+            if look is not None:
+                look()
+        self._serves(one)
+        assert (self.keys(), self.look(one.pair), self.activations()) == before
+
     def test_remove_ends_the_pair_and_leaves_the_others(self) -> None:
         one, other = placement("a.example.com"), placement("b.example.com")
         self._deploy(one, other)
@@ -296,6 +308,23 @@ class DeployerConformance(ABC):
             self._serves(other)
         self._deploy(one)
         self._serves(one)
+
+    def test_a_pair_that_was_removed_begins_anew_with_any_version(self) -> None:
+        late, early = placement("a.example.com", 3, 9), placement("a.example.com", 0, 1)
+        self._deploy(late)
+        self.deployer().remove(late.pair)
+        self._deploy(early)
+        self._serves(early)
+
+    def test_a_removal_whose_activation_failed_is_made_up_for(self) -> None:
+        one, other = placement("a.example.com"), placement("b.example.com")
+        self._deploy(one, other)
+        with self.activation_failing(), pytest.raises(DeployError):
+            self.deployer().remove(one.pair)
+        assert one.private_key not in self.keys()
+        self.deployer().remove(one.pair)
+        assert self.in_service(one.pair) is None
+        self._serves(other)
 
     def test_remove_of_what_was_never_there_is_fine(self) -> None:
         self.deployer().remove("a.example.com")

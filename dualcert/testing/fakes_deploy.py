@@ -99,6 +99,10 @@ class FakeDeployer:
         if owed:
             self._activate()
 
+    def check(self) -> None:
+        if self.target.activation_fails:
+            raise DeployError("the fake activation was told to fail", remedy="tell it to succeed")
+
     def _switch(self, wanted: Placement) -> None:
         target, pair = self.target, wanted.pair
         held = target.current.get(pair)

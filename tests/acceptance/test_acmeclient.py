@@ -41,7 +41,7 @@ from dualcert.errors import (
 )
 from dualcert.lab import LabOptions, LabServers
 from dualcert.lab.pebble import PebbleServer
-from dualcert.ports.ca import Account, CertificateAuthority, OrderSnapshot
+from dualcert.ports.ca import Account, CertificateAuthority, IssuedCertificate, OrderSnapshot
 from dualcert.ports.options import Secret
 from tests.faultproxy import (
     Answer,
@@ -128,7 +128,7 @@ def issue(ca: AcmeCa, lab: ProjectLab, *names: str) -> tuple[str, bytes]:
     key, csr = new_csr(names)
     order = poll(ca, ca.finalize(order.finalize, order.url, csr), "valid", "invalid")
     assert order.certificate, order
-    return ca.certificate(order.certificate), pem(key)
+    return ca.certificate(order.certificate).default, pem(key)
 
 
 def der(chain: str) -> bytes:
@@ -173,7 +173,7 @@ def test_the_whole_way(lab: ProjectLab, name: str) -> None:
         done = poll(ca, ca.finalize(order.finalize, order.url, csr), "valid")
         assert done.url == order.url
         assert done.certificate
-        chain = ca.certificate(done.certificate)
+        chain = ca.certificate(done.certificate).default
         leaf = x509.load_pem_x509_certificates(chain.encode())[0]
         assert chain.count("BEGIN CERTIFICATE") >= 2
         assert leaf.public_key() == key.public_key()
@@ -200,10 +200,26 @@ def test_the_profile_decides_the_life_of_the_certificate(lab: ProjectLab) -> Non
     assert leaf.not_valid_after_utc - leaf.not_valid_before_utc <= timedelta(hours=1)
 
 
-def test_an_unknown_profile_is_refused_with_a_remedy(lab: ProjectLab) -> None:
-    with opened(settings_of(lab.alpha, profile="nonesuch")) as ca, pytest.raises(CaRejected) as caught:
-        ca.new_order([lab.domain])
-    assert "nonesuch" in caught.value.reason
+def test_an_unknown_profile_is_refused_before_anything_is_ordered(
+    proxy: FaultProxy, proxied: AcmeCaSettings
+) -> None:
+    with opened(replace(proxied, profile="nonesuch")) as ca, pytest.raises(CaRejected) as caught:
+        ca.new_order(["a.example.test"])
+    assert caught.value.problem == "invalidProfile"
+    assert "'nonesuch'" in caught.value.reason
+    assert "classic, hour, shortlived" in str(caught.value)
+    assert proxy.count("/order-plz") == 0
+
+
+def test_a_profile_where_the_ca_has_none_is_refused(proxy: FaultProxy, proxied: AcmeCaSettings) -> None:
+    with opened(proxied) as ca:
+        directory = json.loads(ca._wire().get(proxied.directory, ca._wire().deadline()).body)
+    directory["meta"]["profiles"] = {}
+    proxy.on("/dir", Answer(200, json.dumps(directory).encode(), "application/json"), times=None)
+    with opened(proxied) as ca, pytest.raises(CaRejected, match="no profiles at all"):
+        ca.new_order(["a.example.test"])
+    with opened(replace(proxied, profile=None)) as ca:
+        assert ca.new_order(["a.example.test"]).status == "pending"
 
 
 def test_replaces_names_the_old_certificate_once(lab: ProjectLab) -> None:
@@ -327,6 +343,113 @@ def test_an_account_that_the_ca_has_forgotten_is_an_account_problem(lab_servers:
         ca.use(Account(strange, key))
         with pytest.raises(AccountProblem):
             ca.new_order(["a.example.test"])
+
+
+def test_a_key_leads_to_its_account_or_to_none(lab_servers: LabServers) -> None:
+    for server in (lab_servers.alpha, lab_servers.beta):
+        with opened(settings_of(server), register=False) as ca:
+            key = new_key()
+            assert ca.find_account(key) is None
+            assert ca.find_account(key) is None, "looking registers nothing"
+            url = ca.register(key)
+            assert ca.find_account(key) == url
+
+
+def test_an_account_tells_its_status_and_takes_another_contact(lab_servers: LabServers) -> None:
+    key = new_key()
+    with opened(settings_of(lab_servers.alpha), register=False) as ca:
+        account = Account(ca.register(key), key)
+        assert ca.account(account).status == "valid"
+        assert ca.account(account).contact == ("mailto:ops@example.test",)
+    with opened(settings_of(lab_servers.alpha, contact=("mailto:b@example.test",)), register=False) as ca:
+        assert ca.update_account(account).contact == ("mailto:b@example.test",)
+        assert ca.account(account).contact == ("mailto:b@example.test",)
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+def test_an_account_changes_its_key_once_and_for_all(lab_servers: LabServers, name: str) -> None:
+    old, new = new_key(), new_key()
+    with opened(settings_of(getattr(lab_servers, name)), register=False) as ca:
+        account = Account(ca.register(old), old)
+        ca.change_key(account, new)
+        assert ca.account(Account(account.url, new)).status == "valid"
+        assert (ca.find_account(old), ca.find_account(new)) == (None, account.url)
+        with pytest.raises(CaRejected):
+            ca.account(account)
+        ca.change_key(account, new)  # nobody had heard that it was done
+
+
+def test_a_key_of_another_account_is_not_taken(proxy: FaultProxy, proxied: AcmeCaSettings) -> None:
+    first, second = new_key(), new_key()
+    with opened(proxied, register=False) as ca:
+        account = Account(ca.register(first), first)
+        proxy.on("/rollover", problem(409, "conflict", "another account has this key"))
+        for _ in range(2):
+            with pytest.raises(CaRejected, match="another account has this key"):
+                ca.change_key(account, second)
+            ca.register(second)
+            proxy.on("/rollover", problem(409, "conflict", "another account has this key"))
+
+
+def test_a_ca_that_changes_no_keys_says_so(proxy: FaultProxy, proxied: AcmeCaSettings) -> None:
+    with opened(proxied) as ca:
+        directory = json.loads(ca._wire().get(proxied.directory, ca._wire().deadline()).body)
+    del directory["keyChange"]
+    proxy.on("/dir", Answer(200, json.dumps(directory).encode(), "application/json"))
+    with opened(proxied, register=False) as ca, pytest.raises(CaRejected, match="keyChange"):
+        ca.change_key(Account(f"{proxy.url}/my-account/1", new_key()), new_key())
+
+
+def test_an_account_that_was_deactivated_is_an_account_problem(lab_servers: LabServers) -> None:
+    key = new_key()
+    with opened(settings_of(lab_servers.alpha), register=False) as ca:
+        account = Account(ca.register(key), key)
+        ca.deactivate_account(account)
+        ca.use(account)
+        for call in (
+            lambda: ca.new_order(["a.example.test"]),
+            lambda: ca.account(account),
+            lambda: ca.find_account(key),
+            lambda: ca.register(key),
+        ):
+            with pytest.raises(AccountProblem, match="deactivated") as caught:
+                call()
+            assert "dualcert account register alpha" in str(caught.value)
+
+
+def test_a_refused_request_is_repeated_once_for_the_account_that_is_named_then(
+    lab_servers: LabServers,
+) -> None:
+    old, new = new_key(), new_key()
+    with opened(settings_of(lab_servers.alpha), register=False) as ca:
+        account = Account(ca.register(old), old)
+        asked: list[tuple[str, Account]] = []
+
+        def reconsider(error: CaRejected, used: Account) -> Account | None:
+            asked.append((error.problem, used))
+            return Account(used.url, new) if len(asked) == 1 else None
+
+        ca.use(account, reconsider)
+        ca.change_key(account, new)
+        order = ca.new_order(["a.example.test"])
+        assert asked == [("malformed", account)]
+        value = ca.authorization(order.authorizations[0]).value
+        ca.use(Account(account.url, new))
+        assert ca.authorization(order.authorizations[0]).value == value, "made with the key that counts"
+        ca.use(Account(account.url, old), lambda _error, _used: None)
+        with pytest.raises(CaRejected, match="JWS"):
+            ca.new_order(["a.example.test"])
+
+
+def test_an_order_that_expired_is_gone(proxy: FaultProxy, proxied: AcmeCaSettings) -> None:
+    document = {"status": "invalid", "expires": "2020-01-01T00:00:00Z", "finalize": f"{proxy.url}/f"}
+    with opened(proxied) as ca:
+        proxy.on("/my-order/", Answer(200, json.dumps(document).encode(), "application/json"))
+        with pytest.raises(ResourceGone, match="expired on 2020-01-01"):
+            ca.order(f"{proxy.url}/my-order/1")
+        failed = {**document, "error": {"type": "urn:ietf:params:acme:error:caa", "detail": "no"}}
+        proxy.on("/my-order/", Answer(200, json.dumps(failed).encode(), "application/json"))
+        assert ca.order(f"{proxy.url}/my-order/1").error == "no (caa)"
 
 
 def test_without_an_account_nothing_is_ordered(lab_servers: LabServers) -> None:
@@ -846,12 +969,12 @@ def chain_to(root: str) -> bytes:
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
-def download(settings: AcmeCaSettings, preferred: str | None) -> str:
-    with opened(replace(settings, preferred_chain=preferred)) as ca:
+def download(settings: AcmeCaSettings) -> IssuedCertificate:
+    with opened(settings) as ca:
         return ca.certificate(settings.directory.replace("/dir", "/certZ/1"))
 
 
-def test_a_preferred_chain_is_chosen_by_the_name_of_its_root(
+def test_all_chains_of_a_certificate_are_fetched(
     proxy: FaultProxy, proxied: AcmeCaSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     default, first, second = (chain_to(name) for name in ("Root X1", "Root X2", "Root X3"))
@@ -861,17 +984,33 @@ def test_a_preferred_chain_is_chosen_by_the_name_of_its_root(
     proxy.on("/more/1", Answer(200, first, media_type), times=None)
     proxy.on("/more/2", Answer(200, second, media_type), times=None)
 
-    assert download(proxied, "Root X1").encode() == default
-    assert download(proxied, None).encode() == default
-    assert proxy.count("/more/") == 0
-    assert download(proxied, "Root X2").encode() == first
-    assert download(proxied, "Root X3").encode() == second
+    issued = download(proxied)
+
+    assert (issued.default.encode(), [one.encode() for one in issued.alternates]) == (
+        default,
+        [first, second],
+    )
     assert not caplog.messages
-    assert download(proxied, "Root X4").encode() == default
-    assert "Root X4" in caplog.text
     proxy.on("/more/1", html(500))
-    assert download(proxied, "Root X3").encode() == second
+    assert [one.encode() for one in download(proxied).alternates] == [second]
     assert "cannot be had" in caplog.text
+
+
+def test_a_certificate_with_one_chain_costs_one_request(proxy: FaultProxy, proxied: AcmeCaSettings) -> None:
+    proxy.on("/certZ/1", Answer(200, chain_to("Root X1"), "application/pem-certificate-chain"))
+    with opened(proxied) as ca:
+        ca.facts()
+        proxy.forget()
+        assert ca.certificate(proxied.directory.replace("/dir", "/certZ/1")).alternates == ()
+    assert len(proxy.seen) == 1
+
+
+def test_a_certificate_links_to_a_hundred_chains_in_vain(proxy: FaultProxy, proxied: AcmeCaSettings) -> None:
+    pem, media_type = chain_to("Root X1"), "application/pem-certificate-chain"
+    links = ", ".join(f'</more/{number}>;rel="alternate"' for number in range(100))
+    proxy.on("/certZ/1", Answer(200, pem, media_type, (("Link", links),)))
+    proxy.on("/more/", Answer(200, pem, media_type), times=None)
+    assert len(download(proxied).alternates) == 10
 
 
 @pytest.mark.parametrize(
@@ -892,14 +1031,14 @@ def test_a_preferred_chain_is_chosen_by_the_name_of_its_root(
 def test_what_is_no_chain_is_refused(proxy: FaultProxy, proxied: AcmeCaSettings, body: bytes) -> None:
     proxy.on("/certZ/1", Answer(200, body, "application/pem-certificate-chain"))
     with pytest.raises(CaServerError, match="not a chain"):
-        download(proxied, None)
+        download(proxied)
 
 
 def test_a_chain_that_never_ends_is_refused(proxy: FaultProxy, proxied: AcmeCaSettings) -> None:
     chain = chain_to("Root")
     limit = 1024 * 1024
     proxy.on("/certZ/1", Answer(200, chain * (limit // len(chain)), "application/pem-certificate-chain"))
-    assert len(download(proxied, None)) > limit - len(chain)
+    assert len(download(proxied).default) > limit - len(chain)
     proxy.on("/certZ/1", Answer(200, chain * (limit // len(chain) + 1), "application/pem-certificate-chain"))
     with pytest.raises(CaServerError, match="longer than 1024 KiB"):
-        download(proxied, None)
+        download(proxied)

@@ -31,6 +31,7 @@ from tests.brokenca import (
     ORDER,
     Broken,
     broken,
+    change,
     change_ca,
     clock,
     hasty,
@@ -203,6 +204,8 @@ def test_retry_after_in_seconds_is_obeyed_and_told(scene: Broken) -> None:
     scene.program.run("renew", "--due")
     assert scene.proxy.count(NEW_ORDER) == 1, "what the CA asked for holds for runs that nobody hurries"
     scene.proxy.calm()
+    assert issue(scene).status == 3, "and for a person who does"
+    change(scene.program, "UPDATE budget SET held_until = 1")
     assert issue(scene).status == 0
     scene.demand_whole()
 

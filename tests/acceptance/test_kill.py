@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sqlite3
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from dualcert.clock import SystemClock
+from dualcert.clock import SystemClock, to_microseconds
 from dualcert.lab import LabOptions, LabServers
 from dualcert.lab.https import fetch
 from dualcert.ports.keys import KeyContext
+from tests import rawdatabase
 from tests.faults import AFTER, BEFORE, Death, Life, Nursery, Point
 from tests.labfixture import ProjectLab
 from tests.program import Program
@@ -43,20 +43,12 @@ class Scene:
     lab: ProjectLab
     program: Program
     nursery: Nursery
-    empty: Path
-    """A copy of the database before anything was done with it."""
     lives: list[Life] = field(default_factory=list)
     """Of the pair at hand."""
     _names: int = 0
 
-    @property
-    def database(self) -> Path:
-        return self.lab.directory / "dualcert.db"
-
     def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
-        with closing(sqlite3.connect(self.database)) as connection:
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute(query, values)]
+        return rawdatabase.named_rows(self.program.config, query, *values)
 
     def new_pair(self) -> str:
         self._names += 1
@@ -65,9 +57,7 @@ class Scene:
 
     def forget_everything(self) -> None:
         """Back to an empty database: no account, no pair."""
-        for path in self.database.parent.glob("dualcert.db*"):
-            path.unlink()
-        shutil.copy(self.empty, self.database)
+        rawdatabase.empty(self.program.config)
 
     def run(self, *argv: str, death: Death | None = None) -> Life:
         """A command that is to be killed somewhere, or one that is not and comes to an end soon."""
@@ -99,10 +89,8 @@ class Scene:
         return x509.load_der_x509_certificate(leaf).fingerprint(hashes.SHA256()).hex()
 
     def stored(self, name: str) -> set[str]:
-        query = (
-            "SELECT hex(sha256) AS one FROM certificate c JOIN pair p ON p.id = c.pair_id WHERE p.name = ?"
-        )
-        return {row["one"].lower() for row in self.rows(query, name)}
+        query = "SELECT sha256 FROM certificate c JOIN pair p ON p.id = c.pair_id WHERE p.name = ?"
+        return {row["sha256"].hex() for row in self.rows(query, name)}
 
     def epoch(self, name: str) -> int | None:
         query = "SELECT epoch FROM pair_state s JOIN pair p ON p.id = s.pair_id WHERE p.name = ?"
@@ -207,13 +195,8 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 
 
 @pytest.fixture
-def scene(lab: ProjectLab, program: Program, nursery: Nursery, tmp_path: Path) -> Scene:
-    return set_in(lab, program, nursery, tmp_path / "empty.db")
-
-
-def set_in(lab: ProjectLab, program: Program, nursery: Nursery, empty: Path) -> Scene:
-    shutil.copy(lab.directory / "dualcert.db", empty)
-    return Scene(lab, program, nursery, empty)
+def scene(lab: ProjectLab, program: Program, nursery: Nursery) -> Scene:
+    return Scene(lab, program, nursery)
 
 
 @contextmanager
@@ -370,7 +353,7 @@ def test_a_challenge_that_the_ca_is_still_looking_at_is_not_answered_again(
         program = Program(lab.config_path)
         program.done("init")
 
-        assert issue_dies(set_in(lab, program, nursery, tmp_path / "empty.db"), after("ca beta: answer"))
+        assert issue_dies(Scene(lab, program, nursery), after("ca beta: answer"))
 
 
 # --- everything ------------------------------------------------------------------------------------------
@@ -427,7 +410,8 @@ def test_every_point_of_a_refill(scene: Scene, side: str) -> None:
 def test_what_a_dead_process_held_is_free_at_once(scene: Scene) -> None:
     name = scene.new_pair()
     assert scene.run("issue", name, death=after("ca alpha: new_order")).killed
-    held = scene.rows("SELECT * FROM work WHERE lease_until / 1e6 > unixepoch('now') + 30")
+    in_half_a_minute = to_microseconds(SystemClock().now() + timedelta(seconds=30))
+    held = scene.rows("SELECT * FROM work WHERE lease_until > ?", in_half_a_minute)
     assert held
 
     scene.done("issue", name)
@@ -438,9 +422,11 @@ def test_what_a_dead_process_held_is_free_at_once(scene: Scene) -> None:
 def test_what_a_process_of_another_machine_held_is_not_taken_from_it(scene: Scene) -> None:
     name = scene.new_pair()
     assert scene.run("issue", name, death=after("ca alpha: new_order")).killed
-    with closing(sqlite3.connect(scene.database)) as connection:
-        connection.execute("UPDATE work SET owner = 'elsewhere' || substr(owner, instr(owner, '|'))")
-        connection.commit()
+    for row in scene.rows("SELECT id, owner FROM work WHERE owner IS NOT NULL"):
+        elsewhere = "elsewhere|" + row["owner"].partition("|")[2]
+        rawdatabase.change(
+            scene.program.config, "UPDATE work SET owner = ? WHERE id = ?", elsewhere, row["id"]
+        )
     before = scene.rows("SELECT id, step FROM acme_order")
 
     result = scene.program.run("issue", name, "--timeout", "1")

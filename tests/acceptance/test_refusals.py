@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 
 from dualcert.clock import SystemClock, to_microseconds
 from dualcert.store import certificates, pairs
+from tests import rawdatabase
 from tests.labfixture import ProjectLab
 from tests.program import Program, Result
 
@@ -27,8 +26,7 @@ def name(lab: ProjectLab) -> str:
 
 def sql(program: Program, statement: str, *values: object) -> None:
     """Change the database behind the program's back."""
-    with closing(sqlite3.connect(program.config.parent / "dualcert.db")) as connection, connection:
-        assert connection.execute(statement, values).rowcount >= 1
+    assert rawdatabase.change(program.config, statement, *values) >= 1
 
 
 @dataclass(frozen=True)
@@ -107,10 +105,10 @@ def test_a_backup_whose_key_is_blocked(lab: ProjectLab, program: Program, name: 
 
 def _tampered(program: Program) -> None:
     """One byte of the backup's wrapped key is another."""
-    with closing(sqlite3.connect(program.config.parent / "dualcert.db")) as connection, connection:
-        (wrapped,) = connection.execute("SELECT wrapped FROM wrapped_key WHERE domain = 'backup'").fetchone()
-        changed = wrapped[:-1] + bytes([wrapped[-1] ^ 1])
-        connection.execute("UPDATE wrapped_key SET wrapped = ? WHERE domain = 'backup'", (changed,))
+    query = "SELECT wrapped FROM wrapped_key WHERE domain = 'backup'"
+    [(wrapped,)] = rawdatabase.rows(program.config, query)
+    changed = wrapped[:-1] + bytes([wrapped[-1] ^ 1])
+    sql(program, "UPDATE wrapped_key SET wrapped = ? WHERE domain = 'backup'", changed)
 
 
 def _lost(program: Program) -> None:

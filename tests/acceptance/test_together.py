@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import io
 import signal
-import sqlite3
 import subprocess
 import threading
 from collections import Counter
@@ -25,7 +24,8 @@ from dualcert.config import Settings
 from dualcert.errors import DeployError, DualcertError
 from dualcert.lifecycle.world import Lazy
 from dualcert.model.work import PERSON, WorkKind
-from dualcert.store import work
+from dualcert.store import claims, work
+from tests import rawdatabase
 from tests.brokenca import (
     AUTHORIZATION,
     CERTIFICATE,
@@ -35,7 +35,6 @@ from tests.brokenca import (
     broken,
     change,
     clock,
-    database_of,
     rows,
     with_world,
 )
@@ -419,7 +418,7 @@ def test_a_change_of_dns_that_comes_after_everything_is_over_leaves_nothing_behi
 
 
 def stop(program: Program, process: subprocess.Popen[str]) -> None:
-    """Stop a process, but not inside a transaction: SQLite would let nobody write before it goes on."""
+    """Stop a process, but not inside a transaction: that would keep the others from writing."""
 
     def stands_still() -> bool:
         tasks = Path(f"/proc/{process.pid}/task").iterdir()
@@ -428,12 +427,9 @@ def stop(program: Program, process: subprocess.Popen[str]) -> None:
     def stopped() -> bool:
         process.send_signal(signal.SIGSTOP)
         wait_for(stands_still)  # on another processor a thread goes on for a moment
-        with contextlib.closing(sqlite3.connect(database_of(program), timeout=0.2)) as connection:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                process.send_signal(signal.SIGCONT)
-                return False
+        if rawdatabase.somebody_writes(program.config):
+            process.send_signal(signal.SIGCONT)
+            return False
         return True
 
     wait_for(stopped)
@@ -515,18 +511,18 @@ def test_what_was_made_due_while_it_was_held_is_due_when_it_is_put_back(
     application = program.application()
     store = application.world.store
     with store.write() as tx:
-        [row] = work.claim(tx, "one|of|us", kinds=[WorkKind.DEPLOYMENT], limit=1)
+        [row] = claims.claim(tx, "one|of|us", kinds=[WorkKind.DEPLOYMENT], limit=1)
     with store.write() as tx:
         work.schedule(tx, WorkKind.DEPLOYMENT, row.pair_id, tx.now, target=row.target)
     with store.write() as tx:
-        assert work.claim(tx, "another", kinds=[WorkKind.DEPLOYMENT], limit=1) == [], (
+        assert claims.claim(tx, "another", kinds=[WorkKind.DEPLOYMENT], limit=1) == [], (
             "it is held all the same"
         )
         at = None if put_back_at is None else tx.now + put_back_at
         work.put_back(tx, row, due_at=at, reason="failed", waiting_for=None if at else PERSON, failed=True)
 
     with store.write() as tx:
-        [again] = work.claim(tx, "another", kinds=[WorkKind.DEPLOYMENT], limit=1)
+        [again] = claims.claim(tx, "another", kinds=[WorkKind.DEPLOYMENT], limit=1)
 
     assert (again.attempts, again.reason, again.waiting_for) == (1, "failed", None)
     application.close()

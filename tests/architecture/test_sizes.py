@@ -10,7 +10,9 @@ from tests.architecture.tree import ROOT, modules, named
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 50
 
-LONG_MODULES: dict[str, str] = {}
+LONG_MODULES: dict[str, str] = {
+    "dualcert/store/tables.py": "one table after another, and nothing else",
+}
 LONG_FUNCTIONS: dict[str, str] = {}
 
 

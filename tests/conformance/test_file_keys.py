@@ -11,10 +11,10 @@ import pytest
 from dualcert.errors import ConfigurationError, KeyUnreadable
 from dualcert.plugins.keys.file import FileKeyOptions, FileKeyProtector
 from dualcert.ports.keys import KeyContext
-from dualcert.testing.keys import KeyProtectorConformance
+from dualcert.testing.keys import RotatingKeyProtectorConformance
 
 
-class TestFileKeyProtector(KeyProtectorConformance):
+class TestFileKeyProtector(RotatingKeyProtectorConformance):
     plugin = FileKeyProtector
 
     @pytest.fixture(autouse=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import text
 
 import dualcert
 from dualcert.errors import ConfigurationError, DatabaseRevisionError
@@ -22,28 +22,70 @@ from dualcert.model.events import EventKind
 from dualcert.store import Store, events, migrations
 from dualcert.store.tables import metadata
 from dualcert.testing.clock import FakeClock
+from tests.postgres import Postgres
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database's."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'dualcert.db'}"
+    return str(request.getfixturevalue("bare_postgres"))
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "dualcert.db"
+def another_url(url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Another empty database, of the same kind."""
+    if url.startswith("sqlite"):
+        yield f"sqlite:///{tmp_path / 'another.db'}"
+        return
+    server: Postgres = request.getfixturevalue("server")
+    name = server.create()
+    yield server.url(name)
+    server.drop(name)
 
 
 @pytest.fixture
-def store(file: Path) -> Iterator[Store]:
+def store(url: str) -> Iterator[Store]:
     """An empty database."""
-    opened = Store(f"sqlite:///{file}", FakeClock(), "tester")
-    yield opened
-    opened.close()
+    with opened(url) as found:
+        yield found
 
 
-def definitions(file: Path) -> dict[tuple[str, str], str]:
-    """Every table and index with its SQL, column for column; white space and quotes set aside."""
-    with closing(sqlite3.connect(file)) as connection:
-        rows = connection.execute(
-            "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE '%alembic%'"
-        ).fetchall()
-    return {(kind, name): _plain(sql or "") for kind, name, sql in rows}
+@contextmanager
+def opened(url: str) -> Iterator[Store]:
+    store = Store(url, FakeClock(), "tester")
+    yield store
+    store.close()
+
+
+# Tables and indexes as they are kept: columns in their order with type, collation and default; options of storage.
+_DEFINITIONS = {
+    "sqlite": """
+        SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE '%alembic%'
+        """,
+    "postgresql": """
+        SELECT 'table' AS type, relname AS name, reloptions::text || string_agg(format('%s %s %s %s %s', attname,
+                 format_type(atttypid, atttypmod), attcollation::regcollation, attnotnull,
+                 pg_get_expr(adbin, adrelid)), ', ' ORDER BY attnum) AS sql
+            FROM (SELECT oid, relname, coalesce(reloptions, '{}') AS reloptions FROM pg_class
+                  WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace) AS class
+            JOIN pg_attribute ON attrelid = class.oid AND attnum > 0 AND NOT attisdropped
+            LEFT JOIN pg_attrdef ON adrelid = class.oid AND adnum = attnum
+            WHERE relname NOT LIKE '%alembic%' GROUP BY relname, reloptions
+        UNION ALL SELECT 'index', indexname, indexdef FROM pg_indexes
+            WHERE schemaname = 'public' AND indexname NOT LIKE '%alembic%'
+        UNION ALL SELECT 'constraint', conname, pg_get_constraintdef(oid) FROM pg_constraint
+            WHERE connamespace = 'public'::regnamespace AND conname NOT LIKE '%alembic%'
+        """,
+}
+
+
+def definitions(store: Store) -> dict[tuple[str, str], str]:
+    """Every table and index as the database keeps it; white space and quotes set aside."""
+    with store.read() as tx:
+        rows = tx.execute(text(_DEFINITIONS[store.dialect])).all()
+    return {(row.type, row.name): _plain(row.sql or "") for row in rows}
 
 
 def _plain(sql: str) -> str:
@@ -59,9 +101,9 @@ def run(store: Store, to: str) -> None:
         (command.downgrade if to == "base" else command.upgrade)(config, to)
 
 
-def pretend(file: Path, revision: str) -> None:
-    with closing(sqlite3.connect(file)) as connection, connection:
-        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+def pretend(store: Store, revision: str) -> None:
+    with store.write() as tx:
+        tx.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
 
 
 # --- what they build -------------------------------------------------------------------------------------
@@ -74,16 +116,29 @@ def test_alembic_finds_no_difference_between_the_migrations_and_the_tables(store
         assert compare_metadata(context, metadata) == []
 
 
-def test_the_migrations_build_the_tables_to_the_letter(store: Store, file: Path, tmp_path: Path) -> None:
+# What the program's tables do not say, because saying it would import that dialect at every start.
+_ON_POSTGRESQL_ALONE = """
+    ALTER TABLE pair_state SET (fillfactor = 50);
+    ALTER TABLE pair ALTER name TYPE text COLLATE "C";
+    ALTER TABLE pair_name ALTER reversed_name TYPE text COLLATE "C";
+"""
+
+
+def test_the_migrations_build_the_tables_to_the_letter(store: Store, another_url: str) -> None:
     migrations.upgrade(store)
-    direct = Store(f"sqlite:///{tmp_path / 'direct.db'}", FakeClock(), "tester")
-    with direct.write() as tx:
-        metadata.create_all(tx.connection)
-    direct.close()
-    built, expected = definitions(file), definitions(tmp_path / "direct.db")
+    with opened(another_url) as direct:
+        with direct.write() as tx:
+            metadata.create_all(tx.connection)
+            if direct.dialect == "postgresql":
+                tx.execute(text(_ON_POSTGRESQL_ALONE))
+        expected = definitions(direct)
+    built = definitions(store)
     assert built.keys() == expected.keys()
     assert built == expected
-    assert "AUTOINCREMENT" in built["table", "work"]
+    if store.dialect == "sqlite":
+        assert "AUTOINCREMENT" in built["table", "work"]
+    else:
+        assert "fillfactor=50" in built["table", "pair_state"]
 
 
 def test_every_index_has_a_name_of_ours() -> None:
@@ -93,9 +148,12 @@ def test_every_index_has_a_name_of_ours() -> None:
             assert str(index.name).startswith(("ix_", "ux_"))
 
 
-def test_there_are_no_foreign_keys_and_no_triggers(store: Store, file: Path) -> None:
+def test_there_are_no_foreign_keys_and_no_triggers(store: Store) -> None:
     migrations.upgrade(store)
-    assert [sql for sql in definitions(file).values() if "REFERENCES" in sql or "TRIGGER" in sql] == []
+    assert [sql for sql in definitions(store).values() if "REFERENCES" in sql or "TRIGGER" in sql] == []
+    if store.dialect == "postgresql":
+        with store.read() as tx:
+            assert tx.execute(text("SELECT tgname FROM pg_trigger")).all() == []
 
 
 def test_the_revision_in_the_program_is_alembics_head() -> None:
@@ -117,14 +175,14 @@ def test_revisions_are_in_the_order_of_their_numbers() -> None:
 # --- up and down -----------------------------------------------------------------------------------------
 
 
-def test_down_to_nothing_and_up_again(store: Store, file: Path) -> None:
+def test_down_to_nothing_and_up_again(store: Store) -> None:
     migrations.upgrade(store)
-    first = definitions(file)
+    first = definitions(store)
     run(store, "base")
-    assert {name for kind, name in definitions(file) if kind == "table"} <= {"sqlite_sequence"}
+    assert {name for kind, name in definitions(store) if kind == "table"} <= {"sqlite_sequence"}
     assert migrations.current(store) is None
     migrations.upgrade(store)
-    assert definitions(file) == first
+    assert definitions(store) == first
 
 
 def test_an_upgrade_of_what_is_up_to_date_changes_nothing(store: Store) -> None:
@@ -136,15 +194,14 @@ def test_an_upgrade_of_what_is_up_to_date_changes_nothing(store: Store) -> None:
         assert events.last(tx) == 1
 
 
-def test_several_that_upgrade_at_once_do_it_once(file: Path) -> None:
+def test_several_that_upgrade_at_once_do_it_once(url: str) -> None:
     results: list[str | Exception] = []
     start = threading.Barrier(4)
 
     def upgrade() -> None:
-        opened = Store(f"sqlite:///{file}", FakeClock(), "tester")
-        start.wait()
-        results.append(migrations.upgrade(opened))
-        opened.close()
+        with opened(url) as store:
+            start.wait()
+            results.append(migrations.upgrade(store))
 
     threads = [threading.Thread(target=upgrade) for _ in range(4)]
     for thread in threads:
@@ -155,7 +212,7 @@ def test_several_that_upgrade_at_once_do_it_once(file: Path) -> None:
 
 
 def test_an_upgrade_that_breaks_off_leaves_nothing(
-    store: Store, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = Path(shutil.copytree(migrations.script_location(), tmp_path / "migrations"))
     first = next((broken / "versions").glob("0001_*.py"))
@@ -166,7 +223,7 @@ def test_an_upgrade_that_breaks_off_leaves_nothing(
     with pytest.raises(Exception, match="nonsense"):
         migrations.upgrade(store)
     monkeypatch.undo()
-    assert definitions(file) == {}
+    assert definitions(store) == {}
     assert migrations.current(store) is None
     assert migrations.upgrade(store) == migrations.REVISION
 
@@ -188,11 +245,11 @@ def test_an_empty_database_is_refused_with_how_to_make_one(store: Store) -> None
     ],
 )
 def test_another_revision_is_refused_with_what_helps(
-    store: Store, file: Path, revision: str, word: str, remedy: str
+    store: Store, revision: str, word: str, remedy: str
 ) -> None:
     migrations.upgrade(store)
     migrations.require(store)
-    pretend(file, revision)
+    pretend(store, revision)
     assert migrations.current(store) == revision
     with pytest.raises(DatabaseRevisionError, match=word) as caught:
         migrations.require(store)
@@ -200,13 +257,13 @@ def test_another_revision_is_refused_with_what_helps(
     assert remedy in caught.value.remedy
 
 
-def test_a_newer_database_is_not_upgraded(store: Store, file: Path) -> None:
+def test_a_newer_database_is_not_upgraded(store: Store) -> None:
     migrations.upgrade(store)
-    before = definitions(file)
-    pretend(file, "9999")
+    before = definitions(store)
+    pretend(store, "9999")
     with pytest.raises(DatabaseRevisionError, match="newer"):
         migrations.upgrade(store)
-    assert definitions(file) == before
+    assert definitions(store) == before
 
 
 # --- where they are --------------------------------------------------------------------------------------

@@ -24,7 +24,13 @@ def fresh_hash() -> bytes:
     return hashlib.sha256(f"{next(_numbers)}".encode()).digest()
 
 
-def a_pair(tx: Transaction, *names: str, name: str | None = None, targets: Sequence[str] = ("web",)) -> Pair:
+def a_pair(
+    tx: Transaction,
+    *names: str,
+    name: str | None = None,
+    targets: Sequence[str] = ("web",),
+    cas: tuple[str, str] = (PRIMARY, BACKUP),
+) -> Pair:
     """A pair at CAs alpha and beta; for a name of its own where none is given."""
     held = names or (f"pair{next(_numbers)}.example.com",)
     return pairs.create(
@@ -35,7 +41,7 @@ def a_pair(tx: Transaction, *names: str, name: str | None = None, targets: Seque
         dns="zone",
         targets=targets,
         first_wait=600,
-        lineages=((PRIMARY, "one"), (BACKUP, "two")),
+        lineages=((cas[0], "one"), (cas[1], "two")),
     )
 
 

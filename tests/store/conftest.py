@@ -1,4 +1,4 @@
-"""A fresh database for each test: migrated once per session, then copied."""
+"""A fresh database for each test: migrated once per session, then copied; on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ import pytest
 
 from dualcert.store import Store, migrations
 from dualcert.testing.clock import FakeClock
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What uses a database runs on both; what asks for the file of one, or for a server, is about that one alone."""
+    names = metafunc.fixturenames
+    if "database_url" in names:
+        only = "sqlite" if "database" in names else "postgresql" if "server" in names else None
+        metafunc.parametrize("database_url", [only] if only else ["sqlite", "postgresql"], indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -29,12 +37,20 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def database(template: Path, tmp_path: Path) -> Path:
-    """The file of this test's own database."""
+    """The file of this test's own database, which is a SQLite one."""
     return Path(shutil.copy(template, tmp_path / "dualcert.db"))
 
 
 @pytest.fixture
-def store(database: Path, clock: FakeClock) -> Iterator[Store]:
-    opened = Store(f"sqlite:///{database}", clock, "tester")
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Where this test's own database is."""
+    if request.param == "sqlite":
+        return f"sqlite:///{request.getfixturevalue('database')}"
+    return str(request.getfixturevalue("on_postgres"))
+
+
+@pytest.fixture
+def store(database_url: str, clock: FakeClock) -> Iterator[Store]:
+    opened = Store(database_url, clock, "tester")
     yield opened
     opened.close()

@@ -66,7 +66,7 @@ def test_two_cas_may_use_one_serial_but_no_ca_twice(store: Store) -> None:
         for one in of_both:
             assert certificates.find_serial(tx, HIGH_BIT, one.issuer_hash) == one
             assert certificates.find_serial(tx, HIGH_BIT[1:], one.issuer_hash) is None
-    with pytest.raises(StoreError, match="UNIQUE"), store.write() as tx:
+    with pytest.raises(StoreError, match="(?i)unique"), store.write() as tx:
         a_certificate(tx, pair, PRIMARY, serial=HIGH_BIT)
 
 
@@ -74,7 +74,7 @@ def test_a_key_has_one_certificate(store: Store) -> None:
     with store.write() as tx:
         stored = a_certificate(tx, a_pair(tx))
     other = replace(stored, sha256=fresh_hash(), serial=b"\x07")
-    with pytest.raises(StoreError, match="UNIQUE"), store.write() as tx:
+    with pytest.raises(StoreError, match="(?i)unique"), store.write() as tx:
         certificates.insert_certificate(tx, other, b"DER", "chain")
 
 
@@ -150,8 +150,9 @@ def test_an_account_is_written_down_before_its_ca_hears_of_it(store: Store) -> N
         assert accounts.get(tx, PRIMARY) is None
         assert accounts.create_or_get(tx, mine) == mine
         accounts.set_url(tx, PRIMARY, "https://alpha/account/1")
+        made = tx.now
     with store.read() as tx:
-        assert accounts.get(tx, PRIMARY) == replace(mine, url="https://alpha/account/1")
+        assert accounts.get(tx, PRIMARY) == replace(mine, url="https://alpha/account/1", created_at=made)
         assert accounts.get(tx, BACKUP) is None
     assert "a wrapped key" not in repr(mine)
 
@@ -160,7 +161,7 @@ def test_the_first_account_of_a_ca_counts(store: Store) -> None:
     first, second = account(), account(b"another wrapped key")
     with store.write() as tx:
         accounts.create_or_get(tx, first)
-        assert accounts.create_or_get(tx, second) == first
+        assert accounts.create_or_get(tx, second).key == first.key
 
 
 def test_a_full_pair_has_two_domains(store: Store) -> None:

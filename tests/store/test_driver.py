@@ -6,14 +6,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
 from dualcert.clock import SystemClock
 from dualcert.errors import CaBusy, CaRejected, CaUnreachable
-from dualcert.lifecycle import driver
+from dualcert.lifecycle import runner
 from dualcert.lifecycle.driver import Scope, run_until
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.owner import new_owner
@@ -23,7 +22,18 @@ from dualcert.model.events import Event, EventKind
 from dualcert.model.pair import Pair
 from dualcert.model.work import PERSON, WorkKind, WorkRow
 from dualcert.ports.ca import CertificateAuthority
-from dualcert.store import Store, Transaction, deployments, events, leases, pairs, promotion, tables, work
+from dualcert.store import (
+    Store,
+    Transaction,
+    claims,
+    deployments,
+    events,
+    leases,
+    pairs,
+    promotion,
+    tables,
+    work,
+)
 from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
 from tests.store.worlds import Setting, a_world, issued
 
@@ -38,8 +48,8 @@ def setting() -> Setting:
 
 
 @pytest.fixture
-def world(database: Path, setting: Setting) -> Iterator[World]:
-    store = Store(f"sqlite:///{database}", CLOCK, "tester")
+def world(database_url: str, setting: Setting) -> Iterator[World]:
+    store = Store(database_url, CLOCK, "tester")
     yield a_world(store, CLOCK, setting)
     store.close()
 
@@ -163,6 +173,31 @@ def test_many_pairs_of_one_target_are_activated_once(world: World, setting: Sett
     assert web.activations == 1
 
 
+def test_what_comes_while_a_target_is_switched_is_switched_together_afterwards(
+    world: World, setting: Setting
+) -> None:
+    web = setting.targets["web"]
+    with world.store.write() as tx:
+        made = [deployable(tx, world, "web")]
+
+    def held() -> int:
+        with world.store.read() as tx:
+            found = work.of_pairs(tx, [pair.id for pair, _, _ in made], [DEPLOYMENT])
+            return sum(row.owner is not None for row in found)
+
+    def more() -> None:
+        web.before_step = lambda: None
+        for _ in range(3):
+            with world.store.write() as tx:
+                made.extend(deployable(tx, world, "web") for _ in range(2))
+            soon(lambda: held() == len(made))
+
+    web.before_step = more
+    run(world)
+    assert web.in_service == {pair.name: serving.sha256 for pair, serving, _ in made}
+    assert web.activations == 2
+
+
 def test_only_what_is_asked_for_is_driven(world: World, setting: Setting) -> None:
     with world.store.write() as tx:
         mine, *_ = deployable(tx, world, "web")
@@ -240,7 +275,7 @@ def _failed(world: World, pair: Pair, ca: str) -> bool:
 def test_what_another_process_does_is_followed_to_its_end(world: World) -> None:
     pair, other = orders_due(world, 1, PRIMARY)[0], str(new_owner())
     with world.store.write() as tx:
-        [theirs] = work.claim(tx, other, kinds=[ORDER], limit=1)
+        [theirs] = claims.claim(tx, other, kinds=[ORDER], limit=1)
     told: list[str] = []
     running = in_the_background(lambda: run(world, 60, on_event=lambda event: told.append(event.cause)))
 
@@ -263,7 +298,7 @@ def test_what_another_process_does_is_followed_to_its_end(world: World) -> None:
 def test_what_another_process_does_not_finish_is_waited_for_until_the_deadline(world: World) -> None:
     orders_due(world, 1, PRIMARY)
     with world.store.write() as tx:
-        [theirs] = work.claim(tx, str(new_owner()), kinds=[ORDER], limit=1)
+        [theirs] = claims.claim(tx, str(new_owner()), kinds=[ORDER], limit=1)
     assert 0.4 <= run(world, seconds=0.4) < PATIENCE
     with world.store.write() as tx:
         work.hold(tx, theirs)
@@ -273,7 +308,7 @@ def test_what_a_dead_process_left_is_taken_up_at_once(world: World, setting: Set
     with world.store.write() as tx:
         pair, serving, _ = deployable(tx, world, "web")
         dead = str(new_owner()).rsplit("|", 2)[0] + "|1|1"
-        work.claim(tx, dead, kinds=[DEPLOYMENT], limit=1)
+        claims.claim(tx, dead, kinds=[DEPLOYMENT], limit=1)
         assert leases.take(tx, "target:web", dead)
     assert run(world, seconds=60) < PATIENCE
     assert setting.targets["web"].in_service == {pair.name: serving.sha256}
@@ -348,7 +383,7 @@ def test_what_nobody_foresaw_ends_the_run_and_gives_everything_back(world: World
 def test_leases_are_renewed_while_a_step_lasts(
     world: World, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "_RENEW_EVERY", 0.02)
+    monkeypatch.setattr(runner, "_RENEW_EVERY", 0.02)
     setting.meet = meeting = Meeting(held_up=PRIMARY)
     orders_due(world, 1, PRIMARY)
     running = in_the_background(lambda: run(world))

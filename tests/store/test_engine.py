@@ -19,7 +19,7 @@ from dualcert.lifecycle.world import World
 from dualcert.model.work import DAY, PERSON, Done, Failed, Later, Outcome, Waiting, WorkKind, WorkRow
 from dualcert.policy.backoff import IN_MEMORY
 from dualcert.ports.ca import CertificateAuthority
-from dualcert.store import Store, leases, work
+from dualcert.store import Store, claims, leases, work
 from dualcert.store import database as storing
 from dualcert.testing.clock import FakeClock
 from tests.store.building import PRIMARY, a_pair
@@ -208,7 +208,7 @@ def test_a_row_that_was_lost_meanwhile_is_not_written(engine: Engine, clock: Fak
     row = held(engine)
     with engine.world.store.write() as tx:
         leases.release_owner(tx, engine.owner)
-        [theirs] = work.claim(tx, "another", kinds=[ORDER], limit=1)
+        [theirs] = claims.claim(tx, "another", kinds=[ORDER], limit=1)
     for outcome in (Failed("no"), Later(clock.now() + MINUTE, "later"), Later(clock.now(), "x", failed=True)):
         engine.settle(row, outcome)
         assert in_table(engine, row) == theirs
@@ -271,7 +271,7 @@ def test_a_ca_that_nobody_reaches_is_tried_again_within_the_second(
     assert "connection refused" in outcome.reason
 
 
-def test_a_database_that_is_away_for_a_moment_is_looked_for_again_and_at_last_told(
+def test_a_database_that_is_away_ends_the_step_which_can_be_taken_again(
     database: Path, clock: FakeClock, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storing, "BUSY_TIMEOUT_MS", 50)
@@ -280,16 +280,27 @@ def test_a_database_that_is_away_for_a_moment_is_looked_for_again_and_at_last_to
     row = held(engine, WorkKind.REFILL)
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        [outcome] = engine.advance([row])
-        assert isinstance(outcome, Later)
-        assert (outcome.at, outcome.looking) == (clock.now() + timedelta(seconds=1), True)
-        one = engine.settle(row, outcome)
-        assert one is not None
-        assert one.row.looks == 1
         with pytest.raises(StoreUnavailable):
-            engine.advance([replace(row, looks=41)])
-    assert engine.advance([one.row]) == [Done()]
+            engine.advance([row])
+    assert engine.advance([row]) == [Done()]
     store.close()
+
+
+def test_what_nobody_foresaw_is_told_and_its_row_backs_off(
+    engine: Engine, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = held(engine)
+    assert engine.broken(row, ZeroDivisionError("division\nby zero")) is None
+    with engine.world.store.read() as tx:
+        left = work.get(tx, ORDER, row.pair_id, ca=PRIMARY)
+    assert left is not None
+    assert (left.owner, left.attempts) == (None, 1)
+    assert left.due_at is not None
+    assert left.due_at >= clock.now() + timedelta(minutes=5)
+    assert left.reason == "internal error: ZeroDivisionError: division by zero"
+    [record] = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert (record.ca, record.work) == (PRIMARY, row.id)  # type: ignore[attr-defined]
+    assert record.exc_info is not None
 
 
 # --- the dead --------------------------------------------------------------------------------------------
@@ -307,7 +318,7 @@ def test_a_dead_process_of_this_machine_loses_its_rows_at_once_and_nobody_else(e
         with engine.world.store.write() as tx:
             pair = a_pair(tx)
             work.schedule(tx, ORDER, pair.id, tx.now, ca=PRIMARY)
-            [rows[owner]] = work.claim(tx, owner, kinds=[ORDER], limit=1)
+            [rows[owner]] = claims.claim(tx, owner, kinds=[ORDER], limit=1)
     mine = held(engine)
     engine.take_from_the_dead()
     assert [[row.id for row in batch] for batch in engine.claim([ORDER], 10)] == [[rows[dead].id]]

@@ -64,7 +64,7 @@ def test_two_pairs_have_neither_a_name_nor_a_set_of_names_in_common(
     with store.write() as tx:
         a_pair(tx, "example.com")
         a_pair(tx, "a.example.com", "b.example.com")
-    with pytest.raises(StoreError, match="UNIQUE"), store.write() as tx:
+    with pytest.raises(StoreError, match="(?i)unique"), store.write() as tx:
         a_pair(tx, *names, name=name)
     with store.read() as tx:
         assert len(pairs.page(tx)) == 2

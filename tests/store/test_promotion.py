@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
@@ -29,6 +29,7 @@ from tests.store.building import (
     lineage_of,
     undone,
 )
+from tests.store.overhearing import overheard
 
 ANOTHER = ("another.example.com",)
 MOMENT = timedelta(microseconds=1)
@@ -183,7 +184,7 @@ def test_sql_promotes_exactly_where_the_policy_has_no_objection(
         )
 
 
-def test_a_life_that_no_ten_divides_leaves_a_whole_number_in_the_row(store: Store) -> None:
+def test_a_life_that_no_ten_divides_leaves_a_whole_number_in_the_row(store: Store, database: Path) -> None:
     held = replace(FIT, life=timedelta(days=3, microseconds=7), not_after=timedelta(days=2))
     with store.write() as tx:
         pair, serving, _ = build(tx, Situation(held, held, timedelta(days=1)))
@@ -214,14 +215,11 @@ def test_a_promotion_does_not_touch_the_renewal_clock(store: Store, clock: FakeC
 
 
 def test_the_statement_of_a_promotion_does_not_name_the_renewal_clock(store: Store) -> None:
-    said: list[str] = []
     with store.write() as tx:
         pair, _, _ = a_full_pair(tx)
         state = pairs.state(tx, pair.id)
-        driver: Any = tx.connection.connection.driver_connection
-        driver.set_trace_callback(said.append)
-        promotion.swap(tx, state)
-        driver.set_trace_callback(None)
+        with overheard(tx) as said:
+            promotion.swap(tx, state)
     [statement] = said
     assert "next_action_at" not in statement
 

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from sqlalchemy import select
 
+from dualcert.clock import from_microseconds, to_microseconds
 from dualcert.errors import CertificateUnfit, LeaseLost
-from dualcert.lifecycle import renewal, storing
+from dualcert.lifecycle import renewal, renewal_information, storing
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.world import World
 from dualcert.model.order import Order
 from dualcert.model.pair import Pair
 from dualcert.model.work import Done, WorkKind, WorkRow
-from dualcert.store import Store, certificates, events, leases, pairs, promotion, work
+from dualcert.ports.ca import IssuedCertificate
+from dualcert.store import (
+    Store,
+    certificates,
+    events,
+    leases,
+    pairs,
+    promotion,
+    renewal_info,
+    tables,
+    work,
+)
 from dualcert.testing.clock import FakeClock
 from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
 from tests.store.worlds import Setting, a_world, issued, ordered, root_pem, signed
@@ -41,7 +57,8 @@ def under_way(world: World, ca: str) -> tuple[Pair, Order, WorkRow]:
 
 
 def arrive(world: World, pair: Pair, order: Order, row: WorkRow) -> object:
-    return storing.store(world, row, pair, order, signed(order.csr, order.ca, world.clock.now()))
+    pem = signed(order.csr, order.ca, world.clock.now())
+    return storing.store(world, row, pair, order, IssuedCertificate(pem))
 
 
 def scheduled(world: World, pair: Pair) -> set[tuple[WorkKind, str, str]]:
@@ -109,7 +126,7 @@ def test_an_unfit_certificate_is_kept_and_takes_no_role(world: World) -> None:
     pair, order, row = under_way(world, PRIMARY)
     stranger = signed(order.csr, "stranger", world.clock.now())
     with pytest.raises(CertificateUnfit, match="does not lead to a trusted root"):
-        storing.store(world, row, pair, order, stranger)
+        storing.store(world, row, pair, order, IssuedCertificate(stranger))
     with world.store.read() as tx:
         assert pairs.state(tx, pair.id).serving is None
         [unfit] = [event for event in events.page(tx) if event.kind == "unfit"]
@@ -124,8 +141,9 @@ def test_a_certificate_that_shares_its_root_with_the_other_is_unfit(world: World
     roots = world.ca(BACKUP).trust_roots
     assert roots is not None
     roots.write_bytes(root_pem(PRIMARY))
+    late = signed(order.csr, PRIMARY, world.clock.now())
     with pytest.raises(CertificateUnfit, match="stands on the same root"):
-        storing.store(world, row, pair, order, signed(order.csr, PRIMARY, world.clock.now()))
+        storing.store(world, row, pair, order, IssuedCertificate(late))
 
 
 def test_who_lost_the_row_stores_nothing(world: World) -> None:
@@ -137,3 +155,41 @@ def test_who_lost_the_row_stores_nothing(world: World) -> None:
     with world.store.read() as tx:
         assert pairs.state(tx, pair.id).serving is None
         assert events.page(tx) == []
+
+
+def renewal_info_of(world: World) -> list[tuple[str, int, int, int]]:
+    """(CA, certificate, when it is renewed by its life, when its CA is asked) of what is remembered."""
+    columns = ("ca", "certificate_id", "life_at", "check_at")
+    with world.store.read() as tx:
+        query = select(*(tables.renewal_info.c[name] for name in columns))
+        return [tuple(row) for row in tx.execute(query.order_by(tables.renewal_info.c.certificate_id))]
+
+
+def test_when_it_is_renewed_and_when_its_ca_is_asked_is_drawn_once_as_it_arrives(
+    world: World, clock: FakeClock
+) -> None:
+    draws = iter([0.5, 0.25])
+    pair, order, row = under_way(replace(world, draw=lambda: next(draws)), PRIMARY)
+    arrive(replace(world, draw=lambda: next(draws)), pair, order, row)
+    [(ca, number, life_at, check_at)] = renewal_info_of(world)
+    born = clock.now() - timedelta(days=1)
+    assert ca == PRIMARY
+    assert life_at == to_microseconds(born + timedelta(days=60) - timedelta(days=1) / 2)
+    assert check_at == to_microseconds(clock.now() + timedelta(hours=6) / 4)
+    with world.store.read() as tx:
+        lineage = pairs.lineage_at(tx, pair.id, PRIMARY)
+        leaf = x509.load_der_x509_certificate(certificates.der_of(tx, number))
+        assert lineage is not None
+        assert lineage.renew_at == pairs.state(tx, pair.id).next_action_at == from_microseconds(life_at)
+        assert renewal_info.due(tx, PRIMARY, 9) == ([], [])
+        stored = tx.execute(select(tables.renewal_info.c.ari_id)).scalar_one()
+    assert stored == renewal_information.identifier(leaf)
+
+
+def test_a_ca_is_asked_about_the_successor_only(world: World) -> None:
+    pair, order, row = under_way(world, PRIMARY)
+    arrive(world, pair, order, row)
+    pair, order, row = under_way(world, PRIMARY)
+    arrive(world, pair, order, row)
+    with world.store.read() as tx:
+        assert [one[1] for one in renewal_info_of(world)] == [pairs.state(tx, pair.id).serving]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from dualcert.acmeclient.answers import is_https, read_authorization, read_directory, read_order
-from dualcert.acmeclient.chains import alternates
+from dualcert.acmeclient.answers import read_account, read_authorization, read_directory, read_order
+from dualcert.acmeclient.links import is_https, linked
 from dualcert.errors import CaServerError
 
 URL = "https://ca.example.test/1"
@@ -178,4 +178,15 @@ def test_is_https(url: str, https: bool) -> None:
     ],
 )
 def test_alternates(link: str | None, urls: list[str]) -> None:
-    assert alternates(link, URL) == urls
+    assert linked(link, URL, "alternate") == urls
+
+
+def test_an_account_without_a_contact_is_one() -> None:
+    account = read_account("alpha", {"status": "valid", "contact": None}, URL)
+    assert (account.url, account.status, account.contact) == (URL, "valid", ())
+
+
+@pytest.mark.parametrize("document", [[], {}, {"status": 7}, {"status": "valid", "contact": "mailto:a@b"}])
+def test_an_account_that_is_none_is_the_cas_fault(document: object) -> None:
+    with pytest.raises(CaServerError, match="account"):
+        read_account("alpha", document, URL)

@@ -113,6 +113,8 @@ def test_retry_after_counts_from_an_instant_in_any_zone() -> None:
         (404, None, Subject.RESOURCE, ResourceGone),
         (404, "malformed", Subject.OTHER, CaRejected),
         (400, "alreadyRevoked", Subject.OTHER, AlreadyRevoked),
+        (403, "unauthorized", Subject.REVOCATION, CaRejected),
+        (404, "malformed", Subject.REVOCATION, CaRejected),
         (403, "rejectedIdentifier", Subject.OTHER, CaRejected),
         (409, "alreadyReplaced", Subject.OTHER, CaRejected),
         (400, None, Subject.OTHER, CaUnreachable),
@@ -132,6 +134,70 @@ def test_each_refusal_has_its_error(
 def test_terms_that_have_changed_lead_to_their_page() -> None:
     made = failed(403, "userActionRequired", detail="new terms", instance="https://ca.example.test/terms")
     assert "https://ca.example.test/terms" in str(made)
+
+
+def test_terms_that_have_changed_may_be_linked_to_instead() -> None:
+    body = json.dumps(
+        {"type": "urn:ietf:params:acme:error:userActionRequired", "detail": "new terms"}
+    ).encode()
+    link = '<https://ca.example.test/dir>;rel="index", <https://ca.example.test/tos>;rel="terms-of-service"'
+    made = to_error(Failure("alpha", 403, "application/problem+json", body, None, link=link))
+    assert "visit https://ca.example.test/tos, " in str(made)
+    assert "account update alpha" in str(made)
+
+
+@pytest.mark.parametrize(
+    ("kind", "detail"),
+    [
+        (
+            "rateLimited",
+            "Your account is temporarily prevented from requesting certificates for a.test. Visit: URL",
+        ),
+        ("rateLimited", "This account is paused (URL)."),
+        ("unauthorized", "Account paused, see <URL>"),
+    ],
+)
+def test_a_pause_is_no_limit_that_time_ends(kind: str, detail: str) -> None:
+    url = "https://portal.example.test/unpause?jwt=" + "x" * 1500
+    made = failed(429, kind, subject=Subject.ACCOUNT, detail=detail.replace("URL", url), wait=timedelta(1))
+    assert type(made) is CaRejected
+    assert made.problem == "paused"
+    assert f"visit {url};" in (made.remedy or "")
+    assert made.retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "detail"),
+    [("rateLimited", "too many orders"), ("unauthorized", "no such right"), ("dns", "paused")],
+)
+def test_what_is_no_pause_is_none(kind: str, detail: str) -> None:
+    made = failed(403, kind, detail=detail)
+    assert getattr(made, "problem", "") != "paused"
+
+
+def test_an_address_that_is_no_end_of_words_is_not_shown() -> None:
+    made = failed(429, "rateLimited", detail="paused: https://a.test/" + "x" * 5000)
+    assert "x" * 600 not in str(made)
+    assert "follow what the CA says" in str(made)
+
+
+def test_the_names_that_are_refused_are_told_from_the_others() -> None:
+    subproblems = [
+        {"type": "urn:x", "identifier": {"type": "dns", "value": f"{number}.test"}} for number in range(12)
+    ]
+    made = failed(403, "rejectedIdentifier", detail="some", subproblems=subproblems)
+    assert made.remedy is not None
+    assert made.remedy.startswith("The CA refuses 0.test, 1.test, ")
+    assert "9.test and 2 more, and says nothing against the other names" in made.remedy
+    alone = failed(403, "rejectedIdentifier", detail="no")
+    assert "The CA refuses a name of this order" in (alone.remedy or "")
+    other = failed(400, "malformed", subproblems=subproblems[:1])
+    assert other.remedy == "The CA complains of 0.test, and of no other name."
+
+
+def test_an_account_without_the_right_to_revoke_leads_to_the_certificates_key() -> None:
+    made = failed(403, "unauthorized", subject=Subject.REVOCATION, detail="not yours")
+    assert "--reason keyCompromise" in (made.remedy or "")
 
 
 def test_a_binding_that_is_missing_leads_to_the_configuration() -> None:

@@ -46,7 +46,7 @@ from dualcert.acmeclient import AcmeCa, AcmeCaSettings
 from dualcert.clock import SystemClock
 AcmeCa(AcmeCaSettings(name="alpha", directory="https://ca.example.test/dir"), SystemClock())
 light = set(sys.modules)
-import dualcert.acmeclient.transport, dualcert.acmeclient.signing, dualcert.acmeclient.chains
+import dualcert.acmeclient.transport, dualcert.acmeclient.signing, dualcert.acmeclient.links
 heavy = set(sys.modules)
 print(sorted(light & {"acme", "josepy", "cryptography", "http.client", "ssl", "urllib3", "requests"}))
 print(sorted(heavy & {"acme.messages", "acme.client", "requests", "OpenSSL"}))

@@ -20,6 +20,7 @@ from josepy.jwk import JWK, JWKOct
 
 from dualcert.acmeclient.signing import Signer
 from dualcert.errors import KeyProblem
+from dualcert.lifecycle import accountkeys
 
 URL = "https://ca.example.test/order"
 ACCOUNT = "https://ca.example.test/account/1"
@@ -117,3 +118,21 @@ def test_a_key_that_cannot_sign_is_refused_unseen(key: bytes) -> None:
 
 def test_a_signer_shows_nothing_of_its_key() -> None:
     assert repr(Signer(pem(P_256), ACCOUNT)) == "Signer(ES256)"
+
+
+def test_a_key_change_is_signed_by_the_new_key_and_names_the_old_one() -> None:
+    new, old = P_256, ec.generate_private_key(ec.SECP384R1())
+    inner = Signer(pem(new)).key_change(URL, ACCOUNT, Signer(pem(old), ACCOUNT))
+    signed = jws.JWS.from_json(inner)
+    assert signed.verify(JWK.load(pem(new)).public_key())
+    header = json.loads(decoded(inner["protected"]))
+    assert header == {"alg": "ES256", "jwk": JWK.load(pem(new)).public_key().to_json(), "url": URL}
+    assert json.loads(signed.payload) == {
+        "account": ACCOUNT,
+        "oldKey": JWK.load(pem(old)).public_key().to_json(),
+    }
+
+
+def test_a_thumbprint_is_made_as_rfc_7638_says() -> None:
+    assert Signer(pem(P_256)).thumbprint == accountkeys.thumbprint(pem(P_256))
+    assert len(Signer(pem(P_256)).thumbprint) == 43

@@ -159,7 +159,8 @@ def test_help_lists_every_command_in_order(capsys: pytest.CaptureFixture[str]) -
     places = [shown.index(f"\n  {name} ") for name in COMMANDS]
     assert places == sorted(places)
     assert set(COMMANDS) == {
-        "init", "issue", "renew", "failover", "revoke", "list", "show", "events", "export", "db", "lab",
+        "init", "check", "issue", "pair", "remove", "renew", "failover", "revoke", "list", "show", "events",
+        "export", "chain", "account", "keys", "run", "db", "lab",
     }  # fmt: skip
 
 

@@ -45,6 +45,8 @@ preferred_chain = "Root X"
 operator = "Alpha Inc."
 max_concurrency = 8
 new_orders = "300/3h"
+per_domain = "50/7d"
+failed_authorizations = "5/h"
 requests = "200/s"
 revocations = "8/s"
 
@@ -128,6 +130,8 @@ def test_a_whole_file_becomes_settings(folder: Path, monkeypatch: pytest.MonkeyP
     assert (alpha.profile, alpha.preferred_chain, alpha.operator) == ("classic", "Root X", "Alpha Inc.")
     assert (alpha.max_concurrency, settings.ca["beta"].max_concurrency) == (8, 4)
     assert alpha.new_orders == Rate(300, timedelta(hours=3))
+    assert alpha.per_domain == Rate(50, timedelta(days=7))
+    assert alpha.failed_authorizations == Rate(5, timedelta(hours=1))
     assert alpha.requests == Rate(200, timedelta(seconds=1))
     assert alpha.revocations == Rate(8, timedelta(seconds=1))
     assert alpha.eab is not None
@@ -182,6 +186,39 @@ def test_what_is_unsaid_has_its_default(folder: Path) -> None:
 @pytest.mark.parametrize("url", ["sqlite:////var/lib/dualcert.db", "postgresql://user@host/name"])
 def test_database_urls_that_are_absolute_stay(folder: Path, url: str) -> None:
     assert load(folder, replaced("sqlite:///state/dualcert.db", url)).database == url
+
+
+def test_a_database_url_may_be_kept_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "postgresql://dualcert:kept-elsewhere@host/name"
+    monkeypatch.setenv("DATABASE_OF_THIS_TEST", url)
+    in_environment = replaced('"sqlite:///state/dualcert.db"', '{ env = "DATABASE_OF_THIS_TEST" }')
+    assert load(folder, in_environment).database == url
+    (folder / "database.url").touch(mode=0o600)
+    (folder / "database.url").write_text(f"{url}\n")
+    in_file = replaced('"sqlite:///state/dualcert.db"', '{ file = "database.url" }')
+    assert load(folder, in_file).database == url
+    (folder / "database.url").chmod(0o644)
+    with pytest.raises(ConfigurationError, match="others can read") as caught:
+        load(folder, in_file)
+    assert "kept-elsewhere" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        ('{ env = "NOT_SET_IN_THIS_TEST" }', "NOT_SET_IN_THIS_TEST is not set"),
+        ("{ env = 7 }", "must be a text"),
+        ('{ url = "postgresql://user:pw-in-clear@host/name" }', "is not a secret"),
+        ("{}", "is not a secret"),
+        ("7", "must be a text in quotes"),
+        ('""', "neither a sqlite:/// nor a postgresql:// URL"),
+    ],
+)
+def test_a_database_that_is_named_in_no_way_that_is_known(folder: Path, value: str, word: str) -> None:
+    with pytest.raises(ConfigurationError, match="database") as caught:
+        load(folder, replaced('"sqlite:///state/dualcert.db"', value))
+    assert word in str(caught.value)
+    assert "pw-in-clear" not in str(caught.value)
 
 
 def test_repr_shows_no_secret(folder: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +64,25 @@ def test_nobody_lives_on_from_before_this_boot(owner: Owner) -> None:
     _, _, namespace = owner.place.partition("/")
 
     assert is_dead(str(replace(owner, place=f"another-boot/{namespace}")))
+
+
+def test_whoever_cannot_tell_his_boot_is_not_known_to_be_dead(owner: Owner) -> None:
+    _, _, namespace = owner.place.partition("/")
+
+    assert not is_dead(str(replace(owner, place=f"/{namespace}")))
+
+
+def test_a_process_that_the_system_hides_from_us_is_not_dead(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under `ProtectProc=invisible`: another user's process has no entry, and signals to it are refused."""
+    exists, hidden = Path.exists, Path(f"/proc/{2**22 + 7}/stat")
+    theirs = str(replace(owner, pid=2**22 + 7, started="1"))
+    monkeypatch.setattr(Path, "exists", lambda path: path != hidden and exists(path))
+    assert is_dead(theirs)
+
+    def kill(_pid: int, _number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", kill)
+    assert not is_dead(theirs)

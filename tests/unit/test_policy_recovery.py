@@ -17,7 +17,7 @@ from dualcert.errors import (
     ChallengeFailed,
     ResourceGone,
 )
-from dualcert.policy.recovery import Recovery, passing, recover
+from dualcert.policy.recovery import Recovery, about_account, lost_account, passing, recover
 
 
 def rejected(problem: str) -> CaRejected:
@@ -52,6 +52,9 @@ def test_an_order_that_is_not_ready_is_asked_what_it_is_now() -> None:
         (rejected("userActionRequired"), Recovery.PERSON),
         (rejected("externalAccountRequired"), Recovery.PERSON),
         (rejected("invalidProfile"), Recovery.PERSON),
+        (rejected("paused"), Recovery.PERSON),
+        (rejected("caa"), Recovery.NEW_ORDER),
+        (rejected("badPublicKey"), Recovery.NEW_ORDER),
         (AccountProblem("deactivated", problem="unauthorized"), Recovery.PERSON),
         (CertificateUnfit("another key"), Recovery.NEXT_DAY),
     ],
@@ -69,6 +72,14 @@ def test_only_an_answer_that_is_missing_a_5xx_or_an_early_finalize_may_be_over_i
     assert not passing(CaBusy("429"))
     assert not passing(rejected("malformed"))
     assert not passing(ChallengeFailed("wrong value"))
+
+
+@pytest.mark.parametrize("problem", ["accountDoesNotExist", "unauthorized", "malformed"])
+def test_a_refusal_may_be_about_another_key_or_account(problem: str) -> None:
+    assert about_account(rejected(problem))
+    assert lost_account(rejected(problem)) == (problem == "accountDoesNotExist")
+    assert not about_account(ResourceGone("404", problem=problem))
+    assert not about_account(rejected("rejectedIdentifier"))
 
 
 def test_every_failure_at_a_ca_has_a_recovery() -> None:

@@ -1,0 +1,101 @@
+"""``dualcert pair``"""
+
+from __future__ import annotations
+
+import click
+
+from dualcert.cli.context import Context
+from dualcert.cli.frame import Group, pass_context
+from dualcert.cli.issue import conclude
+from dualcert.cli.output import note
+from dualcert.cli.progress import drive, duration
+from dualcert.errors import UsageProblem
+
+
+@click.group("pair", cls=Group)
+def pair() -> None:
+    """Change what a pair goes by.
+
+    What it was made with is stored with it: the defaults of the configuration serve new pairs only.
+    """
+
+
+_SET_EPILOG = """
+\b
+Examples:
+  dualcert pair set example.com --target web --target mail
+  dualcert pair set example.com --key-type rsa-2048 && dualcert renew example.com --force
+  dualcert pair set example.com --dns corp
+"""
+
+
+@pair.command("set", short_help="Change a pair's targets, DNS or type of key.", epilog=_SET_EPILOG)
+@click.argument("name", metavar="NAME")
+@click.option(
+    "--target",
+    "targets",
+    metavar="TARGET",
+    multiple=True,
+    help="A [target.X] to serve from; repeatable. These replace all that it has.",
+)
+@click.option("--no-targets", is_flag=True, help="Serve it nowhere: it is exported only.")
+@click.option("--dns", metavar="DNS", help="The [dns.X] that holds the names' zones.")
+@click.option(
+    "--key-type",
+    type=click.Choice(["ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096"]),
+    help="The kind of both private keys.",
+)
+@click.option("--primary", hidden=True)
+@click.option("--backup", hidden=True)
+@click.option(
+    "--timeout", default="5m", show_default=True, metavar="TIME", help="How long to wait for what is left."
+)
+@pass_context
+def set_pair(
+    context: Context,
+    name: str,
+    targets: tuple[str, ...],
+    no_targets: bool,
+    dns: str | None,
+    key_type: str | None,
+    primary: str | None,
+    backup: str | None,
+    timeout: str,
+) -> int:
+    """Change a pair's targets, its DNS, or the type of its keys.
+
+    A target that is new to the pair serves it from now on; what it has at a target that is left out is removed there.
+    DNS and type of key count from the next order on: dualcert renew NAME --force places it now.
+
+    Exit status 0: done, and the pair is whole. 3: changed, but something is not finished; the same command, or dualcert
+    renew NAME, goes on.
+    """
+    from dualcert.lifecycle import inventory
+    from dualcert.lifecycle.driver import Scope
+    from dualcert.lifecycle.inventory import Changes
+    from dualcert.model.pair import KeyType
+
+    if primary is not None or backup is not None:
+        raise UsageProblem(
+            "a pair's CAs are not changed: each of its two lineages keeps its CA for life",
+            remedy=f"To let the other of its CAs serve: dualcert failover {name} --to CA. For a third CA: "
+            f"dualcert remove {name}, and then dualcert issue with --primary and --backup.",
+            name=name,
+        )
+    if no_targets and targets:
+        raise UsageProblem("--no-targets and --target contradict each other", name=name)
+    if not (targets or no_targets or dns or key_type):
+        raise UsageProblem("nothing is to be changed", remedy="See: dualcert pair set --help", name=name)
+    seconds = duration(timeout)
+    wanted = Changes(
+        dns=dns,
+        targets=() if no_targets else targets or None,
+        key_type=KeyType(key_type) if key_type else None,
+    )
+    world = context.application.world
+    found = inventory.resolve(world, name)
+    said = inventory.change(world, found, wanted)
+    if not context.json:
+        note(f"{found.name}: {'; '.join(said) or 'it goes by that already'}")
+    drive(context, Scope(frozenset([found.id]), inventory.ISSUING), seconds)
+    return conclude(context, found.name)

@@ -1,0 +1,178 @@
+"""The daemon: moves on whatever is due in a database, for as long as its process runs.
+
+``tick`` is what the clock calls: it opens what time has made due and takes due steps into free slots. It waits for no
+step. Between two ticks the daemon's own thread goes on with the steps that it holds, and takes what they make due.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from dualcert.errors import StoreUnavailable
+from dualcert.lifecycle import destruction, renewal
+from dualcert.lifecycle.engine import Engine
+from dualcert.lifecycle.owner import is_dead
+from dualcert.lifecycle.runner import DAEMON, Runner, Scope
+from dualcert.lifecycle.world import World
+from dualcert.store import clockwork, daemons
+
+log = logging.getLogger(__name__)
+
+_OPENINGS: tuple[Callable[[World], int], ...] = (renewal.open_due, destruction.destroy_ended)
+"""What time alone makes due, each found by an index and a few hundred at once; the rest follows at the next tick."""
+
+_IDLE = 1.0
+_HEARTBEAT = 10.0
+_MISHAP_PAUSE = 60.0
+_FORGOTTEN = timedelta(days=1)
+"""When a daemon of another machine that says nothing any more is struck off."""
+
+_STEP = timedelta(seconds=2)
+
+
+class Daemon:
+    """Start it once, then stop it once. Everything but ``tick`` may be called from any thread."""
+
+    def __init__(self, world: World, version: str) -> None:
+        self._world = world
+        self._version = version
+        self._engine = Engine(world)
+        self._runner = Runner(self._engine, Scope(), DAEMON, look_every=float("inf"))
+        self._thread = threading.Thread(target=self._run, name="daemon", daemon=True)
+        self._tick_wanted = False
+        self._stopping: float | None = None
+        self._clean = False
+        self._error: BaseException | None = None
+        now = self._world.clock.monotonic()
+        self._turned = now
+        self._beat_at = self._open_at = now
+        self._clock = (world.clock.now(), now)
+
+    @property
+    def owner(self) -> str:
+        """Who holds the leases."""
+        return self._engine.owner
+
+    def start(self) -> None:
+        self._thread.start()
+        self.tick_soon()
+
+    def tick_soon(self) -> None:
+        """Have the daemon's thread tick; it costs the caller no time. What was asked for twice is done once."""
+        if not self._tick_wanted:
+            self._tick_wanted = True
+            self._runner.nudge()
+
+    def stop(self, seconds: float) -> bool:
+        """Begin nothing any more, give the steps under way so long to end, then let go of everything.
+
+        False where a step was cut off: whoever comes next takes it up. Raises what has ended the daemon before.
+        """
+        self._stopping = seconds
+        self._runner.nudge()
+        self._thread.join(seconds + 1)
+        self.check()
+        return self._clean
+
+    def check(self) -> None:
+        """Raises what has ended the daemon, if anything has."""
+        if self._error is not None:
+            raise self._error
+
+    def turned_within(self, seconds: float) -> bool:
+        """Whether its thread has come round lately: a database that does not answer holds it up for a while."""
+        return self._world.clock.monotonic() - self._turned < seconds
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many rows are in a step, and how many are held between two steps."""
+        return self._runner.busy, self._runner.kept
+
+    # --- its thread --------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - the main thread finds it and ends the process by it
+            self._error = error
+
+    def _work(self) -> None:
+        try:
+            with self._runner:
+                while self._stopping is None:
+                    self._turn()
+                self._clean = self._runner.finish(self._stopping)
+            with self._world.store.write() as tx:
+                daemons.gone(tx, [self.owner])
+        except StoreUnavailable as error:
+            # The leases of a process that has ended are taken from it as soon as somebody looks.
+            log.warning("what was held could not be given back: %s", error.reason)
+            self._clean = False
+
+    def _turn(self) -> None:
+        self._runner.wait(_IDLE)
+        try:
+            self._mind_the_clock()
+            if self._tick_wanted:
+                self._tick_wanted = False
+                self.tick()
+            self._runner.turn()
+            self._runner.answered()
+        except StoreUnavailable as error:
+            self._runner.met_outage(error)
+        self._turned = self._world.clock.monotonic()
+
+    def tick(self) -> None:
+        """Open what time has made due, take what dead processes held, and fill the free slots."""
+        self._engine.take_from_the_dead()
+        now = self._world.clock.monotonic()
+        if now >= self._beat_at:
+            self._beat_at = now + _HEARTBEAT
+            self._beat()
+        if now >= self._open_at:
+            self._open(now)
+        self._runner.claim()
+
+    def _open(self, now: float) -> None:
+        try:
+            for opening in _OPENINGS:
+                opening(self._world)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            # What is under way goes on; whatever this is, it is told again and again.
+            self._open_at = now + _MISHAP_PAUSE
+            log.exception("what is due could not be opened; again in %.0f s", _MISHAP_PAUSE)
+
+    def _beat(self) -> None:
+        """Say that this one lives, and strike off those that do not."""
+        with self._world.store.read() as tx:
+            others = [one for one in daemons.everybody(tx) if one.owner != self.owner]
+        ended = [one.owner for one in others if one.silent_for > _FORGOTTEN or is_dead(one.owner)]
+        with self._world.store.write() as tx:
+            daemons.seen(tx, self.owner, self._version)
+            daemons.gone(tx, ended)
+
+    # --- a clock that was put right ----------------------------------------------------------------------
+
+    def _mind_the_clock(self) -> None:
+        """Leases and the waiting in memory do not go by the wall clock; what stands in the table does."""
+        then, since = self._clock
+        now, monotonic = self._world.clock.now(), self._world.clock.monotonic()
+        self._clock = (now, monotonic)
+        expected = then + timedelta(seconds=monotonic - since)
+        if abs(now - expected) > _STEP:
+            self._clock_was_put(now, expected)
+
+    def _clock_was_put(self, now: datetime, expected: datetime) -> None:
+        way = "forward" if now > expected else "back"
+        log.warning("the clock has gone %s by %s", way, abs(now - expected))
+        # On SQLite leases go by this machine's clock, too.
+        self._runner.renew_leases()
+        if now < expected:
+            with self._world.store.write() as tx:
+                clockwork.still_due(tx, expected)
+        self._tick_wanted = True

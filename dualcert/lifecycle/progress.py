@@ -1,0 +1,69 @@
+"""How far a lineage's next certificate is, and what keeps a target from serving: told from the steps under way."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from dualcert.model.work import BUDGET, DAY, PERSON, WorkKind, WorkRow
+from dualcert.store import Transaction, work
+from dualcert.store.overview import Line
+
+IDLE: dict[str, Any] = {"state": "idle", "since": None, "tries": 0, "error": None, "next_try": None}
+_WITHOUT_CERTIFICATE = {"idle": "empty", "failing": "failed"}
+
+
+def of_pairs(tx: Transaction, ids: Collection[int]) -> dict[int, list[WorkRow]]:
+    """The steps under way of some pairs; a pair without any has an empty list."""
+    found: dict[int, list[WorkRow]] = defaultdict(list)
+    for row in work.of_pairs(tx, ids):
+        found[row.pair_id].append(row)
+    return found
+
+
+def renewal(ca: str, rows: Sequence[WorkRow]) -> dict[str, Any]:
+    """How the order at a CA goes; troubles of the pair's DNS are its troubles too."""
+    order = next((row for row in rows if row.kind is WorkKind.ORDER and row.ca == ca), None)
+    if order is None:
+        refill = next((row for row in rows if row.kind is WorkKind.REFILL and row.ca == ca), None)
+        return IDLE if refill is None else {**IDLE, "state": "waiting", "next_try": refill.due_at}
+    dns = next((row for row in rows if row.kind is WorkKind.PUBLICATION and row.reason), None)
+    held = order.waiting_for == BUDGET and order.owner is None
+    trouble = dns if dns is not None and not order.attempts and not held else order
+    if held or order.due_at is None or order.waiting_for in {PERSON, DAY}:
+        state = "waiting"
+    elif trouble.attempts:
+        state = "failing"
+    else:
+        state = "ordering"
+    return {
+        "state": state,
+        "since": trouble.since,
+        "tries": trouble.attempts,
+        "error": trouble.reason if _stuck(trouble) else None,
+        "next_try": trouble.due_at if trouble.attempts or held else None,
+    }
+
+
+def without_certificate(renewal_state: str) -> str:
+    """The state of a lineage that has no certificate."""
+    return _WITHOUT_CERTIFICATE.get(renewal_state, renewal_state)
+
+
+def words(line: Line, rows: Sequence[WorkRow]) -> tuple[str, str]:
+    """The states of a pair's primary and backup, should they have no certificate."""
+    primary, backup = (without_certificate(renewal(ca, rows)["state"]) for ca in (line.primary, line.backup))
+    return primary, backup
+
+
+def _stuck(row: WorkRow) -> bool:
+    """Whether its reason is to be told: it failed, or the last command's time was up while it waited."""
+    return row.reason is not None and (row.attempts > 0 or row.owner is None)
+
+
+def failing_at(target: str, rows: Sequence[WorkRow]) -> WorkRow | None:
+    """The step towards serving at a target that does not get on; a deployment's words come before a look's."""
+    steps = (WorkKind.DEPLOYMENT, WorkKind.VERIFICATION)
+    failing = [row for row in rows if row.target == target and row.kind in steps and _stuck(row)]
+    return min(failing, key=lambda row: steps.index(row.kind), default=None)

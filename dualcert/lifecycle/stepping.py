@@ -1,0 +1,82 @@
+"""Steps taken in a pool's thread, one after another as long as the next one is due at once."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from dualcert.errors import StoreUnavailable
+from dualcert.lifecycle.engine import Engine, Held
+from dualcert.model.work import Later, Outcome, WorkRow
+
+STORE_AGAIN = timedelta(seconds=1)
+"""When what met no database is tried again."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What came of one or more steps. ``moved`` is False where a row was only found to wait still: two that wait must
+    not wake each other for ever. ``away``: the database could not be used. ``error`` ends the run."""
+
+    rows: list[WorkRow]
+    held: list[Held | None]
+    moved: bool
+    away: StoreUnavailable | None = None
+    error: BaseException | None = None
+
+
+class Stepper:
+    """``mishaps``: what nobody foresaw is logged and its row backs off; otherwise it ends the run.
+
+    ``ending``: set from outside, nothing further is begun. ``over``: nobody waits for what comes of a step any more.
+    """
+
+    def __init__(self, engine: Engine, *, mishaps: bool) -> None:
+        self._engine = engine
+        self._clock = engine.world.clock
+        self._mishaps = mishaps
+        self.ending = False
+        self.over = threading.Event()
+
+    def __call__(self, rows: list[WorkRow]) -> Ended:
+        """Several rows are deployments of one target."""
+        moved = False
+        try:
+            while True:
+                outcomes = self._engine.advance(rows)
+                held = [self._settled(row, one) for row, one in zip(rows, outcomes, strict=True)]
+                only = held[0] if len(held) == 1 else None
+                at_once = isinstance(outcomes[0], Later) and not outcomes[0].failed and not self.ending
+                if only is None or not at_once or only.waiting or only.wake_at > self._clock.now():
+                    return Ended(rows, held, moved or only is None or not only.waiting)
+                rows, moved = [only.row], True
+        except StoreUnavailable as error:
+            # Whatever was not written is done again; where somebody has done it meanwhile, the fence tells.
+            return Ended(rows, [self._afresh(row, error) for row in rows], moved, away=error)
+        except BaseException as error:  # noqa: BLE001 - carried to the thread that waits, which raises it
+            if self._mishaps and isinstance(error, Exception):
+                return self._mishap(rows, error)
+            return Ended(rows, [], moved, error=error)
+
+    def _settled(self, row: WorkRow, outcome: Outcome) -> Held | None:
+        """What a step has said is written down as soon as the database answers. The step is not taken again for that:
+        an order that has failed would not back off."""
+        while True:
+            try:
+                return self._engine.settle(row, outcome)
+            except StoreUnavailable:
+                if self.over.wait(STORE_AGAIN.total_seconds()):
+                    raise
+
+    def _afresh(self, row: WorkRow, error: StoreUnavailable) -> Held:
+        """Taken up as one that another process has left: how far it has come is not known."""
+        again = self._clock.now() + STORE_AGAIN
+        return Held(replace(row, continued=False, looks=0), again, error.reason)
+
+    def _mishap(self, rows: list[WorkRow], error: Exception) -> Ended:
+        """What nobody foresaw: the step backs off, and all others go on."""
+        try:
+            return Ended(rows, [self._engine.broken(row, error) for row in rows], moved=True)
+        except StoreUnavailable as away:
+            return Ended(rows, [self._afresh(row, away) for row in rows], moved=False, away=away)

@@ -1,0 +1,238 @@
+"""What CAs have said about when a certificate should be renewed (RFC 9773), and when they are asked again.
+
+A row for each lineage's current certificate. ``check_at`` is the clock, found by index for each CA: one that hangs
+leaves its own rows behind and nobody else's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Delete, Insert, Select, Update, bindparam, case, delete, insert, select, update
+
+from dualcert.policy.due import Life, Suggestion, Window
+from dualcert.store.columns import instant, micros
+from dualcert.store.database import Transaction
+from dualcert.store.statements import prepared
+from dualcert.store.tables import account, acme_order, certificate, lineage, pair_state, renewal_info
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A lineage's certificate to ask its CA about.
+
+    ``life_at``: when it is renewed whatever the CA says. ``renew_at``: when its lineage is renewed as things stand.
+    ``failures``: how often in a row no usable answer came.
+    """
+
+    certificate_id: int
+    pair_id: int
+    lineage_id: int
+    ca: str
+    ari_id: str
+    life: Life
+    life_at: datetime
+    renew_at: datetime | None
+    known: Suggestion | None
+    failures: int
+
+
+@prepared
+def _remember() -> Insert:
+    return insert(renewal_info).inline()
+
+
+@prepared
+def _forget() -> Delete:
+    return delete(renewal_info).where(
+        renewal_info.c.pair_id == bindparam("of_pair"),
+        renewal_info.c.ca == bindparam("of_ca"),
+    )
+
+
+def remember(
+    tx: Transaction,
+    *,
+    certificate_id: int,
+    pair_id: int,
+    ca: str,
+    ari_id: str,
+    life_at: datetime,
+    check_at: datetime,
+) -> None:
+    """A lineage has a new certificate: from now on its CA is asked about this one, and about no earlier one."""
+    forget(tx, pair_id, ca)
+    values = {"certificate_id": certificate_id, "pair_id": pair_id, "ca": ca, "ari_id": ari_id}
+    tx.execute(_remember(), {**values, "life_at": micros(life_at), "check_at": micros(check_at)})
+
+
+def forget(tx: Transaction, pair_id: int, ca: str) -> None:
+    """The CA is asked about no certificate of this lineage any more."""
+    tx.execute(_forget(), {"of_pair": pair_id, "of_ca": ca})
+
+
+@prepared
+def _any_due() -> Select[Any]:
+    query = select(renewal_info.c.certificate_id).where(
+        renewal_info.c.ca == bindparam("ca"), renewal_info.c.check_at <= bindparam("at")
+    )
+    return query.limit(1)
+
+
+def cas_due(tx: Transaction, cas: Iterable[str]) -> list[str]:
+    """Those of the CAs that are to be asked about anything now."""
+    return [ca for ca in cas if tx.execute(_any_due(), {"ca": ca, "at": tx.at}).first() is not None]
+
+
+@prepared
+def _due() -> Select[Any]:
+    held = case(
+        (lineage.c.id == pair_state.c.primary_lineage, pair_state.c.serving), else_=pair_state.c.standby
+    )
+    current = (lineage.c.retired_at.is_(None)) & (held == renewal_info.c.certificate_id)
+    return (
+        select(
+            renewal_info,
+            certificate.c.not_before,
+            certificate.c.not_after,
+            certificate.c.stored_at,
+            case((current, lineage.c.id), else_=None).label("lineage_id"),
+            lineage.c.renew_at.label("lineage_renew_at"),
+        )
+        .outerjoin(certificate, certificate.c.id == renewal_info.c.certificate_id)
+        .outerjoin(lineage, lineage.c.id == certificate.c.lineage_id)
+        .outerjoin(pair_state, pair_state.c.pair_id == renewal_info.c.pair_id)
+        .where(renewal_info.c.ca == bindparam("ca"), renewal_info.c.check_at <= bindparam("at"))
+        .order_by(renewal_info.c.check_at)
+        .limit(bindparam("limit"))
+    )
+
+
+def due(tx: Transaction, ca: str, limit: int) -> tuple[list[Subject], list[int]]:
+    """What a CA is to be asked about now, the longest overdue first; and the numbers of those certificates among them
+    about which there is nothing to ask any more: expired, or no longer the one that their lineage has."""
+    rows = tx.execute(_due(), {"ca": ca, "at": tx.at, "limit": limit}).all()
+    current = [row for row in rows if row.lineage_id is not None and row.not_after > tx.at]
+    stale = [row.certificate_id for row in rows if row not in current]
+    return [_subject(row) for row in current], stale
+
+
+def _subject(row: Any) -> Subject:
+    return Subject(
+        certificate_id=row.certificate_id,
+        pair_id=row.pair_id,
+        lineage_id=row.lineage_id,
+        ca=row.ca,
+        ari_id=row.ari_id,
+        life=life_of(row),
+        life_at=instant(row.life_at),
+        renew_at=instant(row.lineage_renew_at),
+        known=suggestion_of(row, row.renew_at),
+        failures=row.failures,
+    )
+
+
+def life_of(row: Any) -> Life:
+    return Life(instant(row.not_before), instant(row.not_after), instant(row.stored_at))
+
+
+def suggestion_of(row: Any, drawn: int | None) -> Suggestion | None:
+    """What a row of ``renewal_info`` knows of its CA's window, and the time in it."""
+    if row.window_start is None or drawn is None:
+        return None
+    window = Window(instant(row.window_start), instant(row.window_end), row.explanation)
+    return Suggestion(window, instant(drawn))
+
+
+@prepared
+def _update() -> Update:
+    return update(renewal_info).where(renewal_info.c.certificate_id == bindparam("of_certificate"))
+
+
+def answered(tx: Transaction, subject: Subject, said: Suggestion, check_at: datetime | None) -> bool:
+    """The CA has named a window, and a time in it is drawn. False where the certificate was replaced meanwhile."""
+    changed = tx.execute(
+        _update(),
+        {
+            "of_certificate": subject.certificate_id,
+            "window_start": micros(said.window.start),
+            "window_end": micros(said.window.end),
+            "explanation": said.window.explanation,
+            "renew_at": micros(said.at),
+            "asked_at": tx.at,
+            "check_at": micros(check_at),
+            "failures": 0,
+            "problem": None,
+        },
+    )
+    return changed.rowcount == 1
+
+
+def failed(tx: Transaction, subject: Subject, problem: str, check_at: datetime | None) -> None:
+    """No usable answer came; what the CA said before stands."""
+    tx.execute(
+        _update(),
+        {
+            "of_certificate": subject.certificate_id,
+            "asked_at": tx.at,
+            "check_at": micros(check_at),
+            "failures": subject.failures + 1,
+            "problem": problem,
+        },
+    )
+
+
+def stop_asking(tx: Transaction, certificate_id: int) -> None:
+    """The CA is not asked about this certificate again."""
+    tx.execute(_update(), {"of_certificate": certificate_id, "check_at": None})
+
+
+# --- what an order replaces ------------------------------------------------------------------------------
+
+
+@prepared
+def _replaceable() -> Select[Any]:
+    held = case(
+        (lineage.c.id == pair_state.c.primary_lineage, pair_state.c.serving), else_=pair_state.c.standby
+    )
+    return (
+        select(renewal_info.c.ari_id, acme_order.c.names)
+        .select_from(lineage)
+        .join(pair_state, pair_state.c.pair_id == lineage.c.pair_id)
+        .join(certificate, certificate.c.id == held)
+        .join(renewal_info, renewal_info.c.certificate_id == certificate.c.id)
+        .join(account, account.c.ca == certificate.c.ca)
+        .join(
+            acme_order,
+            (acme_order.c.pair_id == certificate.c.pair_id)
+            & (acme_order.c.ca == certificate.c.ca)
+            & (acme_order.c.spki == certificate.c.spki),
+        )
+        .where(
+            lineage.c.id == bindparam("lineage_id"),
+            certificate.c.ca == lineage.c.ca,
+            account.c.created_at <= acme_order.c.created_at,
+        )
+    )
+
+
+def replaceable(tx: Transaction, lineage_id: int) -> tuple[str, frozenset[str]] | None:
+    """The identifier of the certificate that a lineage has, and the names it was ordered for.
+
+    None where it has none, where it tells no identifier, or where another account than the present one ordered it.
+    """
+    row = tx.execute(_replaceable(), {"lineage_id": lineage_id}).first()
+    return (row.ari_id, frozenset(row.names.split("\n"))) if row else None
+
+
+@prepared
+def _replaces() -> Update:
+    return update(acme_order).where(acme_order.c.id == bindparam("order_id"))
+
+
+def set_replaces(tx: Transaction, order_id: int, ari_id: str | None) -> None:
+    """Write down which certificate an order names as the one that it replaces."""
+    tx.execute(_replaces(), {"order_id": order_id, "replaces": ari_id})

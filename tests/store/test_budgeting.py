@@ -1,0 +1,324 @@
+"""What an order or a revocation takes, what it may do although a bucket is empty, and when what waits comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import pytest
+from sqlalchemy import insert, select, update
+
+from dualcert.errors import CaBusy, ChallengeFailed
+from dualcert.lifecycle import budgeting
+from dualcert.lifecycle.engine import Engine
+from dualcert.lifecycle.permits import BudgetSpent
+from dualcert.lifecycle.world import World
+from dualcert.model.events import EventKind
+from dualcert.model.order import OrderStep
+from dualcert.model.pair import Pair
+from dualcert.model.work import BUDGET, Later, WorkKind, WorkRow
+from dualcert.policy.budget import Kind, Limit
+from dualcert.store import Store, events, tables, work
+from dualcert.testing.clock import FakeClock
+from tests.store.building import PRIMARY, a_certificate, a_pair, an_order
+from tests.store.databaseclock import follow
+from tests.store.worlds import Setting, a_world
+
+SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
+
+
+@dataclass
+class Scene:
+    """A world in which CA alpha counts as ``limits`` says, and time is the test's."""
+
+    world: World
+    clock: FakeClock
+
+    def count(self, **limits: Limit) -> None:
+        counted = {Kind[name.upper()]: limit for name, limit in limits.items()}
+        alpha = replace(self.world.cas[PRIMARY], limits=counted)
+        self.world = replace(self.world, cas={**self.world.cas, PRIMARY: alpha})
+
+    def pair(self, *names: str) -> Pair:
+        """A pair whose order at alpha is due."""
+        with self.world.store.write() as tx:
+            pair = a_pair(tx, *names)
+            work.schedule(tx, WorkKind.ORDER, pair.id, tx.now, ca=PRIMARY)
+        return pair
+
+    def row(self, pair: Pair) -> WorkRow:
+        with self.world.store.read() as tx:
+            row = work.get(tx, WorkKind.ORDER, pair.id, ca=PRIMARY)
+        assert row is not None
+        return row
+
+    def asked(self, pair: Pair, replaces: str | None = None) -> Later | None:
+        """None: the order was allowed, and took what is counted; else what becomes of its row, which is so put back."""
+        row = self.row(pair)
+        try:
+            with self.world.store.write() as tx:
+                budgeting.take_order(tx, row, pair, self.world.ca(PRIMARY), replaces)
+        except BudgetSpent as spent:
+            later = budgeting.later(self.world, row, spent)
+            Engine(self.world).settle(row, later)
+            return later
+        return None
+
+    def pass_time(self, until: datetime) -> None:
+        self.clock.advance(until - self.clock.now())
+
+
+@pytest.fixture
+def scene(database_url: str, clock: FakeClock) -> Iterator[Scene]:
+    store = Store(database_url, clock, "tester")
+    follow(store, clock)
+    yield Scene(a_world(store, clock, Setting()), clock)
+    store.close()
+
+
+# --- an order --------------------------------------------------------------------------------------------
+
+
+def test_an_order_that_is_not_allowed_takes_nothing_from_any_bucket(scene: Scene) -> None:
+    scene.count(new_orders=Limit(2, DAY), domain=Limit(1, DAY))
+    assert scene.asked(scene.pair("a.example.com")) is None
+    assert scene.asked(scene.pair("b.example.com", "b.example.org")) is not None, "example.com is used up"
+    assert scene.asked(scene.pair("c.example.org")) is None, "and of the others nothing was taken"
+    assert scene.asked(scene.pair("d.example.net")) is not None, "now the new orders are used up"
+
+
+def test_a_set_that_the_ca_knows_is_counted_nowhere_for_120_days(scene: Scene) -> None:
+    scene.count(new_orders=Limit(1, DAY))
+    assert scene.asked(scene.pair("other.example.com")) is None
+    known = scene.pair("a.example.com", "b.example.com")
+    assert scene.asked(known) is not None
+    with scene.world.store.write() as tx:
+        a_certificate(tx, known)
+    assert scene.asked(known) is None
+    # 119 days later too; after 121 it is a new one, and there is room for one.
+    scene.clock.advance(119 * DAY)
+    assert scene.asked(known) is None
+    scene.clock.advance(2 * DAY)
+    assert scene.asked(known) is None
+    assert scene.asked(known) is not None
+
+
+def test_an_order_that_replaces_inside_the_window_is_counted_nowhere(scene: Scene) -> None:
+    scene.count(new_orders=Limit(1, DAY))
+    pair = scene.pair("a.example.com")
+    assert scene.asked(pair) is None
+    with scene.world.store.write() as tx:
+        window = {"window_start": tx.at - 1, "window_end": tx.at + 10_000_000}
+        row = {"certificate_id": 1, "pair_id": pair.id, "ca": PRIMARY, "ari_id": "a.b", "life_at": tx.at}
+        tx.execute(insert(tables.renewal_info), {**row, **window})
+    assert scene.asked(pair) is not None
+    budgeting.before_order(scene.world, scene.row(pair), pair, scene.world.ca(PRIMARY))
+    assert scene.asked(pair, replaces="a.b") is None
+    scene.clock.advance(60)
+    assert scene.asked(pair, replaces="a.b") is not None
+
+
+def test_what_waited_and_is_allowed_is_waiting_no_more(scene: Scene) -> None:
+    scene.count(new_orders=Limit(1, HOUR))
+    assert scene.asked(scene.pair("a.example.com")) is None
+    waiting = scene.pair("b.example.com")
+    later = scene.asked(waiting)
+    assert later is not None
+    assert scene.row(waiting).waiting_for == BUDGET
+    scene.pass_time(later.at)
+    assert scene.asked(waiting) is None, "at the time that it was told"
+    assert scene.row(waiting).waiting_for is None
+
+
+def test_before_a_key_is_made_again_it_is_asked_whether_there_is_room(scene: Scene) -> None:
+    scene.count(new_orders=Limit(1, HOUR))
+    scene.asked(scene.pair("a.example.com"))
+    waiting = scene.pair("b.example.com")
+    scene.asked(waiting)
+    with pytest.raises(BudgetSpent):
+        budgeting.before_order(scene.world, scene.row(waiting), waiting, scene.world.ca(PRIMARY))
+
+
+def test_registered_domains_go_by_the_public_suffix_list_with_its_private_part() -> None:
+    for name, domain in (
+        ("www.shop.example.com", "example.com"),
+        ("*.example.com", "example.com"),
+        ("www.example.co.uk", "example.co.uk"),
+        ("me.github.io", "me.github.io"),
+        ("github.io", "github.io"),
+    ):
+        assert budgeting.registered_domain(name) == domain
+
+
+# --- waiting ---------------------------------------------------------------------------------------------
+
+
+def test_those_who_wait_come_back_one_by_one_and_each_gets_its_permit(scene: Scene) -> None:
+    scene.count(new_orders=Limit(2, HOUR))
+    pairs = [scene.pair(f"n{number}.example.com") for number in range(7)]
+    outcomes = [scene.asked(pair) for pair in pairs]
+    assert outcomes[:2] == [None, None]
+    waits = [(one.at - scene.clock.now()) / HOUR for one in outcomes if one is not None]
+    assert waits == pytest.approx([0.5, 1, 1.5, 2, 2.5], abs=0.001)
+    for pair, outcome in list(zip(pairs, outcomes, strict=True))[2:]:
+        assert outcome is not None
+        scene.pass_time(outcome.at)
+        assert scene.asked(pair) is None
+
+
+def test_who_comes_for_the_first_time_does_not_stand_behind_a_long_queue(scene: Scene) -> None:
+    scene.count(new_orders=Limit(10, 10 * HOUR))
+    old = [scene.pair(f"n{number}.example.com") for number in range(15)]
+    waiting = [one for one in [scene.asked(pair) for pair in old] if one is not None]
+    assert waiting[0].at - scene.clock.now() == pytest.approx(2 * HOUR, abs=SECOND), "when two are back"
+    scene.pass_time(waiting[0].at)
+
+    assert scene.asked(scene.pair("new.example.com")) is None
+    assert scene.asked(old[10]) is not None, "who waited leaves one to those who come"
+
+
+def test_who_is_overtaken_does_not_begin_at_the_end_of_the_queue_again(scene: Scene) -> None:
+    scene.count(new_orders=Limit(2, HOUR))
+    pairs = [scene.pair(f"n{number}.example.com") for number in range(9)]
+    outcomes = [scene.asked(pair) for pair in pairs]
+    first = outcomes[2]
+    assert first is not None
+    scene.pass_time(first.at)
+    assert scene.asked(scene.pair("new.example.com")) is None
+
+    overtaken = scene.asked(pairs[2])
+
+    assert overtaken is not None
+    assert overtaken.at - scene.clock.now() < HOUR, "the lot that these worlds draw is the best one"
+
+
+def test_a_wait_is_told_once_and_a_short_one_not_at_all(scene: Scene) -> None:
+    scene.count(new_orders=Limit(1, HOUR))
+    scene.asked(scene.pair("a.example.com"))
+    pair = scene.pair("b.example.com")
+    for _ in range(3):
+        scene.asked(pair)
+    assert told(scene, pair) == 1
+    scene.count(new_orders=Limit(1, SECOND))
+    with scene.world.store.write() as tx:
+        tx.execute(update(tables.budget).values(full_at=tx.at + 1_000_000))
+    other = scene.pair("c.example.com")
+    assert scene.asked(other) is not None
+    assert told(scene, other) == 0
+
+
+def told(scene: Scene, pair: Pair) -> int:
+    with scene.world.store.read() as tx:
+        return sum(one.kind == EventKind.WAITING for one in events.page(tx, pairs=[pair.id]))
+
+
+def test_even_a_short_wait_goes_back_to_the_table_so_that_its_step_begins_anew(scene: Scene) -> None:
+    pair = scene.pair("a.example.com")
+    later = Later(scene.clock.now() + timedelta(milliseconds=100), "a moment", waiting_for=BUDGET)
+    assert Engine(scene.world).settle(scene.row(pair), later) is None
+    assert scene.row(pair).waiting_for == BUDGET
+
+
+def test_a_limit_that_was_raised_counts_at_once(scene: Scene) -> None:
+    scene.count(new_orders=Limit(1, 7 * DAY))
+    scene.asked(scene.pair("a.example.com"))
+    scene.count(new_orders=Limit(10, HOUR))
+    later = scene.asked(scene.pair("b.example.com"))
+    assert later is not None
+    scene.clock.advance(HOUR)
+    assert scene.asked(scene.pair("c.example.com")) is None
+
+
+# --- failures and a CA's word ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "after", "back"),
+    [
+        (OrderStep.PLACED, SECOND, True),
+        (OrderStep.FINALIZING, SECOND, False),
+        (OrderStep.PLACED, 2 * HOUR, False),
+    ],
+)
+def test_a_certificate_that_cannot_have_been_issued_was_not_used_up(
+    scene: Scene, step: OrderStep, after: timedelta, back: bool
+) -> None:
+    """After so long that the bucket may have been full since, it would be too many to give one back."""
+    scene.count(domain=Limit(24, DAY))
+    pair = scene.pair("a.example.com")
+    assert scene.asked(pair) is None
+    with scene.world.store.write() as tx:
+        order = replace(an_order(tx, pair), step=step)
+        before = full_at(scene)
+    scene.clock.advance(after)
+    with scene.world.store.write() as tx:
+        error = ChallengeFailed("no", name="a.example.com", ca=PRIMARY)
+        budgeting.after_failure(tx, scene.world, pair, PRIMARY, order, error)
+    assert (full_at(scene) < before) is back
+
+
+def full_at(scene: Scene) -> int:
+    with scene.world.store.read() as tx:
+        return int(tx.execute(select(tables.budget.c.full_at)).scalar_one())
+
+
+def test_a_wildcards_failure_counts_for_the_name_below_it(scene: Scene) -> None:
+    scene.count(failed=Limit(1, HOUR))
+    pair = scene.pair("*.example.com")
+    with scene.world.store.write() as tx:
+        error = ChallengeFailed("no", name="*.example.com", ca=PRIMARY)
+        budgeting.after_failure(tx, scene.world, pair, PRIMARY, None, error)
+    assert scene.asked(scene.pair("example.com")) is not None
+    assert scene.asked(scene.pair("www.example.com")) is None
+
+
+def test_a_wish_is_remembered_with_its_words_and_counts_for_others_from_then_on(scene: Scene) -> None:
+    pair, error = scene.pair("a.example.com"), busy("too many new orders", 30 * DAY)
+    budgeting.obey(scene.world, scene.row(pair), pair, error, placed=False)
+    assert error.retry_after == DAY
+    later = scene.asked(scene.pair("b.example.com"))
+    assert later is not None
+    assert later.at - scene.clock.now() == pytest.approx(DAY, abs=SECOND)
+    assert "too many new orders" in later.reason
+
+
+def busy(words: str, wish: timedelta | None) -> CaBusy:
+    return CaBusy(words, ca=PRIMARY, retry_after=wish)
+
+
+@pytest.mark.parametrize(("placed", "wish"), [(True, HOUR), (False, None), (False, timedelta(0))])
+def test_what_concerns_one_order_or_names_no_time_keeps_no_other_waiting(
+    scene: Scene, placed: bool, wish: timedelta | None
+) -> None:
+    pair = scene.pair("a.example.com")
+    budgeting.obey(scene.world, scene.row(pair), pair, busy("too many", wish), placed=placed)
+    assert scene.asked(scene.pair("b.example.com")) is None
+
+
+def test_a_domain_that_a_ca_has_named_waits_without_a_budget_of_ours(scene: Scene) -> None:
+    pair = scene.pair("www.example.com")
+    error = busy('too many certificates (50) already issued for "example.com"', HOUR)
+    budgeting.obey(scene.world, scene.row(pair), pair, error, placed=False)
+    assert scene.asked(scene.pair("shop.example.com")) is not None
+    assert scene.asked(scene.pair("www.example.org")) is None
+
+
+def test_one_cas_word_is_not_the_others(scene: Scene) -> None:
+    pair = scene.pair("a.example.com")
+    budgeting.obey(scene.world, scene.row(pair), pair, busy("too many", HOUR), placed=False)
+    with scene.world.store.write() as tx:
+        budgeting.take_order(tx, scene.row(pair), pair, scene.world.ca("beta"))
+
+
+def test_revocations_are_taken_one_by_one_and_wait_for_their_cas_word(scene: Scene) -> None:
+    row = scene.row(scene.pair("a.example.com"))
+    budgeting.take_revocation(scene.world, row)
+    scene.count(revocations=Limit(1, HOUR))
+    budgeting.take_revocation(scene.world, row)
+    with pytest.raises(BudgetSpent, match=r"revocations \(1/h\) are used up"):
+        budgeting.take_revocation(scene.world, row)
+    scene.count()
+    budgeting.obey(scene.world, row, None, busy("not so many", HOUR))
+    with pytest.raises(BudgetSpent, match="not so many"):
+        budgeting.take_revocation(scene.world, row)
