@@ -21,8 +21,9 @@ from dualcert.store import clockwork, daemons
 
 log = logging.getLogger(__name__)
 
-_OPENINGS: tuple[Callable[[World], int], ...] = (renewal.open_due, destruction.destroy_ended)
-"""What time alone makes due, each found by an index and a few hundred at once; the rest follows at the next tick."""
+_OPENINGS: dict[Callable[[World], int], float] = {renewal.open_due: 0.0, destruction.destroy_ended: 60.0}
+"""What time alone makes due, found by index and a few hundred at once; how many seconds after nothing was found one
+looks again. Where something was, the rest follows at the next tick."""
 
 _IDLE = 1.0
 _HEARTBEAT = 10.0
@@ -48,7 +49,8 @@ class Daemon:
         self._error: BaseException | None = None
         now = self._world.clock.monotonic()
         self._turned = now
-        self._beat_at = self._open_at = now
+        self._beat_at = now
+        self._open_at = dict.fromkeys(_OPENINGS, now)
         self._clock = (world.clock.now(), now)
 
     @property
@@ -132,20 +134,21 @@ class Daemon:
         if now >= self._beat_at:
             self._beat_at = now + _HEARTBEAT
             self._beat()
-        if now >= self._open_at:
-            self._open(now)
+        for opening, at in self._open_at.items():
+            if now >= at:
+                self._open_at[opening] = now + self._open(opening)
         self._runner.claim()
 
-    def _open(self, now: float) -> None:
+    def _open(self, opening: Callable[[World], int]) -> float:
+        """In how many seconds to look again."""
         try:
-            for opening in _OPENINGS:
-                opening(self._world)
+            return 0.0 if opening(self._world) else _OPENINGS[opening]
         except StoreUnavailable:
             raise
         except Exception:
             # What is under way goes on; whatever this is, it is told again and again.
-            self._open_at = now + _MISHAP_PAUSE
             log.exception("what is due could not be opened; again in %.0f s", _MISHAP_PAUSE)
+            return _MISHAP_PAUSE
 
     def _beat(self) -> None:
         """Say that this one lives, and strike off those that do not."""

@@ -38,6 +38,7 @@ from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.dialects.sqlite.dml import OnConflictDoNothing, OnConflictDoUpdate
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import BigInteger
 
@@ -367,8 +368,7 @@ def _sqlite(parsed: URL) -> Engine:
     try:
         engine = create_engine(
             parsed,
-            pool_size=8,
-            max_overflow=-1,
+            poolclass=NullPool,  # idle connections are kept by the Store
             isolation_level="AUTOCOMMIT",
             connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy.pool import NullPool
 
 from dualcert.errors import ConfigurationError, DualcertError, StoreError, StoreUnavailable
 
@@ -53,8 +54,7 @@ def engine(parsed: URL) -> Engine:
     try:
         made = create_engine(
             parsed.set(drivername="postgresql+psycopg"),
-            pool_size=8,
-            max_overflow=-1,
+            poolclass=NullPool,  # idle connections are kept by the Store
             isolation_level="AUTOCOMMIT",
             connect_args=_CONNECTION,
             # Of an INSERT too: whether it met a row that was there already.

@@ -155,7 +155,7 @@ def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_database_that_stays_locked_is_told_and_nothing_is_written(program: Program, file: Path) -> None:
     with locked(file):
         began = _clock.monotonic()
-        result = program.run("issue", "locked.example.test")
+        result = program.run("issue", "locked.example.test", "--timeout", "1s")
         took = _clock.monotonic() - began
 
         refused(result, str(file), "database is locked", "Nothing of this step was written", status=1)

@@ -161,7 +161,8 @@ def test_a_tick_waits_for_no_step(world: World, setting: Setting) -> None:
     meeting.until(lambda: meeting.met == [PRIMARY])
     assert daemon.load == (3, 0)
     meeting.open()
-    soon(lambda: all_refused(world, PRIMARY))
+    assert daemon._runner.finish(30)
+    assert all_refused(world, PRIMARY)
 
 
 def test_a_ca_that_hangs_holds_up_neither_another_nor_deployments_and_takes_few_rows(
@@ -233,7 +234,7 @@ def test_what_cannot_be_opened_is_told_and_holds_up_nothing_else(
     def opening(_world: World) -> int:
         raise ZeroDivisionError("nobody foresaw this")
 
-    monkeypatch.setattr(daemons_module, "_OPENINGS", (opening,))
+    monkeypatch.setattr(daemons_module, "_OPENINGS", {opening: 0.0})
     setting.meet = no
     with running(world) as daemon:
         soon(lambda: "could not be opened" in caplog.text)
@@ -419,7 +420,7 @@ def test_a_daemon_whose_thread_hangs_is_not_called_alive(
         goes_on.wait(30)
         return 0
 
-    monkeypatch.setattr(daemons_module, "_OPENINGS", (opening,))
+    monkeypatch.setattr(daemons_module, "_OPENINGS", {opening: 0.0})
     monkeypatch.setattr(scheduling, "_LOOK", 0.02)
     monkeypatch.setattr(scheduling, "_HANGS_AFTER", 0.5)
     thread, signals, told, _ = life(world)

@@ -199,7 +199,7 @@ def test_promotions_are_hot(fresh_postgres: str) -> None:
     """A promotion writes no index: its row stays on its page, which is half empty for that."""
     with opened(fresh_postgres) as store:
         with store.write() as tx:
-            made = [a_full_pair(tx)[0] for _ in range(200)]
+            made = [a_full_pair(tx)[0] for _ in range(60)]
             for pair in made:
                 pairs.set_next_action(tx, pair.id, tx.now + timedelta(days=60))
         before = updates(store)
@@ -209,7 +209,7 @@ def test_promotions_are_hot(fresh_postgres: str) -> None:
                     pairs.lock(tx, [pair.id])
                     assert promotion.swap(tx, pairs.state(tx, pair.id), opened=True)
         after = updates(store)
-    assert (after[0] - before[0], after[1] - before[1]) == (600, 600)
+    assert (after[0] - before[0], after[1] - before[1]) == (180, 180)
 
 
 def test_the_renewal_clock_is_what_would_break_it(fresh_postgres: str, clock: FakeClock) -> None:
