@@ -6,13 +6,14 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import rawdatabase
-from tests.daemons import begin, clock, daemon, protected, wait_for
+from tests.daemons import Process, begin, clock, daemon, protected, wait_for
 from tests.faults import AFTER, BEFORE, Death, Life, Nursery, Outage, Point
 from tests.labfixture import ProjectLab
 from tests.postgres import Postgres
@@ -197,6 +198,10 @@ def test_a_command_that_finds_no_database_fails_at_once_and_changes_nothing(
         assert "Traceback" not in result.err
 
 
+def _answers_again(process: Process, times: int) -> bool:
+    return process.log.count("the database answers again") == times
+
+
 def daemon_outlives(scene: Scene, server: Postgres, log: Path, seconds: float) -> None:
     """Once while it has nothing to do, and once in the middle of four issuances."""
     program = scene.program
@@ -208,7 +213,7 @@ def daemon_outlives(scene: Scene, server: Postgres, log: Path, seconds: float) -
             process.wait_until_it_says("could not be used")
             clock.sleep(seconds)
             server.start()
-            wait_for(lambda number=number: process.log.count("the database answers again") == number)
+            wait_for(partial(_answers_again, process, number))
             if number == 1:
                 begin(program, *names)
                 wait_for(lambda: rawdatabase.rows(program.config, "SELECT 1 FROM acme_order"))
