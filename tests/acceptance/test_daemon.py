@@ -196,7 +196,8 @@ def test_a_step_that_ends_in_time_is_not_lost(scene: Broken, log: Path) -> None:
     assert scene.program.run("renew", "--due").status == 0
 
     scene.demand_whole()
-    assert scene.proxy.count(NEW_ORDER) == 1
+    # Not by what reached the CA: one request in twenty is sent again for its nonce.
+    assert scene.rows("SELECT count(*) FROM acme_order WHERE ca = 'alpha'") == [(1,)]
 
 
 def test_a_second_signal_ends_it_at_once(scene: Broken, log: Path) -> None:
@@ -333,6 +334,7 @@ def die_at_random(lab: ProjectLab, program: Program, folder: Path, kills: int, s
             clock.sleep(chance.uniform(0, 1.5))
             process.kill()
     with daemon(program, folder / "log") as process:
+        process.wait_until_it_says("started")
         wait_for(lambda: protected(program, names), 60 + 5 * kills)
         assert process.end(within=STOPS_WITHIN) == 0
     demand_everything_whole(lab, program, kills)
@@ -387,7 +389,7 @@ def test_a_successor_on_the_same_machine_takes_over_at_once(scene: Broken, tmp_p
     with daemon(scene.program, tmp_path / "two"):
         wait_for(lambda: protected(scene.program, [scene.name]))
     assert clock.monotonic() - began < 45, "a lease lasts a minute"
-    assert scene.proxy.count(NEW_ORDER) == 1
+    assert scene.rows("SELECT count(*) FROM acme_order WHERE ca = 'alpha'") == [(1,)]
     assert rows(scene.program, "SELECT count(*) FROM daemon") <= [(1,)]
 
 
