@@ -16,7 +16,7 @@ import dns.update
 import dns.zone
 import pytest
 
-from dualcert.lab import Lab, LabServers
+from dualcert.lab import Lab, LabOptions, LabServers
 
 _SECONDS = 5.0
 
@@ -74,8 +74,12 @@ class ProjectLab(Lab):
 
 @pytest.fixture(scope="session")
 def lab_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServers]:
-    """Two CAs and DNS that all tests of this process share; change nothing for good."""
-    with LabServers.start(tmp_path_factory.mktemp("lab")) as servers:
+    """Two CAs and DNS that all tests of this process share; change nothing for good.
+
+    No nonce is refused for nothing, so that a test may count the requests of its own faults; what a refused
+    nonce does has tests of its own, with labs that refuse half of them.
+    """
+    with LabServers.start(tmp_path_factory.mktemp("lab"), LabOptions(nonce_reject=0)) as servers:
         yield servers
 
 
