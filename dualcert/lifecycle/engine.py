@@ -93,17 +93,18 @@ class Engine:
         limit: int,
         pairs: Collection[int] | None = None,
         but_not_at: Collection[str] = (),
+        *,
+        expected: bool = False,
     ) -> list[list[WorkRow]]:
         """Due rows, held by this engine from now on; the deployments of one target come together.
 
-        Rows of the CAs in ``but_not_at`` are left.
+        Rows of the CAs in ``but_not_at`` are left. ``expected``: there is something, as far as is known.
         """
         batches: list[list[WorkRow]] = []
         by_target: dict[str, list[WorkRow]] = {}
-        with self.world.store.read() as tx:
-            # Most looks find nothing, and many processes that follow one look often: none of them holds up a writer.
-            if not claims.claimable(tx, self.owner, kinds=kinds, pairs=pairs, but_not_at=but_not_at):
-                return batches
+        # Most looks find nothing, and many processes that follow one look often: none of them holds up a writer.
+        if not expected and not self._claimable(kinds, pairs, but_not_at):
+            return batches
         with self.world.store.write() as tx:
             for row in claims.claim(
                 tx, self.owner, kinds=kinds, limit=limit, pairs=pairs, but_not_at=but_not_at
@@ -115,6 +116,12 @@ class Engine:
             for target, rows in by_target.items():
                 batches.append([*rows, *claims.claim_companions(tx, self.owner, target, _COMPANIONS)])
         return batches
+
+    def _claimable(
+        self, kinds: Collection[WorkKind], pairs: Collection[int] | None, but_not_at: Collection[str]
+    ) -> bool:
+        with self.world.store.read() as tx:
+            return claims.claimable(tx, self.owner, kinds=kinds, pairs=pairs, but_not_at=but_not_at)
 
     def advance(self, rows: Sequence[WorkRow]) -> list[Outcome]:
         """Take one step of each row; several rows are deployments of one target. A lost row counts as done.

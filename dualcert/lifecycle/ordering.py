@@ -9,7 +9,7 @@ from dualcert.errors import CaError, CaRejected, ChallengeFailed, DnsError, DnsU
 from dualcert.lifecycle import accounts, budgeting, keymaking, replacing, storing, validation
 from dualcert.lifecycle.world import CaBinding, World, look_again
 from dualcert.model.events import EventKind
-from dualcert.model.order import Order, OrderStep
+from dualcert.model.order import ChallengeRecord, Order, OrderStep
 from dualcert.model.pair import Lineage, Pair
 from dualcert.model.work import DAY, Done, Failed, Later, Outcome, WorkRow
 from dualcert.policy import backoff, pairing
@@ -30,10 +30,11 @@ def advance(world: World, row: WorkRow) -> Outcome:
     with world.store.read() as tx:
         pair = pairs.by_id(tx, row.pair_id)
         order = orders.open_order(tx, row.pair_id, row.ca)
+        records = validation.records_of(tx, order)
     if pair is None:
         return _drop(world, row)
     try:
-        return _step(world, row, pair, order)
+        return _step(world, row, pair, order, records)
     except CaError as error:
         return _recovered(world, row, pair, error, began)
     except DnsError as error:
@@ -46,15 +47,17 @@ def _drop(world: World, row: WorkRow) -> Outcome:
     return Done()
 
 
-def _step(world: World, row: WorkRow, pair: Pair, order: Order | None) -> Outcome:
+def _step(
+    world: World, row: WorkRow, pair: Pair, order: Order | None, records: list[ChallengeRecord]
+) -> Outcome:
     ca = world.ca(row.ca)
     client = accounts.authority(world, ca)
     if order is None or order.step is OrderStep.PLACING:
         return _place(world, row, pair, ca, client, lost=order)
     if order.step is OrderStep.PLACED:
         if not row.continued:
-            return validation.prepare(world, row, pair, order, client, validation.records_of(world, order))
-        outcome = validation.advance(world, row, pair, order, client)
+            return validation.prepare(world, row, pair, order, client, records)
+        outcome = validation.advance(world, row, pair, order, client, records)
         return _finalize(world, row, pair, order, client) if outcome is None else outcome
     return _collect(world, row, pair, order, client)
 
@@ -114,21 +117,25 @@ def _intend(
 
 def _independent_lineage(world: World, tx: Transaction, pair_id: int, ca: CaBinding) -> Lineage:
     """The lineage that an order fills. Raises ``CaRejected`` where its CA falls together with the other lineage's."""
-    lineages = {one.ca: one for one in pairs.lineages(tx, [pair_id])}
-    for other in lineages.keys() - {ca.name}:
-        _check_independence(world, ca, stored_accounts.get(tx, ca.name), stored_accounts.get(tx, other))
-    return lineages[ca.name]
+    _check_independence(world, tx, pair_id, ca)
+    return next(one for one in pairs.lineages(tx, [pair_id]) if one.ca == ca.name)
 
 
-def _check_independence(
-    world: World,
-    ca: CaBinding,
-    mine: stored_accounts.StoredAccount | None,
-    theirs: stored_accounts.StoredAccount | None,
-) -> None:
-    if mine is None or theirs is None:
+def _check_independence(world: World, tx: Transaction, pair_id: int, ca: CaBinding) -> None:
+    accounts_by_ca = stored_accounts.of_pair(tx, pair_id)
+    mine = accounts_by_ca.pop(ca.name, None)
+    if mine is None:
         return
-    other = world.cas.get(theirs.ca)
+    for theirs in accounts_by_ca.values():
+        _compare(ca, mine, theirs, world.cas.get(theirs.ca))
+
+
+def _compare(
+    ca: CaBinding,
+    mine: stored_accounts.StoredAccount,
+    theirs: stored_accounts.StoredAccount,
+    other: CaBinding | None,
+) -> None:
     found = pairing.ca_objections(
         CaIdentity(ca.name, ca.directory, ca.operator, mine.caa_identities, ca.domain),
         CaIdentity(
@@ -153,7 +160,7 @@ def _finalize(world: World, row: WorkRow, pair: Pair, order: Order, client: Cert
     with world.store.write() as tx:
         work.hold(tx, row)
         # Asked again: when this order was placed, the other CA may not have told yet who it is.
-        _independent_lineage(world, tx, order.pair_id, world.ca(order.ca))
+        _check_independence(world, tx, order.pair_id, world.ca(order.ca))
         orders.set_step(tx, order.id, OrderStep.FINALIZING)
         validation.spend(tx, order)
         # The pair's other order may have waited for values that this one turned out not to need.

@@ -29,7 +29,7 @@ class Owner:
 
 def new_owner() -> Owner:
     """This process, once more for each engine in it."""
-    return Owner(socket.gethostname(), _place(), os.getpid(), _started(os.getpid()) or "", next(_engines))
+    return Owner(socket.gethostname(), _place(), os.getpid(), _mine(os.getpid()), next(_engines))
 
 
 def is_dead(text: str) -> bool:
@@ -46,7 +46,15 @@ def is_dead(text: str) -> bool:
         # may whoever cannot tell the boot, or whom we cannot tell it of.
         theirs, ours = place.partition("/")[0], _place().partition("/")[0]
         return bool(theirs and ours) and theirs != ours
+    if number == os.getpid():
+        return _mine(number) != started
     return not _hidden(number) and _started(number) != started
+
+
+@lru_cache(maxsize=1)
+def _mine(pid: int) -> str:
+    """When this process was started; its number is asked for, since a child has another."""
+    return _started(pid) or ""
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 
@@ -44,3 +45,30 @@ class Pool:
         """Let idle threads end; those inside a step end after it."""
         for _ in self._threads:
             self._queue.put(None)
+
+
+class Pools:
+    """One pool for each kind of work; its threads stay for the next command of this process."""
+
+    def __init__(self) -> None:
+        self._pools: dict[str, Pool] = {}
+        self._lock = threading.Lock()
+        weakref.finalize(self, _close_all, self._pools)
+
+    def get(self, name: str, size: int) -> Pool:
+        """The pool of that name; of ``size`` threads, should it not be there yet."""
+        found = self._pools.get(name)
+        if found is None:
+            with self._lock:
+                found = self._pools.setdefault(name, Pool(name, size))
+        return found
+
+    def close(self) -> None:
+        """Let all idle threads end."""
+        with self._lock:
+            _close_all(self._pools)
+
+
+def _close_all(pools: dict[str, Pool]) -> None:
+    while pools:
+        pools.popitem()[1].close()

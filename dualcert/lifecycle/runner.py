@@ -20,7 +20,6 @@ from typing import Self
 
 from dualcert.errors import StoreUnavailable
 from dualcert.lifecycle.engine import ALL_KINDS, Engine, Held
-from dualcert.lifecycle.pool import Pool
 from dualcert.lifecycle.stepping import STORE_AGAIN, Ended, Stepper
 from dualcert.lifecycle.telling import EventLog
 from dualcert.model.work import WorkKind, WorkRow
@@ -34,7 +33,6 @@ _MOST_KEPT = 256
 
 _ROWS_A_THREAD = 4
 _LEAST_SLOTS = 16
-_RENEW_EVERY = leases.LEASE_SECONDS / 3
 _AT_A_CA = frozenset({WorkKind.ORDER, WorkKind.REVOCATION, WorkKind.RENEWAL_INFORMATION})
 _POOLS = {
     WorkKind.PUBLICATION: "dns",
@@ -86,7 +84,7 @@ class _Kept:
 
 
 class Runner:
-    """A context manager: at its end the threads are let go, and what is still held is given back.
+    """A context manager: at its end what is still held is given back, and nobody waits for the steps under way.
 
     ``look_every``: after how many seconds the table is looked at without anybody's nudge.
     """
@@ -105,9 +103,9 @@ class Runner:
         self._running: Counter[str] = Counter()
         # Of each target that is being switched, what came meanwhile: it is switched together, afterwards.
         self._switching: dict[str, list[WorkRow]] = {}
-        self._pools: dict[str, Pool] = {}
         self._finished: SimpleQueue[Ended | None] = SimpleQueue()
         self._nudged = threading.Event()
+        self._expected = False
         self._stepper = Stepper(engine, mishaps=patience.mishaps)
         self._look_at = self._now()
         self._more = False
@@ -122,7 +120,7 @@ class Runner:
 
     def __enter__(self) -> Self:
         self._world.store.watchers.add(self._committed)
-        threading.Thread(target=self._keep_leases, name="leases", daemon=True).start()
+        self._world.leases.keep(self._engine.owner, self.renew_leases)
         return self
 
     def __exit__(
@@ -130,8 +128,6 @@ class Runner:
     ) -> None:
         self._stepper.ending = True
         self._stepper.over.set()
-        for pool in self._pools.values():
-            pool.close()
         now = self._world.clock.now()
         held = [one.held for one in self._kept.values()]
         held += [Held(row, now, "") for row in self._busy.values()]
@@ -139,6 +135,7 @@ class Runner:
             if held:
                 self._engine.release(held)
         finally:
+            self._world.leases.leave(self._engine.owner)
             self._world.store.watchers.discard(self._committed)
 
     def finish(self, seconds: float) -> bool:
@@ -149,10 +146,6 @@ class Runner:
             # What was to go with the next switch of a target has not begun.
             self.wait(until - self._now())
         return not self._busy
-
-    def _keep_leases(self) -> None:
-        while not self._stepper.over.wait(_RENEW_EVERY):
-            self.renew_leases()
 
     def renew_leases(self) -> None:
         # A database that is away for a moment is met by the steps themselves; the lease outlives two misses.
@@ -191,7 +184,9 @@ class Runner:
         self._last_looks.clear()
 
     def _committed(self, transaction: Transaction) -> None:
-        if transaction.made_due:
+        ours = self._scope.pairs
+        if transaction.made_due and (ours is None or not ours.isdisjoint(transaction.made_due)):
+            self._expected = True
             self.nudge()
         if self._tells:
             self._events(transaction.recorded)
@@ -239,6 +234,7 @@ class Runner:
         """Take due rows into the free slots. What is full is left out: a CA that hangs holds up nobody else."""
         self._look_at = self._now() + self._look_every
         self._nudged.clear()
+        expected, self._expected = self._expected, False
         kept = Counter[str]()
         if len(self._kept) >= _MOST_KEPT:
             kept.update(_pool_name(one.held.row) for one in self._kept.values())
@@ -249,9 +245,10 @@ class Runner:
         # All that is taken at once may be for one pool: it must not get much more than it has room for.
         limit = min(_AT_ONCE, max([*cas.values(), *free.values()]))
         taken = 0
-        for batch in self._engine.claim(kinds, limit, self._scope.pairs, full) if limit else []:
-            taken += len(batch)
-            self._start(batch)
+        if limit:
+            for batch in self._engine.claim(kinds, limit, self._scope.pairs, full, expected=expected):
+                taken += len(batch)
+                self._start(batch)
         self._more = bool(full) or len(kinds) < len(self._scope.kinds)
         if limit and taken >= limit:
             self._look_at = self._now()
@@ -348,10 +345,9 @@ class Runner:
 
     def _submit(self, rows: list[WorkRow]) -> None:
         name = _pool_name(rows[0])
-        if name not in self._pools:
-            self._pools[name] = Pool(name, self._threads(name))
         self._running[name] += 1
-        self._pools[name].submit(lambda: self._finished.put(self._stepper(rows)))
+        pool = self._world.pools.get(name, self._threads(name))
+        pool.submit(lambda: self._finished.put(self._stepper(rows)))
 
     def _go_on_switching(self, row: WorkRow) -> None:
         if row.kind is not WorkKind.DEPLOYMENT:

@@ -42,6 +42,8 @@ class Stepper:
     def __call__(self, rows: list[WorkRow]) -> Ended:
         """Several rows are deployments of one target."""
         moved = False
+        if self.over.is_set():
+            return Ended(rows, [], moved)  # given back before a thread was free for it
         try:
             while True:
                 outcomes = self._engine.advance(rows)

@@ -9,7 +9,7 @@ from datetime import timedelta
 from dualcert.errors import CaError, CaRejected, ChallengeFailed, LeaseLost, NotPropagated, ResourceGone
 from dualcert.lifecycle.world import DnsBinding, World, look_again
 from dualcert.model.events import EventKind
-from dualcert.model.order import ChallengeRecord, Order, RecordState
+from dualcert.model.order import ChallengeRecord, Order, OrderStep, RecordState
 from dualcert.model.pair import Pair
 from dualcert.model.work import Done, Later, Outcome, Waiting, WorkKind, WorkRow
 from dualcert.policy import gathering
@@ -81,10 +81,11 @@ def schedule_publication(tx: Transaction, pair_id: int) -> list[ChallengeRecord]
     return waiting
 
 
-def records_of(world: World, order: Order) -> list[ChallengeRecord]:
-    """The values that an order still needs."""
-    with world.store.read() as tx:
-        return [one for one in orders.records(tx, order_id=order.id) if one.state is not RecordState.SPENT]
+def records_of(tx: Transaction, order: Order | None) -> list[ChallengeRecord]:
+    """The values that an order still needs: none but one that is placed and not finalized."""
+    if order is None or order.step is not OrderStep.PLACED:
+        return []
+    return [one for one in orders.records(tx, order_id=order.id) if one.state is not RecordState.SPENT]
 
 
 def _waiting() -> Waiting:
@@ -124,10 +125,17 @@ def _refused(snapshot: AuthorizationSnapshot, order: Order) -> CaError:
 
 
 def advance(
-    world: World, row: WorkRow, pair: Pair, order: Order, client: CertificateAuthority
+    world: World,
+    row: WorkRow,
+    pair: Pair,
+    order: Order,
+    client: CertificateAuthority,
+    records: list[ChallengeRecord],
 ) -> Outcome | None:
-    """Answer what is published and look how the CA likes it; None when every name is authorized."""
-    records = records_of(world, order)
+    """Answer what is published and look how the CA likes it; None when every name is authorized.
+
+    ``records``: the values that the order still needs.
+    """
     published = [one for one in records if one.state is RecordState.PUBLISHED]
     if published:
         _answer(world, row, pair, published, client)

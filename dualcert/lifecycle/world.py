@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from dualcert.clock import Clock
 from dualcert.errors import ConfigurationError
+from dualcert.lifecycle.leasekeeper import LeaseKeeper
+from dualcert.lifecycle.pool import Pools
 from dualcert.model.pair import KeyType
 from dualcert.model.work import Later, WorkRow
 from dualcert.policy import backoff
@@ -114,7 +116,8 @@ class NewPairs:
 class World:
     """``draw`` gives a random number in [0, 1): the lifecycle draws, a policy is told.
 
-    ``unrecorded``: answers to newOrder, by the order's number, that are not in the database yet.
+    ``unrecorded``: answers to newOrder, by the order's number, that are not in the database yet. ``pools`` and
+    ``leases`` are shared by all that runs in this process: a CA's ``max_concurrency`` is for all of it.
     """
 
     clock: Clock
@@ -126,6 +129,8 @@ class World:
     new_pairs: NewPairs
     draw: Callable[[], float]
     unrecorded: dict[int, OrderSnapshot] = field(default_factory=dict, repr=False, compare=False)
+    pools: Pools = field(default_factory=Pools, repr=False, compare=False)
+    leases: LeaseKeeper = field(default_factory=LeaseKeeper, repr=False, compare=False)
 
     def ca(self, name: str) -> CaBinding:
         return _configured(self.cas, name, "ca")

@@ -13,9 +13,9 @@ from dualcert.model.certificate import WrappedKey
 from dualcert.model.order import OrderStep
 from dualcert.model.work import PERSON, WorkKind
 from dualcert.store.columns import instant
-from dualcert.store.database import Transaction
 from dualcert.store.statements import prepared
 from dualcert.store.tables import account, acme_order, lineage, work
+from dualcert.store.transaction import Transaction
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,23 @@ def _at() -> Select[Any]:
 
 def get(tx: Transaction, ca: str) -> StoredAccount | None:
     row = tx.execute(_at(), {"ca": ca}).first()
-    if row is None:
-        return None
+    return None if row is None else _account(row)
+
+
+@prepared
+def _of_pair() -> Select[Any]:
+    open_ones = select(lineage.c.ca).where(
+        lineage.c.pair_id == bindparam("pair_id"), lineage.c.retired_at.is_(None)
+    )
+    return select(account).where(account.c.ca.in_(open_ones))
+
+
+def of_pair(tx: Transaction, pair_id: int) -> dict[str, StoredAccount]:
+    """The accounts at the CAs of a pair's open lineages, by CA; where there is none yet, its CA is missing."""
+    return {row.ca: _account(row) for row in tx.execute(_of_pair(), {"pair_id": pair_id})}
+
+
+def _account(row: Any) -> StoredAccount:
     key = WrappedKey(row.spki, row.domain, row.key_id, row.wrapped)
     coming = None
     if row.next_spki is not None:

@@ -12,7 +12,6 @@ from sqlalchemy.sql.dml import ReturningInsert
 from dualcert.errors import StoreError
 from dualcert.model.certificate import Certificate, Standing, WrappedKey
 from dualcert.store.columns import instant, micros
-from dualcert.store.database import Transaction, upsert
 from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import (
     blocked_key,
@@ -23,6 +22,7 @@ from dualcert.store.tables import (
     revocation,
     wrapped_key,
 )
+from dualcert.store.transaction import Transaction, upsert
 
 
 def _certificate(row: Any) -> Certificate:

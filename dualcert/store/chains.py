@@ -9,8 +9,8 @@ from dataclasses import replace
 from sqlalchemy import select, update
 
 from dualcert.model.certificate import Certificate
-from dualcert.store.database import Transaction
 from dualcert.store.tables import acme_order, certificate, certificate_chain, chain
+from dualcert.store.transaction import Transaction
 
 
 def hash_of(pem: str) -> bytes:

@@ -15,7 +15,6 @@ from dualcert.model.order import RecordState
 from dualcert.model.work import WorkKind
 from dualcert.store import leases
 from dualcert.store.columns import instant, micros
-from dualcert.store.database import Transaction, database_now
 from dualcert.store.statements import prepared
 from dualcert.store.tables import (
     certificate,
@@ -29,6 +28,7 @@ from dualcert.store.tables import (
     wrapped_key,
 )
 from dualcert.store.tables import work as work_table
+from dualcert.store.transaction import Transaction, database_now
 
 _LEASE = "check"
 

@@ -7,9 +7,9 @@ from datetime import datetime
 from sqlalchemy import Update, bindparam, update
 
 from dualcert.clock import to_microseconds
-from dualcert.store.database import Transaction
 from dualcert.store.statements import prepared
 from dualcert.store.tables import work
+from dualcert.store.transaction import Transaction
 
 
 @prepared

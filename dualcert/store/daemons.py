@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Delete, Insert, Select, bindparam, delete, select
 
 from dualcert.clock import from_microseconds
-from dualcert.store.database import Transaction, database_now, upsert
 from dualcert.store.statements import prepared
 from dualcert.store.tables import daemon
+from dualcert.store.transaction import Transaction, database_now, upsert
 
 
 @dataclass(frozen=True)

@@ -10,50 +10,33 @@ which believes that the driver commits each one by itself.
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast, overload
+from typing import Any, cast
 
 from sqlalchemy import (
     URL,
     Connection,
-    CursorResult,
     Engine,
-    Executable,
-    Select,
-    Table,
-    bindparam,
     create_engine,
     event,
-    func,
     make_url,
-    select,
 )
-from sqlalchemy.dialects.sqlite import Insert, insert
-from sqlalchemy.dialects.sqlite.dml import OnConflictDoNothing, OnConflictDoUpdate
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import NullPool
-from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import BigInteger
 
-from dualcert.clock import Clock, to_microseconds
+from dualcert.clock import Clock
 from dualcert.errors import ConfigurationError, StoreError, StoreUnavailable
-from dualcert.model.events import Event
 from dualcert.store import postgresql
-from dualcert.store.statements import Prepared, Rows, prepared
+from dualcert.store.together import Together
+from dualcert.store.transaction import Transaction
 
 BUSY_TIMEOUT_MS = 5000
 _BEGINNINGS = 3
 """How often a unit of work asks for the lock, and waits so long: SQLite serves a crowd of writers in no order."""
-
-_LOCKS = 0x6475616C
-"""Sets the locks that have names apart from those of others who use the same PostgreSQL database."""
 
 _POOL = 64  # idle connections that are kept; more than threads ever hold at once
 
@@ -62,111 +45,6 @@ _BEGIN = {
     # A look has to be consistent; a unit that writes compares what it read with what it overwrites.
     "postgresql": {"write": "BEGIN", "read": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"},
 }
-
-
-class _DatabaseNow(FunctionElement[int]):
-    inherit_cache = True
-    type = BigInteger()
-
-
-@compiles(_DatabaseNow, "sqlite")
-def _sqlite_now(_element: _DatabaseNow, _compiler: object, **_options: object) -> str:
-    # SQLite before 3.42 has no unixepoch('subsec'); a Julian day keeps milliseconds, which is enough for a lease.
-    return "CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER)"
-
-
-@compiles(_DatabaseNow, "postgresql")
-def _postgresql_now(_element: _DatabaseNow, _compiler: object, **_options: object) -> str:
-    # The clock of this moment: now() would be that of the transaction's beginning.
-    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)"
-
-
-database_now = _DatabaseNow()
-"""The database's own clock, in microseconds: what leases are measured by."""
-
-
-def upsert(table: Table) -> Insert:
-    """An INSERT that may say what happens ON CONFLICT."""
-    return insert(table)
-
-
-@compiles(OnConflictDoUpdate, "postgresql")
-def _update_on_postgresql(clause: Any, compiler: Any, **options: Any) -> str:
-    # SQLite borrowed the clause from PostgreSQL; SQLAlchemy's own for the latter takes long to import.
-    clause.constraint_target = None
-    return str(compiler.visit_on_conflict_do_update(clause, **options))
-
-
-@compiles(OnConflictDoNothing, "postgresql")
-def _nothing_on_postgresql(clause: Any, compiler: Any, **options: Any) -> str:
-    clause.constraint_target = None
-    return str(compiler.visit_on_conflict_do_nothing(clause, **options))
-
-
-@prepared
-def _alone() -> Select[Any]:
-    return select(func.pg_advisory_xact_lock(_LOCKS, func.hashtext(bindparam("name"))))
-
-
-class Transaction:
-    """A unit of work. ``now`` is the process's instant at its beginning; ``actor`` signs its events.
-
-    ``made_due``: it left work that may be due at once. ``recorded``: its events. ``Store.watchers`` hear of both.
-    """
-
-    def __init__(self, connection: Connection, driver: Any, now: datetime, actor: str) -> None:
-        self.connection = connection
-        self._driver = driver
-        self.now = now
-        self.at = to_microseconds(now)
-        self.actor = actor
-        self.made_due = False
-        self.recorded: list[Event] = []
-
-    def commit(self) -> None:
-        """The end; ``Store`` calls it."""
-        self._driver.execute("COMMIT")
-
-    @property
-    def others_write(self) -> bool:
-        """Whether other units of work may write while this one does: what was read may have changed since."""
-        return self.connection.dialect.name != "sqlite"
-
-    def alone(self, *names: str) -> None:
-        """No other unit of work that names one of the same goes on from here before this one has ended."""
-        if self.others_write:
-            for name in sorted(names):  # all in one order, so that no two wait for each other
-                self.execute(_alone(), {"name": name}).first()
-
-    @property
-    def database_now(self) -> FunctionElement[int]:
-        return database_now
-
-    def upsert(self, table: Table) -> Insert:
-        return upsert(table)
-
-    @overload
-    def execute(self, statement: Prepared, parameters: Mapping[str, Any] = ...) -> Rows: ...
-    @overload
-    def execute(
-        self,
-        statement: Executable,
-        parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-    ) -> CursorResult[Any]: ...
-    def execute(
-        self,
-        statement: Prepared | Executable,
-        parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-    ) -> Rows | CursorResult[Any]:
-        """A prepared one whose parameters are all single values goes to the driver, any other through SQLAlchemy."""
-        if isinstance(statement, Prepared):
-            values = cast("Mapping[str, Any]", parameters or {})
-            if list not in map(type, values.values()):
-                form = statement.form(self.connection.dialect, tuple(values))
-                return form.rows(self._driver.execute(form.text, form.arguments(values)))
-            statement = statement.statement
-        result: CursorResult[Any] = self.connection.execute(statement, parameters)
-        return result
 
 
 class Store:
@@ -184,8 +62,8 @@ class Store:
         self._idle: deque[Connection] = deque()
         self._closed = False
         self.watchers: set[Callable[[Transaction], None]] = set()
-        # One writer at a time is SQLite's rule; a lock of our own hands over at once, its busy handler sleeps.
-        self._writer = threading.Lock() if self.dialect == "sqlite" else None
+        # One writer at a time is SQLite's rule. Turns of our own hand over at once, where its busy handler sleeps.
+        self._together = Together(self) if self.dialect == "sqlite" else None
 
     @property
     def engine(self) -> Engine:
@@ -202,33 +80,51 @@ class Store:
         Raises ``StoreUnavailable`` where the database cannot be reached, is full, or stayed locked; nothing of the
         unit is written then.
         """
-        return _Unit(self, "write", self._writer)
+        return _Unit(self, "write") if self._together is None else _Part(self, self._together)
 
     def read(self) -> AbstractContextManager[Transaction]:
         """A consistent look that writes nothing."""
-        return _Unit(self, "read", None)
+        return _Unit(self, "read")
 
     def begun(self, mode: str) -> Transaction:
-        """Over a connection that nobody else uses, from here to ``ended``."""
+        """Over a connection that nobody else uses, until it is kept or abandoned."""
+        return self.on(self._begin(mode))
+
+    def begin_writing(self) -> Connection:
+        """What ``Together`` opens a transaction with."""
+        return self._begin("write")
+
+    def on(self, connection: Connection) -> Transaction:
+        """One that begins now on a connection that is in a transaction."""
+        return Transaction(connection, connection.connection.driver_connection, self._clock.now(), self.actor)
+
+    def _begin(self, mode: str) -> Connection:
         while True:
             connection, fresh = self._connection()
-            driver = connection.connection.driver_connection
             try:
-                _begin(driver, _BEGIN[self.dialect][mode])
+                _begin(connection.connection.driver_connection, _BEGIN[self.dialect][mode])
             except BaseException as error:
-                _abandon(connection)
+                self.abandon(connection)
                 # One that was idle may have died meanwhile: that says nothing of the database.
                 if fresh or self.dialect == "sqlite" or not isinstance(error, self.driver_error):
                     raise
             else:
-                return Transaction(connection, driver, self._clock.now(), self.actor)
+                return connection
 
-    def ended(self, transaction: Transaction) -> None:
-        """It has committed."""
+    def keep(self, connection: Connection) -> None:
+        """Its transaction has ended well: it is for the next one."""
         if len(self._idle) < _POOL and not self._closed:
-            self._idle.append(transaction.connection)
+            self._idle.append(connection)
         else:
-            transaction.connection.close()
+            connection.close()
+
+    def abandon(self, connection: Connection) -> None:
+        """Closing rolls back, and one that may be broken is not used again."""
+        connection.invalidate()
+        connection.close()
+
+    def committed(self, transaction: Transaction) -> None:
+        """Tell whoever wants to hear of it."""
         if transaction.made_due or transaction.recorded:
             for watcher in list(self.watchers):
                 watcher(transaction)
@@ -277,22 +173,18 @@ class Store:
 
 
 class _Unit(AbstractContextManager[Transaction]):
-    """A unit of work from its beginning to its commit. A class: there are forty of them in the issue of one pair."""
+    """A unit of work that is a transaction. A class: there are forty of them in the issue of one pair."""
 
-    __slots__ = ("_lock", "_mode", "_store", "_transaction")
+    __slots__ = ("_mode", "_store", "_transaction")
 
-    def __init__(self, store: Store, mode: str, lock: threading.Lock | None) -> None:
+    def __init__(self, store: Store, mode: str) -> None:
         self._store = store
         self._mode = mode
-        self._lock = lock
 
     def __enter__(self) -> Transaction:
-        if self._lock is not None:
-            self._lock.acquire()
         try:
             self._transaction = self._store.begun(self._mode)
         except BaseException as error:
-            self._let_go()
             if isinstance(error, DBAPIError | self._store.driver_error):
                 raise self._store.explained(error) from error
             raise
@@ -306,29 +198,52 @@ class _Unit(AbstractContextManager[Transaction]):
             if error is None:
                 self._transaction.commit()
         except BaseException as failure:
-            _abandon(self._transaction.connection)
+            store.abandon(self._transaction.connection)
             if isinstance(failure, store.driver_error):
                 raise store.explained(failure) from failure
             raise
-        else:
-            if error is None:
-                store.ended(self._transaction)
-            else:
-                _abandon(self._transaction.connection)
-        finally:
-            self._let_go()
+        if error is None:
+            store.keep(self._transaction.connection)
+            store.committed(self._transaction)
+            return
+        store.abandon(self._transaction.connection)
         if isinstance(error, DBAPIError | store.driver_error):
             raise store.explained(error) from error
 
-    def _let_go(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
 
+class _Part(AbstractContextManager[Transaction]):
+    """A unit of work in a transaction that others may have theirs in."""
 
-def _abandon(connection: Connection) -> None:
-    """Closing rolls back, and one that may be broken is not used again."""
-    connection.invalidate()
-    connection.close()
+    __slots__ = ("_group", "_store", "_together", "_transaction")
+
+    def __init__(self, store: Store, together: Together) -> None:
+        self._store = store
+        self._together = together
+
+    def __enter__(self) -> Transaction:
+        try:
+            self._group = self._together.enter()
+        except BaseException as error:
+            if isinstance(error, DBAPIError | self._store.driver_error):
+                raise self._store.explained(error) from error
+            raise
+        self._transaction = self._store.on(self._group.connection)
+        return self._transaction
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        store = self._store
+        if error is None:
+            try:
+                self._together.succeeded(self._group)
+            except store.driver_error as failure:
+                raise store.explained(failure) from failure
+            store.committed(self._transaction)
+            return
+        self._together.failed(self._group, error)
+        if isinstance(error, DBAPIError | store.driver_error):
+            raise store.explained(error) from error
 
 
 def database_file(url: str) -> Path | None:

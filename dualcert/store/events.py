@@ -10,9 +10,9 @@ from sqlalchemy import Insert, Select, bindparam, func, insert, select
 
 from dualcert.clock import from_microseconds
 from dualcert.model.events import Event, EventKind
-from dualcert.store.database import Transaction
 from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import event
+from dualcert.store.transaction import Transaction
 
 
 @prepared

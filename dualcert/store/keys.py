@@ -27,7 +27,7 @@ from dualcert.errors import StoreUnavailable
 from dualcert.model.certificate import WrappedKey
 from dualcert.model.order import OrderStep
 from dualcert.store.columns import instant, micros
-from dualcert.store.database import Store, Transaction
+from dualcert.store.database import Store
 from dualcert.store.statements import prepared
 from dualcert.store.tables import (
     account,
@@ -38,6 +38,7 @@ from dualcert.store.tables import (
     revocation_request,
     wrapped_key,
 )
+from dualcert.store.transaction import Transaction
 
 _AT_ONCE = 500
 """How many values one IN takes: SQLite of old allows 999 parameters."""

@@ -18,9 +18,9 @@ from sqlalchemy import (
     update,
 )
 
-from dualcert.store.database import Transaction, database_now, upsert
 from dualcert.store.statements import prepared
 from dualcert.store.tables import lease, work
+from dualcert.store.transaction import Transaction, database_now, upsert
 
 LEASE_SECONDS = 60
 LEASE = LEASE_SECONDS * 1_000_000

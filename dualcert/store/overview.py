@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, cast
 
 from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, case, exists, or_, select
 
-from dualcert.store.database import Transaction
 from dualcert.store.promotion import fit, proved
 from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import (
@@ -27,6 +26,7 @@ from dualcert.store.tables import (
     revocation,
     revocation_request,
 )
+from dualcert.store.transaction import Transaction
 
 
 class Line(NamedTuple):

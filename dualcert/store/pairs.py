@@ -27,7 +27,6 @@ from sqlalchemy.sql.dml import ReturningInsert
 from dualcert.model import names as naming
 from dualcert.model.pair import KeyType, Lineage, Pair, PairState
 from dualcert.store.columns import instant, micros
-from dualcert.store.database import Transaction
 from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import (
     certificate,
@@ -39,6 +38,7 @@ from dualcert.store.tables import (
     pair_state,
     pair_target,
 )
+from dualcert.store.transaction import Transaction
 
 
 def create(
@@ -360,15 +360,3 @@ def _set_next_action() -> Update:
 def set_next_action(tx: Transaction, pair_id: int, at: datetime | None) -> None:
     """Set the renewal clock of a pair; None where nothing is to come by itself."""
     tx.execute(_set_next_action(), {"of_pair": pair_id, "next_action_at": micros(at)})
-
-
-@prepared
-def _due() -> Select[Any]:
-    clock = pair_state.c.next_action_at
-    query = select(pair_state.c.pair_id).where(clock <= bindparam("at"))
-    return query.order_by(clock).limit(bindparam("limit"))
-
-
-def due(tx: Transaction, limit: int) -> list[int]:
-    """Pairs whose renewal clock has run out, the longest overdue first."""
-    return [row.pair_id for row in tx.execute(_due(), {"at": tx.at, "limit": limit})]

@@ -25,7 +25,6 @@ from sqlalchemy import (
 
 from dualcert.model.pair import PairState
 from dualcert.policy.due import PROOF_LASTS
-from dualcert.store.database import Transaction
 from dualcert.store.pairs import as_seen, seen_values
 from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import (
@@ -38,6 +37,7 @@ from dualcert.store.tables import (
     revocation_request,
     wrapped_key,
 )
+from dualcert.store.transaction import Transaction
 
 _DAY = timedelta(days=1) // timedelta(microseconds=1)
 _PROOF = PROOF_LASTS // timedelta(microseconds=1)

@@ -25,7 +25,6 @@ from dualcert.model.order import OPEN_STEPS, OrderStep, RecordState
 from dualcert.model.pair import KeyType, Pair, PairState
 from dualcert.model.work import WorkKind
 from dualcert.store.columns import instant
-from dualcert.store.database import Transaction
 from dualcert.store.statements import is_one_of, prepared
 from dualcert.store.tables import (
     acme_order,
@@ -41,6 +40,7 @@ from dualcert.store.tables import (
     renewal_info,
     work,
 )
+from dualcert.store.transaction import Transaction
 
 _AFTERWARDS = (WorkKind.WITHDRAWAL, WorkKind.REVOCATION, WorkKind.REMOVAL)
 """Steps that go on when their pair has been ended."""

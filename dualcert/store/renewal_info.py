@@ -15,9 +15,9 @@ from sqlalchemy import Delete, Insert, Select, Update, bindparam, case, delete, 
 
 from dualcert.policy.due import Life, Suggestion, Window
 from dualcert.store.columns import instant, micros
-from dualcert.store.database import Transaction
 from dualcert.store.statements import prepared
 from dualcert.store.tables import account, acme_order, certificate, lineage, pair_state, renewal_info
+from dualcert.store.transaction import Transaction
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from sqlalchemy import Select, and_, bindparam, case, exists, or_, select
 from dualcert.model.work import WorkKind
 from dualcert.policy.due import Life, Suggestion
 from dualcert.store.columns import instant
-from dualcert.store.database import Transaction
 from dualcert.store.renewal_info import life_of, suggestion_of
 from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import (
@@ -26,6 +25,7 @@ from dualcert.store.tables import (
     revocation,
     work,
 )
+from dualcert.store.transaction import Transaction
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from sqlalchemy import delete, select
 
 from dualcert.model.signal import Reason, RevocationRequest
 from dualcert.store.columns import instant, micros
-from dualcert.store.database import Transaction
 from dualcert.store.tables import revocation, revocation_request
+from dualcert.store.transaction import Transaction
 
 
 def want(

@@ -27,10 +27,10 @@ from sqlalchemy import (
 from dualcert.errors import LeaseLost
 from dualcert.model.work import ANOTHER_STEP, BUDGET, DAY, NO_PAIR, WorkKind, WorkRow
 from dualcert.store.columns import instant, micros
-from dualcert.store.database import Transaction, database_now, upsert
 from dualcert.store.pairs import lock
 from dualcert.store.statements import for_ids, is_among, is_one_of, prepared
 from dualcert.store.tables import Number, work
+from dualcert.store.transaction import Transaction, database_now, upsert
 
 _WOKEN = "woken"
 """``waiting_for`` of a held row that another step of its pair has moved on for."""
@@ -79,7 +79,8 @@ def schedule(
     """
     subject = {"kind": kind.value, "pair_id": pair_id, "ca": ca, "target": target}
     tx.execute(_schedule(), {**subject, "due_at": micros(due_at)})
-    tx.made_due |= due_at <= tx.now
+    if due_at <= tx.now:
+        tx.made_due.add(pair_id)
 
 
 @prepared
@@ -176,7 +177,7 @@ def put_back(
     }
     at = {"at": tx.at} if waits or failed else {}
     tx.execute(_put_back(waits=waits, failed=failed, keep_lease=keep_lease), {**values, **at})
-    tx.made_due = True
+    tx.made_due.add(row.pair_id)
 
 
 @prepared
@@ -246,7 +247,8 @@ def wake(tx: Transaction, kind: WorkKind, pair_id: int) -> None:
     One that is held is due when its holder puts it back to wait; what it is put back for otherwise is not shortened.
     """
     woken = tx.execute(_wake(), {"of_pair": pair_id, "of_kind": kind.value, "at": tx.at})
-    tx.made_due |= woken.rowcount > 0
+    if woken.rowcount:
+        tx.made_due.add(pair_id)
 
 
 def hurry(tx: Transaction, pair_id: int, kinds: Collection[WorkKind], *, spare: Collection[str] = ()) -> None:

@@ -24,7 +24,7 @@ from dualcert import scheduling
 from dualcert.cli.logs import _Json
 from dualcert.errors import CaRejected
 from dualcert.lifecycle import daemon as daemons_module
-from dualcert.lifecycle import runner, telling
+from dualcert.lifecycle import leasekeeper, runner, telling
 from dualcert.lifecycle.daemon import Daemon
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.owner import new_owner
@@ -443,7 +443,7 @@ def test_a_daemon_whose_thread_hangs_is_not_called_alive(
 def test_what_ends_the_daemon_is_raised(
     world: World, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def claim(*_arguments: object) -> list[list[WorkRow]]:
+    def claim(*_arguments: object, **_options: object) -> list[list[WorkRow]]:
         raise ZeroDivisionError("nobody foresaw this")
 
     monkeypatch.setattr(Engine, "claim", claim)
@@ -545,7 +545,7 @@ def test_a_clock_that_is_put_forward_makes_nobody_do_his_own_work_twice(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """On SQLite the database's clock is this machine's: all leases seem to have run out at once."""
-    monkeypatch.setattr(runner, "_RENEW_EVERY", 1000)
+    monkeypatch.setattr(leasekeeper, "_RENEW_EVERY", 1000)
     databaseclock.follow(world.store, clock)
     setting.meet = meeting = Meeting(held_up=PRIMARY)
     [pair] = orders_due(world, 1, PRIMARY)

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from dualcert.clock import SystemClock
 from dualcert.errors import CaBusy, CaRejected, CaUnreachable
-from dualcert.lifecycle import runner
+from dualcert.lifecycle import leasekeeper
 from dualcert.lifecycle.driver import Scope, run_until
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.owner import new_owner
@@ -383,7 +383,7 @@ def test_what_nobody_foresaw_ends_the_run_and_gives_everything_back(world: World
 def test_leases_are_renewed_while_a_step_lasts(
     world: World, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_RENEW_EVERY", 0.02)
+    monkeypatch.setattr(leasekeeper, "_RENEW_EVERY", 0.02)
     setting.meet = meeting = Meeting(held_up=PRIMARY)
     orders_due(world, 1, PRIMARY)
     running = in_the_background(lambda: run(world))

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 
-from dualcert.lifecycle.pool import Pool
+from dualcert.lifecycle.pool import Pool, Pools
 
 PATIENCE = 10
 
@@ -105,3 +106,27 @@ def test_idle_threads_end_when_a_pool_is_closed() -> None:
     for thread in started:
         thread.join(PATIENCE)
         assert not thread.is_alive()
+
+
+def test_all_that_runs_in_a_process_shares_one_pool_of_a_kind() -> None:
+    pools, steps = Pools(), Steps()
+    for number in range(3):
+        pools.get("pool-f", 2).submit(steps.step(number))
+    steps.until(lambda: steps.at_once == 2)
+    steps.let_go(3)
+    steps.until(lambda: len(steps.began) == 3 and steps.at_once == 0)
+    assert steps.most_at_once == 2
+    assert len(threads_of("pool-f")) == 2
+    pools.close()
+
+
+def test_the_threads_of_pools_that_nobody_has_any_more_end() -> None:
+    pools, steps = Pools(), Steps()
+    pools.get("pool-g", 2).submit(steps.step(0))
+    steps.let_go(1)
+    steps.until(lambda: len(steps.began) == 1 and steps.at_once == 0)
+    [thread] = threads_of("pool-g")
+    del pools
+    gc.collect()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()

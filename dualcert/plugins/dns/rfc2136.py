@@ -158,17 +158,15 @@ class Rfc2136Provider:
         import dns.rcode
 
         try:
-            unverified = dns.message.from_wire(wire, keyring=False)
-            rcode = dns.rcode.to_text(unverified.rcode())
-            if not update.is_response(unverified):
-                raise self._bad_answer(zone, "ForeignAnswer")
-            if unverified.had_tsig:
-                dns.message.from_wire(wire, keyring=self._key(), request_mac=update.mac or b"")
-            elif rcode == "NOERROR":
-                raise self._bad_answer(zone, "Unsigned")
+            answer = dns.message.from_wire(wire, keyring=self._key(), request_mac=update.mac or b"")
         except dns.exception.DNSException as error:
-            raise self._bad_answer(zone, type(error).__name__) from error
-        return rcode, unverified.had_tsig
+            raise self._bad_answer(zone, _what_is_wrong(update, wire, error)) from error
+        if not update.is_response(answer):
+            raise self._bad_answer(zone, "ForeignAnswer")
+        rcode = dns.rcode.to_text(answer.rcode())
+        if rcode == "NOERROR" and not answer.had_tsig:
+            raise self._bad_answer(zone, "Unsigned")
+        return rcode, answer.had_tsig
 
     def _bad_answer(self, zone: str, kind: str) -> DnsError:
         """``kind`` is the name of dnspython's exception, or of what it has none for."""
@@ -252,6 +250,18 @@ class Rfc2136Provider:
             remedy="Check `server` and `port`, and that TCP is allowed to it.",
             name=zone,
         )
+
+
+def _what_is_wrong(update: dns.update.UpdateMessage, wire: bytes, error: dns.exception.DNSException) -> str:
+    """The name of what speaks against an answer. One to another question is not judged by its signature."""
+    import dns.exception
+    import dns.message
+
+    try:
+        unverified = dns.message.from_wire(wire, keyring=False)
+    except dns.exception.DNSException as worse:
+        return type(worse).__name__
+    return type(error).__name__ if update.is_response(unverified) else "ForeignAnswer"
 
 
 def _grant(key: str) -> str:

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from dualcert.lifecycle import leasekeeper
+from dualcert.lifecycle.leasekeeper import LeaseKeeper
+
+PATIENCE = 10
+
+
+@pytest.fixture
+def keeper(monkeypatch: pytest.MonkeyPatch) -> Iterator[LeaseKeeper]:
+    monkeypatch.setattr(leasekeeper, "_RENEW_EVERY", 0.01)
+    keeper = LeaseKeeper()
+    yield keeper
+    keeper.close()
+
+
+def lease_threads() -> set[threading.Thread]:
+    return {one for one in threading.enumerate() if one.name == "leases"}
+
+
+def test_one_thread_renews_for_every_owner_until_he_leaves(keeper: LeaseKeeper) -> None:
+    before = lease_threads()
+    one, two = threading.Semaphore(0), threading.Semaphore(0)
+    keeper.keep("one", one.release)
+    keeper.keep("two", two.release)
+    for _ in range(3):
+        assert one.acquire(timeout=PATIENCE)
+        assert two.acquire(timeout=PATIENCE)
+    assert len(lease_threads() - before) == 1
+    keeper.leave("one")
+    two.acquire(timeout=PATIENCE)
+    while one.acquire(blocking=False):
+        pass  # what came while he left
+    assert two.acquire(timeout=PATIENCE)
+    assert two.acquire(timeout=PATIENCE)
+    assert not one.acquire(blocking=False)
+
+
+def test_its_thread_ends_when_it_is_closed(keeper: LeaseKeeper) -> None:
+    before = lease_threads()
+    renewed = threading.Event()
+    keeper.keep("one", renewed.set)
+    [thread] = lease_threads() - before
+    assert renewed.wait(PATIENCE)
+    keeper.close()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
