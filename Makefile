@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup venv servers demo test test-long bench check lock wheel clean
+.PHONY: help setup venv servers demo test test-long bench check docs lock wheel clean
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
 CACHE := .cache
@@ -67,9 +67,12 @@ bench: setup  ## how fast, and against what: a table and bench/results.json
 check: venv  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict $(wildcard dualcert tests bench migrations)
+	$(BIN)/mypy --strict $(wildcard dualcert tests bench migrations docs)
 	$(BIN)/mypy --strict .ci/fetch-servers
 	$(BIN)/lint-imports --cache-dir $(CACHE)/import-linter
+
+docs: venv  ## the reference pages in docs/, from the program's own help
+	$(BIN)/python -m docs.build
 
 # `make lock UPGRADE=--upgrade` takes the newest of everything; without it, only what pyproject.toml asks for.
 COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 \

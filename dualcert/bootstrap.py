@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 from dualcert.clock import Clock, SystemClock
 from dualcert.config import Settings
 from dualcert.config.durations import parse_duration
-from dualcert.config.loader import configuration_path, load_settings
+from dualcert.config.loader import load_settings
+from dualcert.config.places import configuration_path
 from dualcert.config.problems import InvalidConfiguration
 from dualcert.config.settings import CaTable, DnsTable, PluginTable, TargetTable
 from dualcert.config.template import Edit, write_template
@@ -60,6 +61,8 @@ class Application:
     world: World
 
     def close(self) -> None:
+        self.world.pools.close()
+        self.world.leases.close()
         self.world.store.close()
 
 

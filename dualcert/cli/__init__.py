@@ -1,7 +1,7 @@
 """The command line. ``main`` runs one command and gives its exit status; ``entry`` is the console script.
 
 Reading order: commands (what there is), frame (global options, lazy loading, error mapping), context (what a command
-is handed), output and logs; then one thin module per noun.
+is handed), output and logs; completion; then one thin module per noun.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def collect_seldom() -> None:
 
 def entry() -> None:
     """The console script."""
+    from dualcert.cli import completion
+
     collect_seldom()
+    completion.quietly()
     try:
         status = main()
     except KeyboardInterrupt:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dualcert.cli.completion import tables
 from dualcert.cli.context import Context
-from dualcert.cli.frame import Group, pass_context
+from dualcert.cli.frame import REFUSED, Argument, Group, pass_context
 from dualcert.cli.output import cell, note, print_json, print_json_lines, say
-from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, Refused, UsageProblem
+from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_REFUSED, Refused, UsageProblem
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.accountcare import Tended
@@ -25,24 +26,37 @@ def account() -> None:
     """
 
 
-_SHOW_EPILOG = """
-\b
-Examples:
-  dualcert account show
-  dualcert account show alpha --json
+_the_ca = click.argument(
+    "ca", cls=Argument, metavar="CA", shell_complete=tables("ca"), help="The name of a [ca.NAME]."
+)
+_SEE = ("dualcert account show", "docs/accounts.md")
+
+_SHOW_EXAMPLES = """
+dualcert account show
+dualcert account show alpha --json
 """
 
 
-@account.command("show", epilog=_SHOW_EPILOG)
-@click.argument("ca", metavar="[CA]", required=False)
+@account.command(
+    "show",
+    examples=_SHOW_EXAMPLES,
+    exits={EXIT_PARTIAL: "A CA could not be asked; what is recorded is shown all the same."},
+    see=("dualcert check", "docs/accounts.md"),
+)
+@click.argument(
+    "ca",
+    cls=Argument,
+    metavar="[CA]",
+    required=False,
+    shell_complete=tables("ca"),
+    help="The name of a [ca.NAME]. Unsaid: all of them.",
+)
 @pass_context
 def show(context: Context, ca: str | None) -> int:
     """Show an account, or all of them: what is recorded, and what the CA says of it now.
 
     Nothing is registered by looking. Status: valid, deactivated or revoked, as the CA tells it; unknown where it does
     not know the account, refused where it lets it ask nothing. For a CAA record with accounturi, take the URL.
-
-    Exit status 3 where a CA could not be asked; what is recorded is shown all the same.
     """
     from dualcert.lifecycle import accountcare
 
@@ -83,15 +97,15 @@ def _tell(view: dict[str, Any]) -> None:
         say(f"  The configuration names another contact by now: dualcert account update {view['ca']}")
 
 
-_UPDATE_EPILOG = """
-\b
-Examples:
-  dualcert account update alpha
+_UPDATE_EXAMPLES = """
+dualcert account update alpha
 """
 
 
-@account.command("update", short_help="Send the configured contact to the CA.", epilog=_UPDATE_EPILOG)
-@click.argument("ca", metavar="CA")
+@account.command(
+    "update", short_help="Send the configured contact to the CA.", examples=_UPDATE_EXAMPLES, see=_SEE
+)
+@_the_ca
 @pass_context
 def update(context: Context, ca: str) -> None:
     """Send the contact that the configuration names to the CA.
@@ -111,16 +125,21 @@ def update(context: Context, ca: str) -> None:
         _tell_woken(tended)
 
 
-_ROLLOVER_EPILOG = """
-\b
-Examples:
-  dualcert account rollover alpha
-  dualcert account rollover alpha --now   the key has leaked: orders under way are no reason to wait
+_ROLLOVER_EXAMPLES = """
+dualcert account rollover alpha
+dualcert account rollover alpha --now   # the key has leaked: orders under way are no reason to wait
 """
+_ROLLOVER_EXITS = {EXIT_REFUSED: "Refused: orders are between their challenges, and --now was not said."}
 
 
-@account.command("rollover", short_help="Give the account a new key.", epilog=_ROLLOVER_EPILOG)
-@click.argument("ca", metavar="CA")
+@account.command(
+    "rollover",
+    short_help="Give the account a new key.",
+    examples=_ROLLOVER_EXAMPLES,
+    exits=_ROLLOVER_EXITS,
+    see=_SEE,
+)
+@_the_ca
 @click.option("--now", is_flag=True, help="Even if orders under way fail by it; they are placed again.")
 @pass_context
 def rollover(context: Context, ca: str, now: bool) -> None:
@@ -128,7 +147,7 @@ def rollover(context: Context, ca: str, now: bool) -> None:
 
     The new key is stored before the CA hears of it, and counts once the CA has answered a request that it signed. If
     the command is interrupted, say it again, or leave it: whoever needs the account next finishes it. Certificates, and
-    other dualcert processes, are not concerned. Refused (4) while orders are between their challenges.
+    other dualcert processes, are not concerned.
     """
     from dualcert.lifecycle import accountcare
 
@@ -149,16 +168,20 @@ def rollover(context: Context, ca: str, now: bool) -> None:
         say(f"  {before.key.spki.hex()}")
 
 
-_DEACTIVATE_EPILOG = """
-\b
-Examples:
-  dualcert account deactivate alpha
-  dualcert account deactivate alpha --yes
+_DEACTIVATE_EXAMPLES = """
+dualcert account deactivate alpha
+dualcert account deactivate alpha --yes
 """
 
 
-@account.command("deactivate", short_help="End the account for good.", epilog=_DEACTIVATE_EPILOG)
-@click.argument("ca", metavar="CA")
+@account.command(
+    "deactivate",
+    short_help="End the account for good.",
+    examples=_DEACTIVATE_EXAMPLES,
+    exits=REFUSED,
+    see=_SEE,
+)
+@_the_ca
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_context
 def deactivate(context: Context, ca: str, yes: bool) -> None:
@@ -195,15 +218,15 @@ def _ask(ca: str, pairs: int) -> None:
         raise Refused("the account is left as it is", ca=ca)
 
 
-_REGISTER_EPILOG = """
-\b
-Examples:
-  dualcert account register alpha
+_REGISTER_EXAMPLES = """
+dualcert account register alpha
 """
 
 
-@account.command("register", short_help="Make an account where there is none.", epilog=_REGISTER_EPILOG)
-@click.argument("ca", metavar="CA")
+@account.command(
+    "register", short_help="Make an account where there is none.", examples=_REGISTER_EXAMPLES, see=_SEE
+)
+@_the_ca
 @pass_context
 def register(context: Context, ca: str) -> None:
     """Make an account at the CA where there is none that may be used; nothing is changed where there is one.

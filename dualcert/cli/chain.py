@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dualcert.cli.completion import pairs
 from dualcert.cli.context import Context
-from dualcert.cli.frame import Command, pass_context
+from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.output import note, print_json, print_json_lines, say
 from dualcert.cli.progress import drive, duration
-from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, DualcertError, UsageProblem
+from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, EXIT_REFUSED, DualcertError, UsageProblem
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.chains import Switched
@@ -19,18 +20,29 @@ if TYPE_CHECKING:
 
 _TOGETHER = 100  # more pairs than that are driven with all others
 
-_EPILOG = """
-\b
-Examples:
-  dualcert chain example.com                        which chains are known, and which one is served
-  dualcert chain example.com --to "ISRG Root X1"    serve the one to this root
-  dualcert chain example.com --preferred            serve those that `preferred_chain` names
-  dualcert chain --all --preferred                  after `preferred_chain` was changed
+_EXAMPLES = """
+dualcert chain example.com                        # which chains are known, and which one is served
+dualcert chain example.com --to "ISRG Root X1"    # serve the one to this root
+dualcert chain example.com --preferred            # serve those that `preferred_chain` names
+dualcert chain --all --preferred                  # after `preferred_chain` was changed
 """
+_EXITS = {
+    EXIT_PARTIAL: "The chain is chosen, but a target does not show it yet; the same command goes on.",
+    EXIT_REFUSED: "Refused for safety: the chain leads to no trusted root, or to the other certificate's only one.",
+}
 
 
-@click.command("chain", cls=Command, epilog=_EPILOG)
-@click.argument("name", metavar="[NAME]", required=False)
+@click.command(
+    "chain", cls=Command, examples=_EXAMPLES, exits=_EXITS, see=("dualcert show", "docs/accounts.md")
+)
+@click.argument(
+    "name",
+    cls=Argument,
+    metavar="[NAME]",
+    required=False,
+    shell_complete=pairs,
+    help="A pair's name, or a name that it covers.",
+)
 @click.option("--to", metavar="ROOT", help="Use the chain to the root with this common name.")
 @click.option("--preferred", is_flag=True, help="Use the chains that `preferred_chain` of each CA names.")
 @click.option(

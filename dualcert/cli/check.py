@@ -15,16 +15,25 @@ from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, ConfigurationErr
 if TYPE_CHECKING:
     from dualcert.lifecycle.checking import Finding
 
-_EPILOG = """
-\b
-Examples:
-  dualcert check
-  dualcert check --name www.example.com      tries the DNS rights before the first issue
-  dualcert check --json | jq -r 'select(.ok | not) | .subject + ": " + .problem'
+_EXAMPLES = """
+dualcert check
+dualcert check --name www.example.com      # tries the DNS rights before the first issue
+dualcert check --json | jq -r 'select(.ok | not) | .subject + ": " + .problem'
 """
+_EXITS = {
+    EXIT_DONE: "Nothing is wrong.",
+    EXIT_FAILED: "Something is.",
+    EXIT_USAGE: "With this configuration nothing works, or part of it does not.",
+}
 
 
-@click.command("check", cls=Command, epilog=_EPILOG)
+@click.command(
+    "check",
+    cls=Command,
+    examples=_EXAMPLES,
+    exits=_EXITS,
+    see=("dualcert list --protection exposed", "docs/configuration.md", "docs/daemon.md"),
+)
 @click.option(
     "--name",
     "names",
@@ -42,8 +51,6 @@ def check(context: Context, names: tuple[str, ...]) -> int:
     endpoints serve; what is late.
 
     The value that is tried stands for a moment at the _acme-challenge name of a pair, and no CA takes it for an answer.
-
-    Exit status 0: nothing is wrong. 1: something is. 2: with this configuration nothing works, or part of it does not.
     """
     seen = _Seen(json=context.json)
     for finding in _findings(context, names):

@@ -6,7 +6,8 @@ from typing import Final
 
 import click
 
-from dualcert.cli.frame import CONTEXT_SETTINGS, Lazy, LazyGroup
+from dualcert.cli.frame import REFUSED, Lazy, LazyGroup
+from dualcert.errors import EXIT_PARTIAL
 
 COMMANDS: Final = {
     "init": Lazy("dualcert.cli.init:init", "Write a configuration; make keys and database."),
@@ -38,7 +39,25 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
         ctx.exit()
 
 
-@click.group("dualcert", cls=LazyGroup, commands=COMMANDS, context_settings=CONTEXT_SETTINGS)
+_EXAMPLES = """
+dualcert init                                # write dualcert.toml; edit it, then run init again
+dualcert issue example.com '*.example.com'
+dualcert failover example.com                # the backup serves
+"""
+_EXITS = {
+    EXIT_PARTIAL: "Done in part. The rest is remembered; the same command goes on.",
+    **REFUSED,
+}
+
+
+@click.group(
+    "dualcert",
+    cls=LazyGroup,
+    commands=COMMANDS,
+    examples=_EXAMPLES,
+    exits=_EXITS,
+    see=("dualcert COMMAND --help", "docs/README.md"),
+)
 @click.option(
     "--version",
     is_flag=True,
@@ -52,13 +71,4 @@ def dualcert() -> None:
 
     One serves, the other stands ready. When a CA revokes, a key leaks or a renewal fails for good, nothing is
     ordered in a hurry: the backup is promoted.
-
-    \b
-    Start with:
-      dualcert init                             write dualcert.toml, edit it, then run init again
-      dualcert issue example.com '*.example.com'
-      dualcert failover example.com             the backup serves
-
-    \b
-    Exit status: 0 done; 1 failed; 2 usage or configuration; 3 done in part; 4 refused for safety.
     """

@@ -19,14 +19,12 @@ def db() -> None:
     """
 
 
-_UPGRADE_EPILOG = """
-\b
-Examples:
-  cp dualcert.db dualcert.db.before && dualcert db upgrade
+_UPGRADE_EXAMPLES = """
+cp dualcert.db dualcert.db.before && dualcert db upgrade
 """
 
 
-@db.command("upgrade", epilog=_UPGRADE_EPILOG)
+@db.command("upgrade", examples=_UPGRADE_EXAMPLES, see=("dualcert db current", "docs/postgresql.md"))
 @pass_context
 def upgrade(context: Context) -> None:
     """Bring the database to this dualcert's revision.
@@ -46,22 +44,21 @@ def upgrade(context: Context) -> None:
         say(f"upgraded from {before or 'nothing'} to {after}")
 
 
-_CURRENT_EPILOG = """
-\b
-Examples:
-  dualcert db current || dualcert db upgrade
+_CURRENT_EXAMPLES = """
+dualcert db current || dualcert db upgrade
 """
 
 
 @db.command(
-    "current", short_help="Show the revision that is there and the one needed.", epilog=_CURRENT_EPILOG
+    "current",
+    short_help="Show the revision that is there and the one needed.",
+    examples=_CURRENT_EXAMPLES,
+    exits={EXIT_FAILED: "The two differ, or there is no database yet."},
+    see=("dualcert db upgrade",),
 )
 @pass_context
 def current(context: Context) -> int:
-    """Show the database's revision, and the one that this dualcert needs.
-
-    Exit status 1 where the two differ, or there is no database yet.
-    """
+    """Show the database's revision, and the one that this dualcert needs."""
     from dualcert import bootstrap
 
     found, expected = bootstrap.current_revision(context.settings)

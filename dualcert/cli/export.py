@@ -6,20 +6,25 @@ from pathlib import Path
 
 import click
 
+from dualcert.cli.completion import pairs
 from dualcert.cli.context import Context
-from dualcert.cli.frame import Command, pass_context
+from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.output import print_json, say
 
-_EPILOG = """
-\b
-Examples:
-  dualcert export example.com --to /tmp/example
-  dualcert export example.com --to backup --role backup --with-key
+_EXAMPLES = """
+dualcert export example.com --to /tmp/example
+dualcert export example.com --to backup --role backup --with-key
 """
 
 
-@click.command("export", cls=Command, epilog=_EPILOG)
-@click.argument("name", metavar="NAME")
+@click.command("export", cls=Command, examples=_EXAMPLES, see=("dualcert chain", "docs/security.md"))
+@click.argument(
+    "name",
+    cls=Argument,
+    metavar="NAME",
+    shell_complete=pairs,
+    help="A pair's name, or a name that it covers.",
+)
 @click.option(
     "--to", "folder", required=True, type=click.Path(path_type=Path), help="The folder to write into."
 )

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
-from dualcert.cli.frame import Command, pass_context
+from dualcert.cli.frame import REFUSED, Argument, Command, pass_context
 from dualcert.cli.output import note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL
@@ -19,19 +20,39 @@ if TYPE_CHECKING:
 
 REASONS = ("unspecified", "keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation")
 
-_EPILOG = """
-\b
-Examples:
-  dualcert failover example.com
-  dualcert failover example.com --revoke --reason keyCompromise
-  dualcert failover example.com --to alpha        back again
-  dualcert failover example.com --dry-run
+_EXAMPLES = """
+dualcert failover example.com
+dualcert failover example.com --revoke --reason keyCompromise
+dualcert failover example.com --to alpha        # back again
+dualcert failover example.com --dry-run
 """
+_EXITS = {
+    EXIT_DONE: "Promoted, and seen at every target; or that CA serves already.",
+    EXIT_PARTIAL: "Promoted, but something is not finished; the same command goes on.",
+    **REFUSED,
+}
 
 
-@click.command("failover", cls=Command, epilog=_EPILOG)
-@click.argument("name", metavar="NAME")
-@click.option("--to", metavar="CA", help="The CA that is to serve. Unsaid: the one that stands by.")
+@click.command(
+    "failover",
+    cls=Command,
+    examples=_EXAMPLES,
+    exits=_EXITS,
+    see=("dualcert show", "dualcert revoke", "dualcert renew --due", "docs/security.md"),
+)
+@click.argument(
+    "name",
+    cls=Argument,
+    metavar="NAME",
+    shell_complete=pairs,
+    help="A pair's name, or a name that it covers.",
+)
+@click.option(
+    "--to",
+    metavar="CA",
+    shell_complete=tables("ca"),
+    help="The CA that is to serve. Unsaid: the one that stands by.",
+)
 @click.option(
     "--reason", type=click.Choice(REASONS), help="Why: for the events, and for the CA. Unsaid: superseded."
 )
@@ -64,9 +85,6 @@ def failover(
 
     This states a goal: away from the CA that serves now. Typed again it finishes what is unfinished, and otherwise
     refuses (exit status 4); --to CA is the way back.
-
-    Exit status 0: done and seen. 3: promoted, but something is not finished; the same command goes on. 4: refused,
-    nothing was changed.
     """
     from dualcert.lifecycle import inventory, promotion
     from dualcert.lifecycle.driver import Scope, patiently

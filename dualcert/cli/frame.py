@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 
 from dualcert.cli.context import Context
-from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, DualcertError
+from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, DualcertError
 
 # What a shell reports of a program that SIGINT or SIGPIPE has ended.
 EXIT_INTERRUPTED: Final = 130
@@ -77,28 +77,94 @@ def _global_options() -> list[click.Parameter]:
     ]
 
 
-def _format_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-    own: list[tuple[str, str]] = []
-    shared: list[tuple[str, str]] = []
-    for parameter in command.get_params(ctx):
-        if (record := parameter.get_help_record(ctx)) is not None:
-            (shared if isinstance(parameter, GlobalOption) else own).append(record)
-    for title, records in (("Options", own), ("Global options, before or after the command", shared)):
-        if records:
-            with formatter.section(title):
-                formatter.write_dl(records)
+def is_shared(parameter: click.Parameter) -> bool:
+    """Whether every command has it: a global option, or ``--help``."""
+    return isinstance(parameter, GlobalOption) or "--help" in parameter.opts
 
 
-class Command(click.Command):
-    """A command with the global options. Its function returns its exit status, or None for done."""
+# --- the manual -------------------------------------------------------------------------------------------
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+EXITS: Final[Mapping[int, str]] = {
+    EXIT_DONE: "Done.",
+    EXIT_FAILED: "Failed; the error says what to do next.",
+    EXIT_USAGE: "Usage or configuration: nothing was tried.",
+}
+"""What the exit statuses mean that every command may end with."""
+REFUSED: Final = {EXIT_REFUSED: "Refused for safety: nothing was changed."}
+
+
+class Argument(click.Argument):
+    """An argument with a sentence about it."""
+
+    def __init__(self, *args: Any, help: str, **kwargs: Any) -> None:  # noqa: A002 - as for options
+        super().__init__(*args, **kwargs)
+        self.help = help
+
+
+class Manual(click.Command):
+    """A command whose help is laid out like a page of a manual, everywhere in the same way.
+
+    ``examples``: lines as they are typed. ``exits``: what its exit statuses mean where that is not ``EXITS``.
+    ``see``: command lines and pages that have more.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        examples: str = "",
+        exits: Mapping[int, str] | None = None,
+        see: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
         kwargs["context_settings"] = {**CONTEXT_SETTINGS, **(kwargs.get("context_settings") or {})}
         super().__init__(*args, **kwargs)
         self.params.extend(_global_options())
+        self.examples = examples.strip("\n").splitlines()
+        self.exits = dict(sorted({**EXITS, **(exits or {})}.items()))
+        self.see = tuple(see)
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        _format_options(self, ctx, formatter)
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        for title, records in _parameters(self, ctx).items():
+            _section(formatter, title, records)
+        if isinstance(self, click.Group):
+            self.format_commands(ctx, formatter)
+        if self.examples:
+            _section(formatter, "Exit status", [(str(status), text) for status, text in self.exits.items()])
+            with formatter.section("Examples"):
+                for line in self.examples:
+                    formatter.write(f"{'':{formatter.current_indent}}{line}".rstrip() + "\n")
+        if self.see:
+            with formatter.section("See also"):
+                formatter.write_text(", ".join(self.see))
+
+
+def _parameters(command: click.Command, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+    """What it takes, in sections: arguments, options of its own, and those that all commands have."""
+    arguments: list[tuple[str, str]] = []
+    own: list[tuple[str, str]] = []
+    shared: list[tuple[str, str]] = []
+    for parameter in command.get_params(ctx):
+        if isinstance(parameter, click.Argument):
+            arguments.append((parameter.make_metavar(ctx), getattr(parameter, "help", None) or ""))
+        elif (record := parameter.get_help_record(ctx)) is not None:
+            (shared if is_shared(parameter) else own).append(record)
+    return {
+        "Arguments": arguments,
+        "Options": own,
+        "Global options, before or after the command": shared,
+    }
+
+
+def _section(formatter: click.HelpFormatter, title: str, records: list[tuple[str, str]]) -> None:
+    if records:
+        with formatter.section(title):
+            formatter.write_dl(records)
+
+
+class Command(Manual):
+    """A command with the global options. Its function returns its exit status, or None for done."""
 
     def invoke(self, ctx: click.Context) -> Any:
         if (context := ctx.find_object(Context)) is not None:
@@ -106,20 +172,11 @@ class Command(click.Command):
         return super().invoke(ctx)
 
 
-class Group(click.Group):
+class Group(Manual, click.Group):
     """A group whose commands are such commands."""
 
     command_class = Command
     group_class = type
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs["context_settings"] = {**CONTEXT_SETTINGS, **(kwargs.get("context_settings") or {})}
-        super().__init__(*args, **kwargs)
-        self.params.extend(_global_options())
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        _format_options(self, ctx, formatter)
-        self.format_commands(ctx, formatter)
 
 
 # --- lazy commands ---------------------------------------------------------------------------------------

@@ -10,15 +10,15 @@ from dualcert.cli.context import Context
 from dualcert.cli.frame import Command, pass_context
 from dualcert.cli.output import print_json, say
 
-_EPILOG = """
-\b
-Examples:
-  dualcert init
-  dualcert --config /etc/dualcert/dualcert.toml init
+_EXAMPLES = """
+dualcert init
+dualcert --config /etc/dualcert/dualcert.toml init
 """
 
 
-@click.command("init", cls=Command, epilog=_EPILOG)
+@click.command(
+    "init", cls=Command, examples=_EXAMPLES, see=("dualcert check", "dualcert issue", "docs/configuration.md")
+)
 @pass_context
 def init(context: Context) -> None:
     """Write a commented dualcert.toml, and make what it names.

@@ -6,31 +6,58 @@ from typing import Any
 
 import click
 
+from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
-from dualcert.cli.frame import Command, pass_context
+from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.output import is_terminal, note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL
 
-_EPILOG = """
-\b
-Examples:
-  dualcert issue example.com '*.example.com'
-  dualcert issue shop.example.com --primary alpha --backup beta --key-type rsa-2048
-  dualcert issue example.com www.example.com --replace-names
+_EXAMPLES = """
+dualcert issue example.com '*.example.com'
+dualcert issue shop.example.com --primary alpha --backup beta --key-type rsa-2048
+dualcert issue example.com www.example.com --replace-names
 """
+_EXITS = {
+    EXIT_DONE: "Both certificates are there and the primary serves.",
+    EXIT_FAILED: "None is there yet. The same command goes on where it stopped.",
+    EXIT_PARTIAL: "Something of it is there, and the rest is remembered. The same command goes on where it stopped.",
+}
 
 
-@click.command("issue", cls=Command, epilog=_EPILOG)
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.command(
+    "issue",
+    cls=Command,
+    examples=_EXAMPLES,
+    exits=_EXITS,
+    see=("dualcert check --name", "dualcert show", "dualcert renew", "dualcert pair set"),
+)
+@click.argument(
+    "names",
+    cls=Argument,
+    nargs=-1,
+    required=True,
+    metavar="NAME...",
+    shell_complete=pairs,
+    help="The DNS names that both certificates cover; *.example.com for a wildcard.",
+)
 @click.option(
     "--name", metavar="PAIR", help="What to call the pair. Unsaid: its first name that is no wildcard."
 )
-@click.option("--primary", metavar="CA", help="The CA whose certificate serves.")
-@click.option("--backup", metavar="CA", help="The CA whose certificate stands ready.")
-@click.option("--dns", metavar="DNS", help="The [dns.X] that holds the names' zones.")
+@click.option("--primary", metavar="CA", shell_complete=tables("ca"), help="The CA whose certificate serves.")
 @click.option(
-    "--target", "targets", metavar="TARGET", multiple=True, help="A [target.X] to serve from; repeatable."
+    "--backup", metavar="CA", shell_complete=tables("ca"), help="The CA whose certificate stands ready."
+)
+@click.option(
+    "--dns", metavar="DNS", shell_complete=tables("dns"), help="The [dns.X] that holds the names' zones."
+)
+@click.option(
+    "--target",
+    "targets",
+    metavar="TARGET",
+    multiple=True,
+    shell_complete=tables("target"),
+    help="A [target.X] to serve from; repeatable.",
 )
 @click.option(
     "--key-type",
@@ -59,9 +86,6 @@ def issue(
     Orders are placed with both CAs at once, proved by DNS-01, stored, and the primary's certificate is deployed. The
     options are stored with the pair. For a pair that exists already the command takes up what is unfinished, or does
     nothing where it is whole.
-
-    Exit status 0: both certificates are there and the primary serves. 3: one of them, and the rest is remembered. 1:
-    none yet. The same command goes on where it stopped.
     """
     from dualcert.lifecycle import inventory
     from dualcert.lifecycle.driver import Scope, patiently

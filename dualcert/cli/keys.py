@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dualcert.cli.completion import tables
 from dualcert.cli.context import Context
-from dualcert.cli.frame import Group, pass_context
+from dualcert.cli.frame import REFUSED, Argument, Group, pass_context
 from dualcert.cli.output import note, print_json, say
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
 
@@ -29,21 +30,30 @@ def keys() -> None:
     """
 
 
-_ROTATE_EPILOG = """
-\b
-Examples:
-  dualcert keys rotate primary
+_ROTATE_EXAMPLES = """
+dualcert keys rotate primary
 
-\b
-Several machines on one database:
-  dualcert keys rotate primary --prepare    on one of them; bring the new KEK to the others
-  dualcert keys rotate primary --keep-old   on each: it wraps under the new KEK
-  dualcert keys rotate primary --finish     on each: the old KEK goes
+# several machines on one database:
+dualcert keys rotate primary --prepare    # on one of them; bring the new KEK to the others
+dualcert keys rotate primary --keep-old   # on each: it wraps under the new KEK
+dualcert keys rotate primary --finish     # on each: the old KEK goes
 """
+_ROTATE_EXITS = {
+    EXIT_PARTIAL: "A key could not be wrapped anew, or the old KEK had to stay; the same command goes on.",
+    **REFUSED,
+}
 
 
-@keys.command("rotate", short_help="Bring a domain's keys under a new KEK.", epilog=_ROTATE_EPILOG)
-@click.argument("domain", metavar="DOMAIN")
+@keys.command(
+    "rotate",
+    short_help="Bring a domain's keys under a new KEK.",
+    examples=_ROTATE_EXAMPLES,
+    exits=_ROTATE_EXITS,
+    see=("dualcert check", "docs/security.md"),
+)
+@click.argument(
+    "domain", cls=Argument, metavar="DOMAIN", shell_complete=tables("keys"), help="The name of a [keys.NAME]."
+)
 @click.option("--prepare", is_flag=True, help="Only make the KEK that is to come; it wraps nothing yet.")
 @click.option("--keep-old", is_flag=True, help="Keep the old KEK, for machines that still wrap under it.")
 @click.option("--finish", is_flag=True, help="Make no new KEK: only finish what was begun, if anything was.")
@@ -58,8 +68,6 @@ def rotate(context: Context, domain: str, prepare: bool, keep_old: bool, finish:
 
     Keep a copy of the new KEK, apart from the other domain's. A copy of the old one and of the database of before
     still open the keys of before: a KEK that has leaked is not healed by this alone (docs/security.md).
-
-    Exit status 3 where a key could not be wrapped anew, or the old KEK had to stay.
     """
     from dualcert.lifecycle import rewrapping
     from dualcert.lifecycle.rewrapping import Wish

@@ -30,15 +30,18 @@ def lab() -> None:
     """
 
 
-_UP_EPILOG = """
-\b
-Examples:
-  dualcert lab up
-  dualcert lab up --dir rehearsal
+_UP_EXAMPLES = """
+dualcert lab up
+dualcert lab up --dir rehearsal
 """
 
 
-@lab.command("up", short_help="Start the lab, and stay until Ctrl-C.", epilog=_UP_EPILOG)
+@lab.command(
+    "up",
+    short_help="Start the lab, and stay until Ctrl-C.",
+    examples=_UP_EXAMPLES,
+    see=("dualcert lab demo",),
+)
 @click.option(
     "--dir",
     "directory",
@@ -130,15 +133,20 @@ def _tell(running: Lab, *, stays: bool) -> None:
     say("    | openssl x509 -noout -issuer -serial")
 
 
-_DEMO_EPILOG = """
-\b
-Examples:
-  dualcert lab demo
-  dualcert lab demo --json
+_DEMO_EXAMPLES = """
+dualcert lab demo
+dualcert lab demo --json
 """
+_DEMO_EXITS = {EXIT_FAILED: "A step was not as it should be."}
 
 
-@lab.command("demo", short_help="Play a whole incident.", epilog=_DEMO_EPILOG)
+@lab.command(
+    "demo",
+    short_help="Play a whole incident.",
+    examples=_DEMO_EXAMPLES,
+    exits=_DEMO_EXITS,
+    see=("dualcert lab up",),
+)
 @click.option(
     "--longest",
     default="10s",
@@ -151,7 +159,7 @@ def demo(context: Context, longest: str) -> int:
     """Play a whole incident: issue, revoke at the CA, fail over, refill.
 
     It is played in a lab of its own, which leaves nothing behind. Every step is looked at from outside: with a TLS
-    handshake, or by asking the CA. Exit status 1 where one was not as it should be.
+    handshake, or by asking the CA.
     """
     from dualcert.lab import ending_on_signals
     from dualcert.lab.demo import play

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Command, pass_context
 from dualcert.cli.output import Column, Table, is_terminal, note, print_json_lines
@@ -20,13 +21,11 @@ _ON_A_TERMINAL = 200
 _FOR_EVER = timedelta(days=36_500)
 _PROTECTIONS = ("protected", "unprotected", "exposed", "pending")
 
-_EPILOG = """
-\b
-Examples:
-  dualcert list
-  dualcert list --protection exposed --protection unprotected
-  dualcert list --under example.com --expires-within 30d
-  dualcert list --json | jq -r 'select(.protection != "protected") | .pair'
+_EXAMPLES = """
+dualcert list
+dualcert list --protection exposed --protection unprotected
+dualcert list --under example.com --expires-within 30d
+dualcert list --json | jq -r 'select(.protection != "protected") | .pair'
 """
 
 _COLUMNS = (
@@ -38,14 +37,19 @@ _COLUMNS = (
 )
 
 
-@click.command("list", cls=Command, epilog=_EPILOG)
+@click.command("list", cls=Command, examples=_EXAMPLES, see=("dualcert show", "dualcert check"))
 @click.option(
     "--protection",
     type=click.Choice(_PROTECTIONS),
     multiple=True,
     help="Only pairs in this state; several are alternatives.",
 )
-@click.option("--ca", metavar="CA", help="Only pairs that have, or wait for, a certificate of this CA.")
+@click.option(
+    "--ca",
+    metavar="CA",
+    shell_complete=tables("ca"),
+    help="Only pairs that have, or wait for, a certificate of this CA.",
+)
 @click.option(
     "--expires-within",
     metavar="TIME",
@@ -55,7 +59,9 @@ _COLUMNS = (
 @click.option(
     "--limit", type=click.IntRange(min=1), help="How many at most. Unsaid: 200 on a terminal, all in a pipe."
 )
-@click.option("--after", default="", metavar="PAIR", help="Begin after this pair: the next page.")
+@click.option(
+    "--after", default="", metavar="PAIR", shell_complete=pairs, help="Begin after this pair: the next page."
+)
 @pass_context
 def list_pairs(
     context: Context,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
-from dualcert.cli.frame import Group, pass_context
+from dualcert.cli.frame import Argument, Group, pass_context
 from dualcert.cli.issue import conclude
 from dualcert.cli.output import note
 from dualcert.cli.progress import drive, duration
-from dualcert.errors import UsageProblem
+from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
 
 
 @click.group("pair", cls=Group)
@@ -20,26 +21,43 @@ def pair() -> None:
     """
 
 
-_SET_EPILOG = """
-\b
-Examples:
-  dualcert pair set example.com --target web --target mail
-  dualcert pair set example.com --key-type rsa-2048 && dualcert renew example.com --force
-  dualcert pair set example.com --dns corp
+_SET_EXAMPLES = """
+dualcert pair set example.com --target web --target mail
+dualcert pair set example.com --key-type rsa-2048 && dualcert renew example.com --force
+dualcert pair set example.com --dns corp
 """
+_SET_EXITS = {
+    EXIT_DONE: "Changed, and the pair is whole.",
+    EXIT_PARTIAL: "Changed, but something is not finished; the same command, or dualcert renew NAME, goes on.",
+}
 
 
-@pair.command("set", short_help="Change a pair's targets, DNS or type of key.", epilog=_SET_EPILOG)
-@click.argument("name", metavar="NAME")
+@pair.command(
+    "set",
+    short_help="Change a pair's targets, DNS or type of key.",
+    examples=_SET_EXAMPLES,
+    exits=_SET_EXITS,
+    see=("dualcert issue --replace-names", "dualcert show", "dualcert renew --force"),
+)
+@click.argument(
+    "name",
+    cls=Argument,
+    metavar="NAME",
+    shell_complete=pairs,
+    help="A pair's name, or a name that it covers.",
+)
 @click.option(
     "--target",
     "targets",
     metavar="TARGET",
     multiple=True,
+    shell_complete=tables("target"),
     help="A [target.X] to serve from; repeatable. These replace all that it has.",
 )
 @click.option("--no-targets", is_flag=True, help="Serve it nowhere: it is exported only.")
-@click.option("--dns", metavar="DNS", help="The [dns.X] that holds the names' zones.")
+@click.option(
+    "--dns", metavar="DNS", shell_complete=tables("dns"), help="The [dns.X] that holds the names' zones."
+)
 @click.option(
     "--key-type",
     type=click.Choice(["ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096"]),
@@ -66,9 +84,6 @@ def set_pair(
 
     A target that is new to the pair serves it from now on; what it has at a target that is left out is removed there.
     DNS and type of key count from the next order on: dualcert renew NAME --force places it now.
-
-    Exit status 0: done, and the pair is whole. 3: changed, but something is not finished; the same command, or dualcert
-    renew NAME, goes on.
     """
     from dualcert.lifecycle import inventory
     from dualcert.lifecycle.driver import Scope

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
 from dualcert.cli.failover import REASONS
-from dualcert.cli.frame import Command, pass_context
+from dualcert.cli.frame import REFUSED, Argument, Command, pass_context
 from dualcert.cli.output import cell, note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, Refused, UsageProblem
@@ -19,17 +20,33 @@ if TYPE_CHECKING:
     from dualcert.model.pair import Pair
     from dualcert.store.removal import Former
 
-_EPILOG = """
-\b
-Examples:
-  dualcert remove example.com
-  dualcert remove example.com --revoke --yes
-  dualcert remove example.com --leave web      web is gone for good
+_EXAMPLES = """
+dualcert remove example.com
+dualcert remove example.com --revoke --yes
+dualcert remove example.com --leave web      # web is gone for good
 """
+_EXITS = {
+    EXIT_DONE: "Nothing of it is left anywhere.",
+    EXIT_PARTIAL: "It is removed, but a target or a CA is still to be seen to; the same command goes on, and so does "
+    "whatever runs dualcert renew --due.",
+    **REFUSED,
+}
 
 
-@click.command("remove", cls=Command, epilog=_EPILOG)
-@click.argument("name", metavar="NAME")
+@click.command(
+    "remove",
+    cls=Command,
+    examples=_EXAMPLES,
+    exits=_EXITS,
+    see=("dualcert events", "dualcert pair set --no-targets"),
+)
+@click.argument(
+    "name",
+    cls=Argument,
+    metavar="NAME",
+    shell_complete=pairs,
+    help="A pair's name, or a name that it covers.",
+)
 @click.option("--revoke", is_flag=True, help="Revoke both certificates once they have left every target.")
 @click.option(
     "--reason",
@@ -41,6 +58,7 @@ Examples:
     "--leave",
     metavar="TARGET",
     multiple=True,
+    shell_complete=tables("target"),
     help="Do not wait for this target any more: it is gone for good.",
 )
 @click.option(
@@ -60,9 +78,6 @@ def remove(
 
     What happened stays: dualcert events NAME. Its keys stay wrapped in the database until their certificates end, so
     that these can still be revoked: the same command with --revoke does it at any time until then.
-
-    Exit status 0: nothing of it is left anywhere. 3: it is removed, but a target or a CA is still to be seen to; the
-    same command goes on, and so does whatever runs dualcert renew --due.
     """
     from dualcert.lifecycle import removal
     from dualcert.lifecycle.driver import Scope

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from dualcert.cli.completion import pairs
 from dualcert.cli.context import Context
-from dualcert.cli.frame import Command, pass_context
+from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.issue import conclude
 from dualcert.cli.output import note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, UsageProblem
+from dualcert.model.work import BUDGET
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.world import World
 
-_EPILOG = """
-\b
-Examples:
-  dualcert renew --due                what a scheduled run does: every few hours is enough
-  dualcert renew example.com          what this pair lacks, without waiting for the next try
-  dualcert renew example.com --force  new certificates although nothing is due
+_EXAMPLES = """
+dualcert renew --due                # what a scheduled run does: every few hours is enough
+dualcert renew example.com          # what this pair lacks, without waiting for the next try
+dualcert renew example.com --force  # new certificates although nothing is due
 """
+_EXITS = {
+    EXIT_DONE: "Nothing is left to do.",
+    EXIT_FAILED: "Something failed, and nothing was done; what is left is remembered.",
+    EXIT_PARTIAL: "Done in part, or what is left only waits, for a CA's budget or another step; it is told what.",
+}
 
 
-@click.command("renew", cls=Command, epilog=_EPILOG)
-@click.argument("names", nargs=-1, metavar="[NAME...]")
+@click.command(
+    "renew",
+    cls=Command,
+    examples=_EXAMPLES,
+    exits=_EXITS,
+    see=("dualcert run", "dualcert show", "docs/renewal.md", "docs/budgets.md"),
+)
+@click.argument(
+    "names",
+    cls=Argument,
+    nargs=-1,
+    metavar="[NAME...]",
+    shell_complete=pairs,
+    help="Pairs, by their names or by names that they cover.",
+)
 @click.option("--due", is_flag=True, help="Everything that is due, in all pairs.")
 @click.option("--force", is_flag=True, help="Order although nothing is due; needs a NAME.")
 @click.option(
@@ -86,7 +105,6 @@ def run_due(context: Context, seconds: float, *, once: bool = False) -> int:
     destroyed = patiently(world, seconds, lambda: _destroy_ended(world))
     left = patiently(world, seconds, lambda: renewal.outstanding(world))
     not_asked = patiently(world, seconds, lambda: renewal.not_asked(world))
-    failing = [one for one in left if one["tries"]]
     if context.json:
         told = {"renewals_opened": opened, "steps_due": len(before), "left": left}
         print_json({**told, "not_asked": not_asked, "keys_destroyed": destroyed})
@@ -100,11 +118,22 @@ def run_due(context: Context, seconds: float, *, once: bool = False) -> int:
             )
     for one in not_asked:
         note(f"CA {one['ca']} does not say when it would like renewals: {one['reason'] or 'under way'}")
+    return _status(before, left)
+
+
+def _status(before: Sequence[Mapping[str, Any]], left: Sequence[Mapping[str, Any]]) -> int:
+    """A run that could do nothing has failed where something went wrong; it has not where everything that is left only
+    waits, for a permit of its CA or for its turn: whoever comes next goes on with that."""
     if not left:
         return EXIT_DONE
-    if failing and len(left) >= len(before):
-        return EXIT_FAILED
-    return EXIT_PARTIAL
+    done = {*map(_subject, before)} - {*map(_subject, left)}
+    # Having been asked to come back later counts as a try, and yet nothing has failed.
+    failing = any(one["tries"] and one["waiting_for"] != BUDGET for one in left)
+    return EXIT_FAILED if failing and not done else EXIT_PARTIAL
+
+
+def _subject(step: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(step[key] for key in ("pair", "step", "ca", "target"))
 
 
 def _open_all(world: World) -> int:

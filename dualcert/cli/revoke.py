@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import click
 
+from dualcert.cli.completion import pairs
 from dualcert.cli.context import Context
 from dualcert.cli.failover import REASONS
-from dualcert.cli.frame import Command, pass_context
+from dualcert.cli.frame import REFUSED, Argument, Command, pass_context
 from dualcert.cli.output import note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
 
-_EPILOG = """
-\b
-Examples:
-  dualcert revoke example.com --role backup
-  dualcert revoke example.com --role backup --reason keyCompromise
+_EXAMPLES = """
+dualcert revoke example.com --role backup
+dualcert revoke example.com --role backup --reason keyCompromise
 """
+_EXITS = {EXIT_PARTIAL: "The CA has not confirmed it yet; it is tried again.", **REFUSED}
 
 
-@click.command("revoke", cls=Command, epilog=_EPILOG)
-@click.argument("name", metavar="NAME")
+@click.command(
+    "revoke",
+    cls=Command,
+    examples=_EXAMPLES,
+    exits=_EXITS,
+    see=("dualcert failover --revoke", "dualcert remove --revoke"),
+)
+@click.argument(
+    "name",
+    cls=Argument,
+    metavar="NAME",
+    shell_complete=pairs,
+    help="A pair's name, or a name that it covers.",
+)
 @click.option(
     "--role", required=True, type=click.Choice(["backup", "primary"]), help="Whose certificate: the backup's."
 )

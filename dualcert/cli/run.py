@@ -14,20 +14,28 @@ import click
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Command, pass_context
 from dualcert.cli.progress import duration
-from dualcert.errors import EXIT_DONE, UsageProblem
+from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
 
-_EPILOG = """
-\b
-Examples:
-  dualcert run                        the daemon, until it is told to stop
-  dualcert run --log-format json      its log as JSON, one line a record
-  dualcert run --once --timeout 20m   what is due now, then the end: for cron
+_EXAMPLES = """
+dualcert run                        # the daemon, until it is told to stop
+dualcert run --log-format json      # its log as JSON, one line a record
+dualcert run --once --timeout 20m   # what is due now, then the end: for cron
 """
+_EXITS = {
+    EXIT_DONE: "It was told to end. With --once: nothing is left to do.",
+    EXIT_PARTIAL: "With --once: something is left; it is told what.",
+}
 
 
-@click.command("run", cls=Command, epilog=_EPILOG)
+@click.command(
+    "run",
+    cls=Command,
+    examples=_EXAMPLES,
+    exits=_EXITS,
+    see=("dualcert renew", "dualcert check", "docs/daemon.md"),
+)
 @click.option("--once", is_flag=True, help="Do what is due now, then end; for cron.")
 @click.option(
     "--timeout", metavar="TIME", help="With --once: how long to wait for what is left.  [default: 5m]"

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
+from dualcert.cli.completion import pairs
 from dualcert.cli.context import Context
-from dualcert.cli.frame import Command, pass_context
+from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.output import (
     Column,
     cell,
@@ -17,16 +18,22 @@ from dualcert.cli.output import (
     say,
 )
 
-_SHOW_EPILOG = """
-\b
-Examples:
-  dualcert show example.com
-  dualcert show example.com --json
+_SHOW_EXAMPLES = """
+dualcert show example.com
+dualcert show example.com --json
 """
 
 
-@click.command("show", cls=Command, epilog=_SHOW_EPILOG)
-@click.argument("name", metavar="NAME")
+@click.command(
+    "show", cls=Command, examples=_SHOW_EXAMPLES, see=("dualcert list", "dualcert events", "docs/renewal.md")
+)
+@click.argument(
+    "name",
+    cls=Argument,
+    metavar="NAME",
+    shell_complete=pairs,
+    help="A pair's name, or a name that it covers.",
+)
 @pass_context
 def show(context: Context, name: str) -> None:
     """Show one pair: its certificates, what they wait for, and what its targets were last seen to serve."""
@@ -84,11 +91,9 @@ def _whose(view: dict[str, Any], sha256: str) -> str:
     return f"another certificate ({sha256[:16]}...)"
 
 
-_EVENTS_EPILOG = """
-\b
-Examples:
-  dualcert events example.com
-  dualcert events --json | jq -c 'select(.kind == "promoted")'
+_EVENTS_EXAMPLES = """
+dualcert events example.com
+dualcert events --json | jq -c 'select(.kind == "promoted")'
 """
 
 _EVENT_COLUMNS = (
@@ -101,8 +106,15 @@ _EVENT_COLUMNS = (
 )
 
 
-@click.command("events", cls=Command, epilog=_EVENTS_EPILOG)
-@click.argument("name", metavar="[NAME]", required=False)
+@click.command("events", cls=Command, examples=_EVENTS_EXAMPLES, see=("dualcert show",))
+@click.argument(
+    "name",
+    cls=Argument,
+    metavar="[NAME]",
+    required=False,
+    shell_complete=pairs,
+    help="A pair's name, or a name that it covers. Unsaid: all pairs.",
+)
 @pass_context
 def events(context: Context, name: str | None) -> None:
     """Show what happened to a pair, or to all, oldest first: who, what, why and when."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic_core import ValidationError
 
 from dualcert.config import references
+from dualcert.config.places import ENVIRONMENT, candidates, configuration_path
 from dualcert.config.positions import Positions, scan
 from dualcert.config.problems import InvalidConfiguration, Problem, unknown_key
 from dualcert.config.schema import (
@@ -49,28 +49,10 @@ from dualcert.config.settings import (
 )
 from dualcert.errors import ConfigurationError
 
-ENVIRONMENT = "DUALCERT_CONFIG"
-FILE_NAME = "dualcert.toml"
-SYSTEM_FILE = Path("/etc/dualcert/dualcert.toml")
-
-_TOP = ("database", "keys", "ca", "dns", "target", "defaults")
+TOP = ("database", "keys", "ca", "dns", "target", "defaults")
 _TABLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _TOML_PLACE = re.compile(r"\s*\(at line (\d+), column \d+\)$")
 _S = TypeVar("_S", bound=Section)
-
-
-def candidates(explicit: Path | None) -> tuple[Path, ...]:
-    """Where a configuration is looked for, in this order; one that was named stands alone."""
-    named = explicit or os.environ.get(ENVIRONMENT)
-    if named:
-        return (Path(named).absolute(),)
-    return (Path.cwd() / FILE_NAME, SYSTEM_FILE)
-
-
-def configuration_path(explicit: Path | None = None) -> Path:
-    """The configuration that is in force, or, where there is none, the one that ``init`` would write."""
-    places = candidates(explicit)
-    return next((place for place in places if place.exists()), places[0])
 
 
 def load_settings(explicit: Path | None = None) -> Settings:
@@ -121,8 +103,8 @@ class _Reading:
     problems: list[Problem] = field(default_factory=list)
 
     def settings(self) -> Settings:
-        for key in self.document.keys() - set(_TOP):
-            self.problems.append(unknown_key("", key, _TOP, self.positions.line((key,))))
+        for key in self.document.keys() - set(TOP):
+            self.problems.append(unknown_key("", key, TOP, self.positions.line((key,))))
         database = self._database()
         keys = self._sections("keys", KeysSection)
         ca = self._sections("ca", CaSection)

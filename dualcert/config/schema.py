@@ -106,8 +106,8 @@ def _secret(value: Any, base: Path) -> SecretSource:
         raise refused(str(error), SECRET_FORM) from None
 
 
-_PLACES = listed(checked({"type": "str"}, _host_port))
-_RATE = optional(made(_parsed(parse_rate, RATE_FORM)))
+_PLACES = listed(checked({"type": "str"}, _host_port, "HOST:PORT"))
+_RATE = optional(made(_parsed(parse_rate, RATE_FORM), "rate"))
 
 
 class PluginSection(Section, shared=True):
@@ -115,61 +115,177 @@ class PluginSection(Section, shared=True):
 
 
 class KeysSection(PluginSection):
-    protector: str = key(text(), example='"file"')
+    protector: str = key(
+        text(),
+        help="The plugin that keeps the key-encrypting key (KEK); the other keys of the table are its own.",
+        example='"file"',
+    )
 
 
 class DnsSection(PluginSection):
-    provider: str = key(text(), example='"rfc2136"')
-    resolver: list[str] = key(_PLACES, default=[], example='["127.0.0.1:53"]')
-    nameservers: list[str] = key(_PLACES, default=[], example='["192.0.2.1:53"]')
+    provider: str = key(
+        text(),
+        help="The plugin that changes TXT records; the other keys of the table are its own.",
+        example='"rfc2136"',
+    )
+    resolver: list[str] = key(
+        _PLACES,
+        default=[],
+        help="Who is asked for zones, CNAMEs and name servers. Unsaid: with rfc2136 its server, else the system's.",
+        example='["127.0.0.1:53"]',
+    )
+    nameservers: list[str] = key(
+        _PLACES,
+        default=[],
+        help="Who must all show a value before a CA is told to look. Unsaid: the zone's NS records, port 53.",
+        example='["192.0.2.1:53"]',
+    )
 
 
 class TargetSection(PluginSection):
-    deployer: str = key(text(), example='"files"')
-    endpoint: list[str] = key(_PLACES, default=[], example='["127.0.0.1:443"]')
+    deployer: str = key(
+        text(),
+        help="The plugin that puts certificates there; the other keys of the table are its own.",
+        example='"files"',
+    )
+    endpoint: list[str] = key(
+        _PLACES,
+        default=[],
+        help="Where a TLS handshake shows what is served; all are looked at. Unsaid: what was written is read back.",
+        example='["127.0.0.1:443"]',
+    )
 
 
 class EabSection(Section):
-    kid: str = key(text(), example='"the key identifier that the CA gave you"')
-    hmac_key: SecretSource = key(made(_secret, of_base=True), example='{ env = "CA_HMAC_KEY" }')
+    kid: str = key(
+        text(),
+        help="The identifier of the external account's key, as the CA gave it.",
+        example='"the key identifier that the CA gave you"',
+    )
+    hmac_key: SecretSource = key(
+        made(_secret, "secret", of_base=True),
+        help="That key, base64url.",
+        example='{ env = "CA_HMAC_KEY" }',
+    )
 
 
 class CaSection(Section):
-    directory: str = key(checked({"type": "str"}, _https), example='"https://ca.example/directory"')
-    keys: str | None = key(optional(text()), default=None, example='"primary"')
+    directory: str = key(
+        checked({"type": "str"}, _https, "https URL"),
+        help="The CA's ACME directory. A CA's name stays bound to the one at which it first made an account.",
+        example='"https://ca.example/directory"',
+    )
+    keys: str | None = key(
+        optional(text()),
+        default=None,
+        help="The isolation domain that its keys belong to: the name of a `[keys.NAME]`; recorded at first use. "
+        'Unsaid: `"primary"` for the default primary, `"backup"` for the default backup.',
+        example='"primary"',
+    )
     contact: list[str] = key(
-        listed(checked({"type": "str"}, _mailto)), default=[], example='["mailto:ops@example.com"]'
+        listed(checked({"type": "str"}, _mailto, "mailto: address")),
+        default=[],
+        help="Where the CA may write to. `dualcert account update` sends a new one.",
+        example='["mailto:ops@example.com"]',
     )
     terms_agreed: bool = key(
-        checked({"type": "bool"}, _agreed), default=False, check_default=True, example="true"
+        checked({"type": "bool"}, _agreed),
+        default=False,
+        check_default=True,
+        help="That you agree to the CA's terms of service. Without it the file is refused.",
+        example="true",
     )
-    ca_bundle: str | None = key(optional(text()), default=None, example='"ca-api.pem"')
-    trust_roots: str | None = key(optional(text()), default=None, example='"ca-roots.pem"')
+    ca_bundle: str | None = key(
+        optional(text("path")),
+        default=None,
+        help="A PEM file: what to trust for the CA's own HTTPS. Unsaid: the system's roots.",
+        example='"ca-api.pem"',
+    )
+    trust_roots: str | None = key(
+        optional(text("path")),
+        default=None,
+        help="A PEM file: the roots to which its certificates must lead. Unsaid: the public ones.",
+        example='"ca-roots.pem"',
+    )
     eab: EabSection | None = key(
         optional(table(EabSection)),
         default=None,
+        help="The external account to bind to, where the CA demands one.",
         example='{ kid = "...", hmac_key = { env = "CA_HMAC_KEY" } }',
     )
-    profile: str | None = key(optional(text()), default=None, example='"classic"')
-    preferred_chain: str | None = key(optional(text()), default=None, example='"the common name of a root"')
-    operator: str | None = key(optional(text()), default=None, example='"who runs the CA"')
-    max_concurrency: int = key(number(1, 64), default=4, example="4")
-    new_orders: Rate | None = key(_RATE, default=None, example='"300/3h"')
-    requests: Rate | None = key(_RATE, default=None, example='"200/s"')
-    revocations: Rate | None = key(_RATE, default=None, example='"8/s"')
-    per_domain: Rate | None = key(_RATE, default=None, example='"50/7d"')
-    failed_authorizations: Rate | None = key(_RATE, default=None, example='"5/h"')
+    profile: str | None = key(
+        optional(text()),
+        default=None,
+        help="The profile that is asked for in every order; one of those that the CA's directory lists.",
+        example='"classic"',
+    )
+    preferred_chain: str | None = key(
+        optional(text()),
+        default=None,
+        help="The common name of the root to which certificates are served. Unsaid: the CA's default chain.",
+        example='"the common name of a root"',
+    )
+    operator: str | None = key(
+        optional(text()),
+        default=None,
+        help="Who runs the CA. Two CAs of one operator make no pair.",
+        example='"who runs the CA"',
+    )
+    max_concurrency: int = key(
+        number(1, 64), default=4, help="How many orders a process works on there at once.", example="4"
+    )
+    new_orders: Rate | None = key(
+        _RATE,
+        default=None,
+        help="How many orders it takes for sets of names that are new to it.",
+        example='"300/3h"',
+    )
+    requests: Rate | None = key(
+        _RATE, default=None, help="How many requests it takes, of any kind.", example='"200/s"'
+    )
+    revocations: Rate | None = key(
+        _RATE, default=None, help="How many revocations it takes.", example='"8/s"'
+    )
+    per_domain: Rate | None = key(
+        _RATE,
+        default=None,
+        help="How many certificates for new sets of names it issues under one registered domain.",
+        example='"50/7d"',
+    )
+    failed_authorizations: Rate | None = key(
+        _RATE, default=None, help="How many failed authorizations of one name it bears.", example='"5/h"'
+    )
 
 
 class DefaultsSection(Section):
-    primary: str = key(text(), example='"the name of a [ca.NAME]"')
-    backup: str = key(text(), example='"the name of another [ca.NAME]"')
-    spares: list[str] = key(listed(text()), default=[], example='["a third CA"]')
-    dns: str = key(text(), example='"the name of a [dns.NAME]"')
-    targets: list[str] = key(listed(text()), default=[], example='["the name of a [target.NAME]"]')
-    key_type: KeyType = key(made(_key_type), default=KeyType.EC_P256, example='"ec-p256"')
+    primary: str = key(text(), help="The CA whose certificate serves.", example='"the name of a [ca.NAME]"')
+    backup: str = key(
+        text(), help="The CA whose certificate stands ready.", example='"the name of another [ca.NAME]"'
+    )
+    spares: list[str] = key(
+        listed(text()),
+        default=[],
+        help="Further CAs. They are read and checked; nothing is moved to them yet.",
+        example='["a third CA"]',
+    )
+    dns: str = key(text(), help="The DNS that holds the zones.", example='"the name of a [dns.NAME]"')
+    targets: list[str] = key(
+        listed(text()),
+        default=[],
+        help="Where the serving certificate goes. Unsaid: nowhere; `dualcert export` writes it.",
+        example='["the name of a [target.NAME]"]',
+    )
+    key_type: KeyType = key(
+        made(_key_type, f"one of {', '.join(KeyType)}"),
+        default=KeyType.EC_P256,
+        help="The kind of both private keys.",
+        example='"ec-p256"',
+    )
     first_wait: timedelta = key(
-        made(_parsed(parse_duration, DURATION_FORM)), default=timedelta(minutes=10), example='"10m"'
+        made(_parsed(parse_duration, DURATION_FORM), "duration"),
+        default=timedelta(minutes=10),
+        help="How long a first backup waits for its primary before it serves instead.",
+        example='"10m"',
     )
 
 

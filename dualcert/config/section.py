@@ -21,24 +21,43 @@ _REQUIRED = object()
 
 @dataclass(frozen=True)
 class Key:
-    """A key of a table: what its value must be, what an error offers instead, and what it is where it is unsaid."""
+    """A key of a table: what its value must be and means, what an error offers instead, and what it is where it is
+    unsaid."""
 
     schema: Schema
+    help: str
     example: str
     default: Any
     section: type[Section] | None
     check_default: bool
 
+    @property
+    def required(self) -> bool:
+        return self.default is _REQUIRED
+
+    @property
+    def kind(self) -> str:
+        """What its value must be, in words."""
+        return _in_words(self.schema)
+
     def field(self) -> Schema:
-        if self.default is _REQUIRED:
+        if self.required:
             return {"type": "model-field", "schema": self.schema}
         unsaid = {"default_factory": lambda: copy(self.default), "validate_default": self.check_default}
         return {"type": "model-field", "schema": {"type": "default", "schema": self.schema, **unsaid}}
 
 
-def key(schema: Schema, *, example: str, default: Any = _REQUIRED, check_default: bool = False) -> Any:
-    """A key of a ``Section``, required without a default. ``example`` is a value as it would stand in the file."""
-    return Key(schema, example, default, _nested(schema), check_default)
+def key(
+    schema: Schema,
+    *,
+    help: str,  # noqa: A002 - as for a plugin's option
+    example: str,
+    default: Any = _REQUIRED,
+    check_default: bool = False,
+) -> Any:
+    """A key of a ``Section``, required without a default. ``help`` is what the reference says of it; ``example`` is a
+    value as it would stand in the file."""
+    return Key(schema, help, example, default, _nested(schema), check_default)
 
 
 def _nested(schema: Schema) -> type[Section] | None:
@@ -95,9 +114,9 @@ def _validator(section: Any) -> SchemaValidator:
 # --- values ----------------------------------------------------------------------------------------------
 
 
-def text() -> Schema:
+def text(words: str = "text") -> Schema:
     """A text that is not empty."""
-    return {"type": "str", "min_length": 1}
+    return {"type": "str", "min_length": 1, "metadata": {"words": words}}
 
 
 def number(least: int, most: int) -> Schema:
@@ -112,20 +131,54 @@ def optional(schema: Schema) -> Schema:
     return {"type": "nullable", "schema": schema}
 
 
-def checked(schema: Schema, check: Callable[[Any], Any]) -> Schema:
-    """What the schema lets through, and then ``check``, which may raise what ``refused`` makes."""
-    return {"type": "function-after", "schema": schema, "function": {"type": "no-info", "function": check}}
+def checked(schema: Schema, check: Callable[[Any], Any], words: str = "") -> Schema:
+    """What the schema lets through, and then ``check``, which may raise what ``refused`` makes. ``words`` say what
+    that comes to."""
+    return {
+        "type": "function-after",
+        "schema": schema,
+        "function": {"type": "no-info", "function": check},
+        "metadata": {"words": words},
+    }
 
 
-def made(make: Callable[..., Any], *, of_base: bool = False) -> Schema:
-    """What ``make`` makes of any value; it may raise what ``refused`` makes. ``of_base``: it is told the folder."""
+def made(make: Callable[..., Any], words: str, *, of_base: bool = False) -> Schema:
+    """What ``make`` makes of any value; it may raise what ``refused`` makes. ``words`` say what it takes. With
+    ``of_base`` it is told the folder."""
+    about = {"words": words}
     if not of_base:
-        return {"type": "function-plain", "function": {"type": "no-info", "function": make}}
+        return {
+            "type": "function-plain",
+            "function": {"type": "no-info", "function": make},
+            "metadata": about,
+        }
 
     def with_base(value: Any, info: Any) -> Any:
         return make(value, info.context["base"])
 
-    return {"type": "function-plain", "function": {"type": "with-info", "function": with_base}}
+    return {
+        "type": "function-plain",
+        "function": {"type": "with-info", "function": with_base},
+        "metadata": about,
+    }
+
+
+def _in_words(schema: Schema) -> str:
+    if words := schema.get("metadata", {}).get("words"):
+        return str(words)
+    match schema["type"]:
+        case "str":
+            return "text"
+        case "bool":
+            return "true or false"
+        case "int":
+            return f"number, {schema['ge']} to {schema['le']}"
+        case "list":
+            return f"list of {_in_words(schema['items_schema'])}"
+        case "model-fields":
+            return "table"
+        case _:
+            return _in_words(schema["schema"])
 
 
 def refused(reason: str, remedy: str) -> PydanticCustomError:

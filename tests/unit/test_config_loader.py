@@ -9,7 +9,8 @@ import pytest
 
 from dualcert.config.binding import bind
 from dualcert.config.durations import Rate
-from dualcert.config.loader import configuration_path, load_settings
+from dualcert.config.loader import load_settings
+from dualcert.config.places import configuration_path
 from dualcert.config.problems import InvalidConfiguration, Problem
 from dualcert.config.settings import Settings
 from dualcert.config.template import TEMPLATE, edits, write_template
@@ -244,7 +245,7 @@ def test_the_order_of_search(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     here.mkdir()
     monkeypatch.chdir(here)
     monkeypatch.delenv("DUALCERT_CONFIG", raising=False)
-    monkeypatch.setattr("dualcert.config.loader.SYSTEM_FILE", folder / "etc.toml")
+    monkeypatch.setattr("dualcert.config.places.SYSTEM_FILE", folder / "etc.toml")
     assert configuration_path() == here / "dualcert.toml"
     (folder / "etc.toml").write_text("")
     assert configuration_path() == folder / "etc.toml"
@@ -260,7 +261,7 @@ def test_no_configuration_at_all_says_where_it_was_looked_for(
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.delenv("DUALCERT_CONFIG", raising=False)
-    monkeypatch.setattr("dualcert.config.loader.SYSTEM_FILE", folder / "etc.toml")
+    monkeypatch.setattr("dualcert.config.places.SYSTEM_FILE", folder / "etc.toml")
     with pytest.raises(ConfigurationError) as caught:
         load_settings()
     assert str(folder / "dualcert.toml") in str(caught.value)
