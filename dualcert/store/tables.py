@@ -32,14 +32,14 @@ Number = BigInteger().with_variant(Integer(), "sqlite")
 """Row numbers and microseconds; SQLite numbers rows by itself only where the type is INTEGER."""
 
 
-def _id() -> Column[int]:
+def row_id() -> Column[int]:
     return Column("id", Number, primary_key=True, autoincrement=True)
 
 
 pair = Table(
     "pair",
     metadata,
-    _id(),
+    row_id(),
     Column("name", Text, nullable=False, unique=True),
     Column("names_digest", LargeBinary, nullable=False, unique=True),
     Column("key_type", Text, nullable=False),
@@ -102,7 +102,7 @@ former_pair = Table(
 lineage = Table(
     "lineage",
     metadata,
-    _id(),
+    row_id(),
     Column("pair_id", Number, nullable=False),
     Column("ca", Text, nullable=False),
     Column("domain", Text, nullable=False),
@@ -135,7 +135,7 @@ account = Table(
 issuance = Table(
     "issuance",
     metadata,
-    _id(),
+    row_id(),
     Column("pair_id", Number, nullable=False),
     Column("cause", Text, nullable=False),
     Column("opened_at", Number, nullable=False),
@@ -145,7 +145,7 @@ issuance = Table(
 acme_order = Table(
     "acme_order",
     metadata,
-    _id(),
+    row_id(),
     Column("issuance_id", Number, nullable=False),
     Column("pair_id", Number, nullable=False),
     Column("lineage_id", Number, nullable=False),
@@ -166,7 +166,7 @@ acme_order = Table(
 challenge_record = Table(
     "challenge_record",
     metadata,
-    _id(),
+    row_id(),
     Column("order_id", Number, nullable=False),
     Column("pair_id", Number, nullable=False),
     Column("ca", Text, nullable=False),
@@ -218,7 +218,7 @@ blocked_key = Table(
 certificate = Table(
     "certificate",
     metadata,
-    _id(),
+    row_id(),
     Column("pair_id", Number, nullable=False),
     Column("lineage_id", Number, nullable=False),
     Column("ca", Text, nullable=False),
@@ -321,7 +321,7 @@ revocation = Table(
 deployment = Table(
     "deployment",
     metadata,
-    _id(),
+    row_id(),
     Column("pair_id", Number, nullable=False),
     Column("target", Text, nullable=False),
     Column("epoch", Integer, nullable=False),
@@ -348,7 +348,7 @@ observation = Table(
 work = Table(
     "work",
     metadata,
-    _id(),
+    row_id(),
     Column("kind", Text, nullable=False),
     Column("pair_id", Number, nullable=False),
     Column("ca", Text, nullable=False, server_default=""),
@@ -380,7 +380,7 @@ lease = Table(
 event = Table(
     "event",
     metadata,
-    _id(),
+    row_id(),
     Column("at", Number, nullable=False),
     Column("kind", Text, nullable=False),
     Column("actor", Text, nullable=False),

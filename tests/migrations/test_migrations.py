@@ -20,7 +20,7 @@ import dualcert
 from dualcert.errors import ConfigurationError, DatabaseRevisionError
 from dualcert.model.events import EventKind
 from dualcert.store import Store, events, migrations
-from dualcert.store.tables import metadata
+from dualcert.store.incident_tables import metadata
 from dualcert.testing.clock import FakeClock
 from tests.postgres import Postgres
 
