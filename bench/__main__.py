@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from bench import commands, failovers, issuance
+from bench import commands, failovers, issuance, sealing, watching
 from bench.results import FILE, Result, table, write
 from bench.stage import Stage, dualcert, run, set_up
 from dualcert.cli import collect_seldom
@@ -18,6 +18,8 @@ _PARTS: dict[str, Callable[[Stage, float], list[Result]]] = {
     "issue": lambda stage, effort: commands.issue(stage, _rounds(11, effort)),
     "failover": lambda stage, effort: failovers.commands(stage, _rounds(10, effort)),
     "promotion": lambda stage, effort: failovers.in_process(stage, _rounds(60, effort)),
+    "sealing": lambda stage, effort: sealing.seal_and_verify(stage, _rounds(3, effort)),
+    "watching": lambda stage, effort: watching.a_million(stage, _rounds(3, effort)),
     "small": lambda stage, effort: commands.small(stage, _rounds(9, effort)),
 }
 

@@ -128,6 +128,10 @@ TABLES: dict[str, tuple[type[Section], str]] = {
         schema.DefaultsSection,
         "What a new pair takes. A pair that exists keeps what it was made with: `dualcert pair set` changes it.",
     ),
+    "watch": (
+        schema.WatchSection,
+        "What is done about revocations that are seen ([watching](watching.md)). The table may be left out.",
+    ),
 }
 PLUGINS = {
     "keys": ("protector", "dualcert.key_protectors"),

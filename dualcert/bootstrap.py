@@ -22,7 +22,15 @@ from dualcert.config.problems import InvalidConfiguration
 from dualcert.config.settings import CaTable, DnsTable, PluginTable, TargetTable
 from dualcert.config.template import Edit, write_template
 from dualcert.errors import ConfigurationError, DualcertError
-from dualcert.lifecycle.world import CaBinding, DnsBinding, Lazy, NewPairs, TargetBinding, World
+from dualcert.lifecycle.world import (
+    CaBinding,
+    DnsBinding,
+    Lazy,
+    NewPairs,
+    TargetBinding,
+    WatchRules,
+    World,
+)
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.checking import Scene
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
     from dualcert.ports.ca import CertificateAuthority
     from dualcert.ports.deploy import Deployer
     from dualcert.ports.dns import DnsProvider
+    from dualcert.ports.evidence import Evidence
     from dualcert.ports.keys import KeyProtector
     from dualcert.store import Store
 
@@ -99,7 +108,19 @@ def _world(
         protectors=protectors,
         new_pairs=_new_pairs(settings),
         draw=random.SystemRandom().random,
+        watch=WatchRules(settings.watch.promote, settings.watch.early, settings.watch.brake_then),
+        evidence=_evidence(settings, clock),
     )
+
+
+def _evidence(settings: Settings, clock: Clock) -> Lazy[Evidence]:
+    def make() -> Evidence:
+        from dualcert.evidence import EvidenceReader, Fetcher
+
+        private = settings.watch.private_networks
+        return EvidenceReader(Fetcher(clock, f"dualcert/{version('dualcert')}", private=private))
+
+    return Lazy(make)
 
 
 def examine(settings: Settings, names: Sequence[str] = ()) -> Scene:
@@ -155,6 +176,7 @@ def _new_pairs(settings: Settings) -> NewPairs:
         targets=defaults.targets,
         key_type=defaults.key_type,
         first_wait=int(defaults.first_wait.total_seconds()),
+        spares=defaults.spares,
     )
 
 
@@ -289,6 +311,7 @@ def _ca(table: CaTable, store: Store, clock: Clock) -> CaBinding:
         permits=permits,
         contact=table.contact,
         preferred_chain=table.preferred_chain,
+        crl=table.crl,
     )
 
 

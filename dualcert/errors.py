@@ -162,6 +162,21 @@ class NotPropagated(DnsError):
     """Not every authoritative server shows the value in time."""
 
 
+# --- what CAs publish --------------------------------------------------------------------------------------
+
+
+class EvidenceError(DualcertError):
+    """A place where a CA says what it has revoked told nothing that counts: never taken for "nothing is revoked"."""
+
+
+class SourceUnreachable(EvidenceError):
+    """No answer, or not all of it; later there may be one."""
+
+
+class EvidenceRejected(EvidenceError):
+    """What came proves nothing: not signed by the CA, stale, of another CA, too large, from where nobody may ask."""
+
+
 # --- keys, targets, the database -------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from dualcert.store import Store, migrations
-from dualcert.store.tables import metadata
+from dualcert.store.incident_tables import seal
 from dualcert.testing.clock import FakeClock
 from tests import postgres
 from tests.postgres import Postgres
@@ -18,6 +18,7 @@ _OTHERS_OUT = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
 )
+metadata = seal.metadata  # with these, it holds all tables
 _EMPTY = "".join(f"DELETE FROM {name};" for name in metadata.tables)
 _FROM_ONE = "SELECT setval(seqrelid, 1, false) FROM pg_sequence"
 _TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"

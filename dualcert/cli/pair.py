@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Group, pass_context
 from dualcert.cli.issue import conclude
-from dualcert.cli.output import note
+from dualcert.cli.output import note, print_json, say
 from dualcert.cli.progress import drive, duration
-from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
+from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, Refused, UsageProblem
+
+if TYPE_CHECKING:
+    from dualcert.lifecycle.moving import Move
 
 
 @click.group("pair", cls=Group)
@@ -94,7 +99,7 @@ def set_pair(
         raise UsageProblem(
             "a pair's CAs are not changed: each of its two lineages keeps its CA for life",
             remedy=f"To let the other of its CAs serve: dualcert failover {name} --to CA. For a third CA: "
-            f"dualcert remove {name}, and then dualcert issue with --primary and --backup.",
+            f"dualcert pair move {name} --ca OLD=NEW",
             name=name,
         )
     if no_targets and targets:
@@ -114,3 +119,93 @@ def set_pair(
         note(f"{found.name}: {'; '.join(said) or 'it goes by that already'}")
     drive(context, Scope(frozenset([found.id]), inventory.ISSUING), seconds)
     return conclude(context, found.name)
+
+
+_MOVE_EXAMPLES = """
+dualcert pair move example.com --ca alpha=gamma
+dualcert pair move --all --ca alpha=gamma
+"""
+_MOVE_EXITS = {
+    EXIT_DONE: "Moved, and the new CA's certificate is in its place; with --all: every order is due.",
+    EXIT_PARTIAL: "Moved, but something is not finished; the same command, or dualcert renew NAME, goes on.",
+}
+_NAMED = 20
+
+
+@pair.command(
+    "move",
+    short_help="Change one of a pair's two CAs.",
+    examples=_MOVE_EXAMPLES,
+    exits=_MOVE_EXITS,
+    see=("dualcert distrust", "dualcert show", "docs/ca-trouble.md"),
+)
+@click.argument(
+    "name",
+    cls=Argument,
+    metavar="[NAME]",
+    required=False,
+    shell_complete=pairs,
+    help="A pair's name, or a name that it covers.",
+)
+@click.option("--ca", "cas", metavar="OLD=NEW", required=True, help="From which [ca.X] to which.")
+@click.option("--all", "everyone", is_flag=True, help="All pairs that have the old CA.")
+@click.option(
+    "--timeout", default="5m", show_default=True, metavar="TIME", help="How long to wait for what is left."
+)
+@pass_context
+def move_pair(context: Context, name: str | None, cas: str, everyone: bool, timeout: str) -> int:
+    """Change one of a pair's two CAs.
+
+    The old CA's lineage is retired, and one of the new CA takes its role. What the role had stays there until the new
+    certificate is stored, so nothing is served for want of another. The new CA must not fall together with the pair's
+    other one. With --all the orders are only made due: dualcert renew --due or the daemon places them, as fast as the
+    new CA's budgets allow.
+    """
+    from dualcert.lifecycle import inventory, moving
+    from dualcert.lifecycle.driver import Scope
+    from dualcert.lifecycle.moving import Move
+
+    old, _, new = cas.partition("=")
+    if not old or not new or (name is None) is not everyone:
+        raise UsageProblem(
+            "say --ca OLD=NEW, and either NAME or --all", remedy="See: dualcert pair move --help", name=name
+        )
+    seconds = duration(timeout)
+    world = context.application.world
+    wanted = Move(old, new, "by hand")
+    moving.check(world, wanted)
+    if name is None:
+        return _move_all(context, wanted)
+    found = inventory.resolve(world, name)
+    moved = moving.move(world, found.id, wanted)
+    if moved is None:
+        moving.demand_there(world, found, wanted)
+        inventory.renew(world, found, force=False)  # as a person asks: without back-off
+    elif moved.problem is not None:
+        raise Refused(moved.problem, remedy="Nothing was changed.", name=found.name, ca=new)
+    drive(context, Scope(frozenset([found.id]), inventory.ISSUING), seconds)
+    return conclude(context, found.name)
+
+
+def _move_all(context: Context, wanted: Move) -> int:
+    from dualcert.lifecycle import moving
+
+    world = context.application.world
+    count, stuck = 0, []
+    for pair_id in moving.everyone(world, wanted.old):
+        moved = moving.move(world, pair_id, wanted)
+        if moved is not None and moved.problem is not None:
+            stuck.append(f"{moved.name}: {moved.problem}")
+        elif moved is not None:
+            count += 1
+    if context.json:
+        print_json({"from": wanted.old, "to": wanted.new, "moved": count, "not_moved": len(stuck)})
+    else:
+        say(
+            f"{count} pairs move from {wanted.old} to {wanted.new}; dualcert renew --due, or the daemon, orders there"
+        )
+    for problem in stuck[:_NAMED]:
+        note(problem)
+    if len(stuck) > _NAMED:
+        note(f"and {len(stuck) - _NAMED} more")
+    return EXIT_PARTIAL if stuck else EXIT_DONE

@@ -1,4 +1,4 @@
-"""``dualcert show`` and ``events``"""
+"""``dualcert show``"""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ import click
 from dualcert.cli.completion import pairs
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
-from dualcert.cli.output import (
-    Column,
-    cell,
-    print_columns,
-    print_json,
-    print_json_lines,
-    say,
-)
+from dualcert.cli.output import cell, print_json, say
 
 _SHOW_EXAMPLES = """
 dualcert show example.com
@@ -89,46 +82,3 @@ def _whose(view: dict[str, Any], sha256: str) -> str:
         if certificate is not None and certificate["sha256"] == sha256:
             return f"the {role}'s certificate"
     return f"another certificate ({sha256[:16]}...)"
-
-
-_EVENTS_EXAMPLES = """
-dualcert events example.com
-dualcert events --json | jq -c 'select(.kind == "promoted")'
-"""
-
-_EVENT_COLUMNS = (
-    Column("AT", 27),
-    Column("PAIR", 24),
-    Column("CA", 8),
-    Column("KIND", 18),
-    Column("ACTOR", 16),
-    Column("CAUSE"),
-)
-
-
-@click.command("events", cls=Command, examples=_EVENTS_EXAMPLES, see=("dualcert show",))
-@click.argument(
-    "name",
-    cls=Argument,
-    metavar="[NAME]",
-    required=False,
-    shell_complete=pairs,
-    help="A pair's name, or a name that it covers. Unsaid: all pairs.",
-)
-@pass_context
-def events(context: Context, name: str | None) -> None:
-    """Show what happened to a pair, or to all, oldest first: who, what, why and when."""
-    from dualcert.lifecycle import history
-
-    world = context.application.world
-    found = history.tell(world, history.of_name(world, name) if name else None)
-    if context.json:
-        print_json_lines(found)
-        return
-    print_columns(
-        _EVENT_COLUMNS,
-        (
-            (one["at"], one["pair"], one["ca"] or one["target"], one["kind"], one["actor"], one["cause"])
-            for one in found
-        ),
-    )

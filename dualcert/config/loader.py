@@ -23,6 +23,7 @@ from dualcert.config.schema import (
     KeysSection,
     PluginSection,
     TargetSection,
+    WatchSection,
     explain,
 )
 from dualcert.config.secrets import (
@@ -46,10 +47,11 @@ from dualcert.config.settings import (
     PluginTable,
     Settings,
     TargetTable,
+    Watch,
 )
 from dualcert.errors import ConfigurationError
 
-TOP = ("database", "keys", "ca", "dns", "target", "defaults")
+TOP = ("database", "keys", "ca", "dns", "target", "defaults", "watch")
 _TABLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _TOML_PLACE = re.compile(r"\s*\(at line (\d+), column \d+\)$")
 _S = TypeVar("_S", bound=Section)
@@ -111,11 +113,12 @@ class _Reading:
         dns = self._sections("dns", DnsSection)
         target = self._sections("target", TargetSection)
         defaults = self._defaults()
+        watch = self._section(("watch",), self.document.get("watch", {}), WatchSection)
         domains = references.check(
             self.document, self.positions, keys=keys, ca=ca, defaults=defaults, problems=self.problems
         )
         tables = {name: self._ca(name, section, domains.get(name, "")) for name, section in ca.items()}
-        if self.problems or defaults is None:
+        if self.problems or defaults is None or watch is None:
             raise InvalidConfiguration(self.path, self.problems)
         return Settings(
             path=self.path,
@@ -125,6 +128,7 @@ class _Reading:
             dns=_frozen({name: self._dns(name, section) for name, section in dns.items()}),
             target=_frozen({name: self._target(name, section) for name, section in target.items()}),
             defaults=_as_defaults(defaults),
+            watch=Watch(watch.promote, watch.early, watch.private_networks, watch.brake_then),
         )
 
     def _problem(self, path: tuple[str, ...], reason: str, remedy: str) -> None:
@@ -201,6 +205,7 @@ class _Reading:
             revocations=section.revocations,
             per_domain=section.per_domain,
             failed_authorizations=section.failed_authorizations,
+            crl=tuple(section.crl),
         )
 
     def _existing(self, path: tuple[str, ...], value: str | None) -> Path | None:

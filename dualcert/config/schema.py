@@ -61,6 +61,22 @@ def _agreed(value: bool) -> bool:
     return value
 
 
+def _one_of(*words: str) -> Callable[[str], str]:
+    def validate(value: str) -> str:
+        if value not in words:
+            raise refused(f'"{value}" is none of {", ".join(words)}', f"write one of {', '.join(words)}")
+        return value
+
+    return validate
+
+
+def _http(value: str) -> str:
+    url = urlsplit(value)
+    if url.scheme != "http" or not url.hostname or any(c.isspace() for c in value):
+        raise refused(f'"{value}" is not an http URL', "a CRL is signed: it is fetched over http://")
+    return value
+
+
 def _key_type(value: Any) -> KeyType:
     try:
         return KeyType(value)
@@ -234,6 +250,12 @@ class CaSection(Section):
     max_concurrency: int = key(
         number(1, 64), default=4, help="How many orders a process works on there at once.", example="4"
     )
+    crl: list[str] = key(
+        listed(checked({"type": "str"}, _http, "http URL")),
+        default=[],
+        help="Where its CRL is, if its certificates do not say so: that of the CA certificate which signs them.",
+        example='["http://pki.example/ca.crl"]',
+    )
     new_orders: Rate | None = key(
         _RATE,
         default=None,
@@ -265,7 +287,7 @@ class DefaultsSection(Section):
     spares: list[str] = key(
         listed(text()),
         default=[],
-        help="Further CAs. They are read and checked; nothing is moved to them yet.",
+        help="Further CAs, in the order in which they take the place of one that is distrusted.",
         example='["a third CA"]',
     )
     dns: str = key(text(), help="The DNS that holds the zones.", example='"the name of a [dns.NAME]"')
@@ -286,6 +308,34 @@ class DefaultsSection(Section):
         default=timedelta(minutes=10),
         help="How long a first backup waits for its primary before it serves instead.",
         example='"10m"',
+    )
+
+
+class WatchSection(Section):
+    promote: str = key(
+        checked({"type": "str"}, _one_of("auto", "ask", "never"), "auto, ask or never"),
+        default="auto",
+        help="What happens where a certificate that serves is revoked: the pair turns to its backup by itself, a "
+        "person is asked to have it do so, or it is only written down.",
+        example='"auto"',
+    )
+    early: bool = key(
+        {"type": "bool"},
+        default=False,
+        help="Whether a CA's early warning is enough for that. Unsaid: it renews, and turns nothing.",
+        example="false",
+    )
+    private_networks: bool = key(
+        {"type": "bool"},
+        default=False,
+        help="Whether CRLs and OCSP responders may be asked at loopback and private addresses.",
+        example="false",
+    )
+    brake_then: str = key(
+        checked({"type": "str"}, _one_of("wait", "waves"), "wait or waves"),
+        default="wait",
+        help="What happens to the incident that the brake has opened: it waits for a person, or is run in waves.",
+        example='"wait"',
     )
 
 

@@ -82,6 +82,7 @@ class CaTable:
     revocations: Rate | None = None
     per_domain: Rate | None = None
     failed_authorizations: Rate | None = None
+    crl: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,16 @@ class Defaults:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """``[watch]``: what is done about revocations that are seen. The whole table may be left out."""
+
+    promote: str = "auto"
+    early: bool = False
+    private_networks: bool = False
+    brake_then: str = "wait"
+
+
+@dataclass(frozen=True)
 class Settings:
     """One configuration file. ``database`` is a URL; a SQLite one names an absolute path.
 
@@ -130,3 +141,4 @@ class Settings:
     dns: Mapping[str, DnsTable]
     target: Mapping[str, TargetTable]
     defaults: Defaults
+    watch: Watch = field(default_factory=Watch)

@@ -18,7 +18,7 @@ from dualcert.lifecycle.world import World
 from dualcert.policy import pairing
 from dualcert.policy.pairing import CaIdentity
 from dualcert.ports.ca import Account, CaFacts
-from dualcert.store import accounts, checks
+from dualcert.store import accounts, checks, standings
 
 _APART = timedelta(seconds=60)
 """How far two clocks may be apart: far less than what certificates and TSIG forgive."""
@@ -36,6 +36,7 @@ def looks(scene: Scene) -> Iterator[tuple[str, Look]]:
     yield "keys", partial(_keks_apart, scene.world)
     for ca in scene.world.cas:
         yield f"ca.{ca}", partial(_ca, scene, ca)
+        yield f"orders at ca.{ca}", partial(_closed, scene, ca)
         yield f"clock of ca.{ca}", partial(_ca_clock, scene.world, ca)
         yield f"account at ca.{ca}", partial(_account, scene, ca)
     yield "independence", partial(_independence, scene)
@@ -122,6 +123,20 @@ def _keks_apart(world: World) -> Iterator[Finding]:
 
 
 # --- CAs -------------------------------------------------------------------------------------------------
+
+
+def _closed(scene: Scene, name: str) -> Iterator[Finding]:
+    if scene.database is not None:
+        return
+    with scene.world.store.read() as tx:
+        standing = standings.get(tx, name)
+    if standing.closed is not None:
+        way = f"distrust {name} --lift" if standing.distrusted_at is not None else f"thaw {name}"
+        yield Finding(
+            f"orders at ca.{name}",
+            f"{standing.closed}: renewals and refills wait",
+            f"If it is over: dualcert {way}",
+        )
 
 
 def _ca(scene: Scene, name: str) -> Iterator[Finding]:

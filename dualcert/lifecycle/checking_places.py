@@ -11,6 +11,7 @@ from functools import partial
 from dualcert.errors import DnsError, DnsUnreachable, ProbeFailed
 from dualcert.lifecycle import probing
 from dualcert.lifecycle.checking import Finding, Look, Scene, trouble
+from dualcert.lifecycle.watching import telling
 from dualcert.lifecycle.world import DnsBinding, TargetBinding, World
 from dualcert.model import names as naming
 from dualcert.model.work import NO_PAIR, WorkKind
@@ -40,6 +41,7 @@ def looks(scene: Scene) -> Iterator[tuple[str, Look]]:
         yield f"target.{target}", partial(_target, scene, target)
     if scene.database is None:
         yield "work", partial(_work, scene.world)
+        yield "watching", partial(telling.findings, scene.world)
 
 
 # --- DNS -------------------------------------------------------------------------------------------------

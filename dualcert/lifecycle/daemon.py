@@ -12,16 +12,21 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from dualcert.errors import StoreUnavailable
-from dualcert.lifecycle import destruction, renewal
+from dualcert.lifecycle import destruction, renewal, sealing
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.owner import is_dead
 from dualcert.lifecycle.runner import DAEMON, Runner, Scope
+from dualcert.lifecycle.watching.job import WatchJob
 from dualcert.lifecycle.world import World
 from dualcert.store import clockwork, daemons
 
 log = logging.getLogger(__name__)
 
-_OPENINGS: dict[Callable[[World], int], float] = {renewal.open_due: 0.0, destruction.destroy_ended: 60.0}
+_OPENINGS: dict[Callable[[World], int], float] = {
+    renewal.open_due: 0.0,
+    destruction.destroy_ended: 60.0,
+    sealing.seal_due: 60.0,
+}
 """What time alone makes due, found by index and a few hundred at once; how many seconds after nothing was found one
 looks again. Where something was, the rest follows at the next tick."""
 
@@ -42,6 +47,7 @@ class Daemon:
         self._version = version
         self._engine = Engine(world)
         self._runner = Runner(self._engine, Scope(), DAEMON, look_every=float("inf"))
+        self._watch = WatchJob(world)
         self._thread = threading.Thread(target=self._run, name="daemon", daemon=True)
         self._tick_wanted = False
         self._stopping: float | None = None
@@ -137,6 +143,7 @@ class Daemon:
         for opening, at in self._open_at.items():
             if now >= at:
                 self._open_at[opening] = now + self._open(opening)
+        self._watch.look()
         self._runner.claim()
 
     def _open(self, opening: Callable[[World], int]) -> float:

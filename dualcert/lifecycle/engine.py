@@ -27,6 +27,7 @@ from dualcert.lifecycle.owner import is_dead, new_owner
 from dualcert.lifecycle.permits import BudgetSpent
 from dualcert.lifecycle.subject import Subject
 from dualcert.lifecycle.telling import PairNames
+from dualcert.lifecycle.watching import turning
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
 from dualcert.model.work import (
@@ -64,6 +65,7 @@ _STEPS: Mapping[WorkKind, Callable[[World, WorkRow], Outcome]] = {
     WorkKind.FALLBACK: promotion.fall_back,
     WorkKind.REMOVAL: removal.advance,
     WorkKind.PROMOTION: leaving.advance,
+    WorkKind.SIGNAL: turning.advance,
     WorkKind.RENEWAL_INFORMATION: renewal_information.ask,
 }
 

@@ -91,6 +91,11 @@ def _spki(certificate: x509.Certificate) -> bytes:
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
+def spki_of(certificate: x509.Certificate) -> bytes:
+    """The SHA-256 of its SubjectPublicKeyInfo."""
+    return _spki(certificate)
+
+
 def parse(pem: str) -> Arrival:
     """Raises ``CertificateUnfit`` where it cannot be read."""
     try:
@@ -146,6 +151,11 @@ def _root_key(arrival: Arrival, names: Sequence[str], now: datetime, trust_roots
         .build_server_verifier(x509.DNSName(naming.probe_name(tuple(names))))
     )
     return _spki(verifier.verify(arrival.leaf, list(arrival.intermediates))[-1])
+
+
+def trusted_roots(path: Path | None) -> list[x509.Certificate]:
+    """The roots of a PEM file, or the public ones. Raises ``ConfigurationError``."""
+    return _roots(path)
 
 
 def _roots(path: Path | None) -> list[x509.Certificate]:

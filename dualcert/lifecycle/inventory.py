@@ -27,6 +27,7 @@ ISSUING = (
     WorkKind.REFILL,
     WorkKind.FALLBACK,
     WorkKind.PROMOTION,
+    WorkKind.SIGNAL,
     WorkKind.REVOCATION,
     WorkKind.REMOVAL,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from dualcert.errors import CaError, CaRejected, ChallengeFailed, DnsError, DnsUnreachable, DualcertError
 from dualcert.lifecycle import accounts, budgeting, keymaking, replacing, storing, validation
@@ -11,17 +11,20 @@ from dualcert.lifecycle.world import CaBinding, World, look_again
 from dualcert.model.events import EventKind
 from dualcert.model.order import ChallengeRecord, Order, OrderStep
 from dualcert.model.pair import Lineage, Pair
-from dualcert.model.work import DAY, Done, Failed, Later, Outcome, WorkRow
+from dualcert.model.work import DAY, FROZEN, Done, Failed, Later, Outcome, WorkRow
 from dualcert.policy import backoff, pairing
 from dualcert.policy.backoff import Failure
 from dualcert.policy.pairing import CaIdentity
 from dualcert.policy.recovery import Recovery, passing, recover
 from dualcert.ports.ca import CertificateAuthority, OrderSnapshot
-from dualcert.store import Transaction, events, orders, pairs, work
+from dualcert.store import Transaction, events, orders, pairs, standings, work
 from dualcert.store import accounts as stored_accounts
 
 _GONE_AT_MOST = 3
 """How often an order that vanished at the CA is replaced at once before backing off."""
+
+_CLOSED_LOOK = timedelta(hours=1)
+"""A CA that is opened again wakes those who wait; this is for what has come in between."""
 
 
 def advance(world: World, row: WorkRow) -> Outcome:
@@ -31,8 +34,12 @@ def advance(world: World, row: WorkRow) -> Outcome:
         pair = pairs.by_id(tx, row.pair_id)
         order = orders.open_order(tx, row.pair_id, row.ca)
         records = validation.records_of(tx, order)
+        placing = order is None or (order.step is OrderStep.PLACING and order.id not in world.unrecorded)
+        closed = standings.get(tx, row.ca).closed if placing else None
     if pair is None:
         return _drop(world, row)
+    if closed is not None:
+        return Later(began + _CLOSED_LOOK, f"no order goes there: {closed}", waiting_for=FROZEN)
     try:
         return _step(world, row, pair, order, records)
     except CaError as error:

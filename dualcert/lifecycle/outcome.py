@@ -11,7 +11,7 @@ from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.model.deployment import Observation
 from dualcert.model.work import PERSON, WorkKind, WorkRow
-from dualcert.store import deployments, pairs, revocations, work
+from dualcert.store import Transaction, deployments, incident_progress, pairs, revocations, work
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def of_failover(world: World, turn: Turn, *, dry_run: bool, began: datetime) -> 
                 for name in pair.targets
             ],
             "revoked": old is not None and revocations.is_revoked(tx, old.id),
-            "refill": None if dry_run else _refill(rows, turn),
+            "refill": None if dry_run else _refill(tx, rows, turn),
             "dry_run": dry_run,
         }
     left = () if dry_run else tuple(_problem(pair.name, row) for row in rows if row.kind in AFTERMATH)
@@ -62,10 +62,12 @@ def _target(
     }
 
 
-def _refill(rows: list[WorkRow], turn: Turn) -> str | None:
+def _refill(tx: Transaction, rows: list[WorkRow], turn: Turn) -> str | None:
     mine = [row for row in rows if row.ca == turn.from_ca and row.kind in {WorkKind.REFILL, WorkKind.ORDER}]
     if not mine:
         return None
+    if incident_progress.refills_held_for(tx, turn.from_ca) is not None:
+        return "held"
     return "failed" if any(row.attempts or row.waiting_for == PERSON for row in mine) else "scheduled"
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from dualcert.model.work import BUDGET, DAY, PERSON, WorkKind, WorkRow
+from dualcert.model.work import BUDGET, DAY, FROZEN, PERSON, WorkKind, WorkRow
 from dualcert.store import Transaction, work
 from dualcert.store.overview import Line
 
@@ -29,7 +29,7 @@ def renewal(ca: str, rows: Sequence[WorkRow]) -> dict[str, Any]:
         refill = next((row for row in rows if row.kind is WorkKind.REFILL and row.ca == ca), None)
         return IDLE if refill is None else {**IDLE, "state": "waiting", "next_try": refill.due_at}
     dns = next((row for row in rows if row.kind is WorkKind.PUBLICATION and row.reason), None)
-    held = order.waiting_for == BUDGET and order.owner is None
+    held = order.waiting_for in {BUDGET, FROZEN} and order.owner is None
     trouble = dns if dns is not None and not order.attempts and not held else order
     if held or order.due_at is None or order.waiting_for in {PERSON, DAY}:
         state = "waiting"

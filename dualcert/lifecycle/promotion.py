@@ -14,7 +14,18 @@ from dualcert.model.pair import Lineage, Pair, PairState
 from dualcert.model.signal import Reason
 from dualcert.model.work import DAY, Done, Later, Outcome, WorkKind, WorkRow
 from dualcert.policy.promotion import StandbyFacts, objections
-from dualcert.store import Transaction, certificates, deployments, events, pairs, promotion, revocations, work
+from dualcert.store import (
+    Transaction,
+    certificates,
+    deployments,
+    events,
+    incidents,
+    pairs,
+    promotion,
+    revocations,
+    standings,
+    work,
+)
 
 _RECENT = timedelta(hours=1)
 _RACES = 100
@@ -34,6 +45,7 @@ class Wish:
     revoke_unverified: bool = False
     dry_run: bool = False
     cause: str | None = None
+    actor: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,14 +103,17 @@ def failover(world: World, pair: Pair, wish: Wish) -> Turn:
     )
 
 
-def leave(world: World, pair: Pair, serving: int, cause: str) -> Turn | None:
+def leave(
+    world: World, pair: Pair, serving: int, cause: str, actor: str | None = None, *, dry_run: bool = False
+) -> Turn | None:
     """Promote the backup because the certificate that serves, number ``serving``, is to be left.
 
-    None where another one serves by now, or the pair has changed while it was looked at. Raises ``Refused`` where the
-    backup must not serve.
+    ``actor`` signs the event where it is not this process's own. None where another one serves by now, or the pair has
+    changed while it was looked at. Raises ``Refused`` where the backup must not serve.
     """
     seen = _look(world, pair)
-    return _promote(world, pair, seen, Wish(cause=cause)) if seen.state.serving == serving else None
+    wish = Wish(cause=cause, actor=actor, dry_run=dry_run)
+    return _promote(world, pair, seen, wish) if seen.state.serving == serving else None
 
 
 def _look(world: World, pair: Pair) -> _Seen:
@@ -166,7 +181,7 @@ def _promote(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn | None:
         if not _prove_and_swap(tx, seen.state):
             return None
         cause = wish.cause or f"failover by hand ({wish.reason.value})"
-        aftermath(tx, pair, seen.primary, seen.backup, old, new, cause)
+        aftermath(tx, pair, seen.primary, seen.backup, old, new, cause, wish.actor)
         if wish.revoke and old is not None:
             _want_revocation(tx, pair, old, wish)
     return Turn(pair, seen.state.epoch + 1, seen.primary.ca, old, seen.backup.ca, new, changed=True)
@@ -192,11 +207,18 @@ def _proof_failed(world: World, pair: Pair, seen: _Seen, unreadable: str) -> Non
             events.record(tx, EventKind.PROOF_FAILED, unreadable, pair=pair.id, ca=seen.backup.ca)
 
 
+def speaking_against(world: World, pair: Pair, state: PairState) -> tuple[str, ...]:
+    """What is recorded against the pair's standby, in words; its key is not opened."""
+    with world.store.read() as tx:
+        return _objections(tx, pair, state)
+
+
 def _objections(tx: Transaction, pair: Pair, state: PairState) -> tuple[str, ...]:
     standing = certificates.standing(tx, state.standby)
     if standing is None:
         return objections(None, tx.now)
     standby = standing.certificate
+    serving = certificates.standing(tx, state.serving)
     facts = StandbyFacts(
         revoked=standing.revoked,
         blocked=standing.blocked,
@@ -205,6 +227,9 @@ def _objections(tx: Transaction, pair: Pair, state: PairState) -> tuple[str, ...
         # Opened just now: even the last hours may be used, which a mass failover leaves as a margin.
         ok_until=standby.not_after,
         revocation_wanted=revocations.is_wanted(tx, standby.id),
+        named=incidents.naming(tx, standby.id) is not None,
+        serving_worse=serving is None or serving.bad(tx.now) is not None,
+        distrusted=not standings.counts(standings.get(tx, standby.ca), standby.not_before),
     )
     return objections(facts, tx.now)
 
@@ -226,6 +251,7 @@ def aftermath(
     old: Certificate | None,
     new: Certificate | None,
     cause: str,
+    actor: str | None = None,
 ) -> None:
     """What a promotion causes, due in the same transaction: the event, deployments, and a refill of what served."""
     events.record(
@@ -236,6 +262,7 @@ def aftermath(
         ca=new_lineage.ca,
         certificate=new.id if new else None,
         previous=old.id if old else None,
+        actor=actor,
     )
     for target in pair.targets:
         work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target=target)

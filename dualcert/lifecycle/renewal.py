@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
 from dualcert.model.pair import Lineage, Pair
-from dualcert.model.work import DAY, NO_PAIR, PERSON, Done, Outcome, WorkKind, WorkRow
+from dualcert.model.work import DAY, FROZEN, HELD, NO_PAIR, PERSON, Done, Later, Outcome, WorkKind, WorkRow
 from dualcert.policy import due, renewing
 from dualcert.policy.renewing import Leave, LineageFacts, Opening, PrimaryFacts
-from dualcert.store import Transaction, events, orders, pairs, renewal_info, renewals, work
+from dualcert.store import Transaction, events, incident_progress, orders, pairs, renewal_info, renewals, work
 from dualcert.store.renewals import HeldCertificate, Renewable
 
 _KEEPS_FAILING = 2
 _LONGEST_REASON = 200
+_HELD_LOOK = timedelta(hours=1)
+"""When a refill that is held is looked at again, should nobody let it go before."""
 
 
 def open_orders(tx: Transaction, pair: Pair, lineages: Collection[Lineage], cause: str) -> list[Lineage]:
@@ -124,7 +126,7 @@ def _trouble(primary: Renewable) -> str | None:
     for step in (primary.order, primary.publication):
         if step is None:
             continue
-        for_long = step.due_at is None or step.waiting_for in {PERSON, DAY}
+        for_long = step.due_at is None or step.waiting_for in {PERSON, DAY, FROZEN}
         if for_long or step.attempts >= _KEEPS_FAILING:
             return (step.reason or f"it failed {step.attempts} times").splitlines()[0][:_LONGEST_REASON]
     return None
@@ -164,6 +166,9 @@ def refill(world: World, row: WorkRow) -> Outcome:
     """A lineage that was emptied, or lost its trust, gets a new certificate under a new key."""
     with world.store.write() as tx:
         work.hold(tx, row)
+        held_for = incident_progress.refills_held_for(tx, row.ca)
+        if held_for is not None:
+            return Later(tx.now + _HELD_LOOK, f"held for incident {held_for}", waiting_for=HELD)
         pair = pairs.by_id(tx, row.pair_id)
         lineage = pairs.lineage_at(tx, row.pair_id, row.ca)
         if pair is not None and lineage is not None:

@@ -14,11 +14,13 @@ from cryptography import x509
 
 from dualcert.errors import CaBusy, CaError, CaUnreachable
 from dualcert.lifecycle import renewal
+from dualcert.lifecycle.watching import turning, warnings
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.model.events import EventKind
+from dualcert.model.signal import Turning
 from dualcert.model.work import Done, Later, Outcome, WorkRow
-from dualcert.policy import backoff, due
+from dualcert.policy import backoff, due, watching
 from dualcert.policy.backoff import Failure
 from dualcert.policy.due import Life, Window
 from dualcert.ports.ca import RenewalInformation
@@ -26,6 +28,9 @@ from dualcert.store import Transaction, events, pairs, renewal_info, work
 from dualcert.store.renewal_info import Subject
 
 _BATCH = 25
+_WINDOW = 200
+"""Of how many that are due those are chosen."""
+
 _LONGEST = timedelta(seconds=10)
 """How long one step may take before what was learnt is written down."""
 
@@ -85,9 +90,12 @@ def begin(world: World, tx: Transaction, arrived: Certificate, number: int, leaf
 def ask(world: World, row: WorkRow) -> Outcome:
     """Ask a CA about some of the certificates that are due to be asked about."""
     with world.store.read() as tx:
-        subjects, stale = renewal_info.due(tx, row.ca, _BATCH)
+        waiting, stale = renewal_info.due(tx, row.ca, _WINDOW)
         now = tx.now
+    # Where more is due than can be asked, each hour in which the CA has issued is asked about first.
+    subjects = watching.sampled(waiting, lambda one: one.life.not_before.replace(minute=0, second=0), _BATCH)
     told, trouble = _ask_all(world, row.ca, subjects)
+    warned: list[Turning] = []
     with world.store.write() as tx:
         work.hold(tx, row)
         pairs.lock(tx, {subject.pair_id for subject, _ in told})
@@ -95,9 +103,14 @@ def ask(world: World, row: WorkRow) -> Outcome:
             renewal_info.stop_asking(tx, number)
         for subject, answer in told:
             _take_in(world, tx, subject, answer)
-        if trouble is None and not renewal_info.cas_due(tx, [row.ca]):
+            if isinstance(answer, RenewalInformation):
+                warned += warnings.heed(world, tx, subject, answer)
+        finished = trouble is None and not renewal_info.cas_due(tx, [row.ca])
+        if finished:
             work.finish(tx, row)
-            return Done()
+    turning.decide(world, warned)
+    if finished:
+        return Done()
     if trouble is None:
         return Later(world.clock.now(), "there are more certificates to ask about")
     failure = Failure(now, row.attempts, row.since, world.draw())

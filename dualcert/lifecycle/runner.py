@@ -43,6 +43,7 @@ _POOLS = {
     WorkKind.REFILL: "local",
     WorkKind.FALLBACK: "local",
     WorkKind.PROMOTION: "local",
+    WorkKind.SIGNAL: "local",
 }
 _THREADS = {"dns": 8, "deploy": 4}
 

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from dualcert.errors import CertificateUnfit
+from dualcert.errors import CertificateUnfit, ResourceGone
 from dualcert.lifecycle import chains, inspection, renewal, renewal_information
 from dualcert.lifecycle.inspection import Arrival
+from dualcert.lifecycle.watching import places
 from dualcert.lifecycle.world import World
 from dualcert.model import names as naming
 from dualcert.model.certificate import Certificate
 from dualcert.model.events import EventKind
 from dualcert.model.order import Order, OrderStep
 from dualcert.model.pair import Pair, PairState
+from dualcert.model.signal import Reason
 from dualcert.model.work import Done, Outcome, WorkKind, WorkRow
 from dualcert.policy import due, pairing
 from dualcert.policy.pairing import CertificateIdentity
 from dualcert.ports.ca import IssuedCertificate
-from dualcert.store import Transaction, certificates, events, keys, orders, pairs, work
+from dualcert.store import (
+    Transaction,
+    certificates,
+    compromise,
+    events,
+    keys,
+    orders,
+    pairs,
+    revocations,
+    work,
+)
+
+_REVOKE_WITHIN = timedelta(hours=24)
 
 
 def store(world: World, row: WorkRow, pair: Pair, order: Order, issued: IssuedCertificate) -> Outcome:
@@ -35,6 +49,9 @@ def store(world: World, row: WorkRow, pair: Pair, order: Order, issued: IssuedCe
         work.hold(tx, row)
         state = pairs.state(tx, pair.id)
         found += _dependence(tx, state, order, arrival, root_key)
+        leaked = compromise.blocked(tx, [order.spki])
+        if leaked:
+            found += ("its key was blocked while it was ordered",)
         arrived = _certificate(order, arrival, root_key, tx.now, "; ".join(found) or None)
         number = certificates.insert_certificate(tx, arrived, arrival.der, arrival.chain_pem)
         keys.ends_at(tx, order.spki, arrived.not_after)
@@ -43,17 +60,30 @@ def store(world: World, row: WorkRow, pair: Pair, order: Order, issued: IssuedCe
         if arrived.flaw is None:
             _take_role(tx, state, pair, order, arrived, number)
             renewal_information.begin(world, tx, arrived, number, arrival.leaf)
+            places.begin(world, tx, arrived, number, arrival, state.certificate_of(order.lineage_id))
             work.finish(tx, row)
             renewal.reckon(tx, pair.id)
             _keep_up(tx, order, number)
             return Done()
         events.record(tx, EventKind.UNFIT, arrived.flaw, pair=pair.id, ca=order.ca, certificate=number)
+        if leaked:
+            _have_revoked(tx, pair, order, number)
+    if leaked:
+        raise ResourceGone(found[-1], problem="keyCompromise", ca=order.ca, name=pair.name)
     raise CertificateUnfit(
         f"the certificate that came must not be used: {'; '.join(found)}",
         remedy=f"It is kept; a new one is ordered after a day, or now by `dualcert renew {pair.name}`.",
         ca=order.ca,
         name=pair.name,
     )
+
+
+def _have_revoked(tx: Transaction, pair: Pair, order: Order, number: int) -> None:
+    by = tx.now + _REVOKE_WITHIN
+    revocations.want(tx, number, pair.id, Reason.KEY_COMPROMISE, by, unverified=False)
+    work.schedule(tx, WorkKind.REVOCATION, pair.id, tx.now, ca=order.ca)
+    cause = Reason.KEY_COMPROMISE.value
+    events.record(tx, EventKind.REVOCATION_WANTED, cause, pair=pair.id, ca=order.ca, certificate=number)
 
 
 def _certificate(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dualcert.ports.ca import CertificateAuthority, OrderSnapshot
     from dualcert.ports.deploy import Deployer
     from dualcert.ports.dns import DnsProvider
+    from dualcert.ports.evidence import Evidence
     from dualcert.ports.keys import KeyProtector
 
 T = TypeVar("T")
@@ -66,6 +67,7 @@ class Once:
 class CaBinding:
     """A CA as configured. ``trust_roots``: PEM file of what its certificates chain to; None for public roots.
 
+    ``crl``: distribution points that its certificates do not name.
     ``preferred_chain``: the common name of the root that certificates are to be served with a chain to.
     ``limits``: what is counted here of what the CA counts, but for single requests, which need one of ``permits``.
     """
@@ -81,6 +83,7 @@ class CaBinding:
     permits: RequestPermits | None = None
     contact: tuple[str, ...] = ()
     preferred_chain: str | None = None
+    crl: tuple[str, ...] = ()
     account: Once = field(default_factory=Once, repr=False)
 
 
@@ -110,6 +113,23 @@ class NewPairs:
     targets: tuple[str, ...]
     key_type: KeyType
     first_wait: int
+    spares: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WatchRules:
+    """What is done about what is seen. ``promote``: "auto", "ask" or "never"; ``brake_then``: "wait" or "waves".
+
+    ``early``: a CA's early warning is enough to promote.
+    """
+
+    promote: str = "auto"
+    early: bool = False
+    brake_then: str = "wait"
+
+
+def _no_evidence() -> Evidence:
+    raise ConfigurationError("nothing here asks CAs what they have revoked")
 
 
 @dataclass(frozen=True)
@@ -128,6 +148,8 @@ class World:
     protectors: Mapping[str, Lazy[KeyProtector]]
     new_pairs: NewPairs
     draw: Callable[[], float]
+    watch: WatchRules = field(default_factory=WatchRules)
+    evidence: Lazy[Evidence] = field(default_factory=lambda: Lazy(_no_evidence))
     unrecorded: dict[int, OrderSnapshot] = field(default_factory=dict, repr=False, compare=False)
     pools: Pools = field(default_factory=Pools, repr=False, compare=False)
     leases: LeaseKeeper = field(default_factory=LeaseKeeper, repr=False, compare=False)

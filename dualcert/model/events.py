@@ -35,6 +35,7 @@ class EventKind(StrEnum):
     FAILED = "failed"
     PROMOTED = "promoted"
     PROOF_FAILED = "proof-failed"
+    DRILLED = "drilled"
     DEPLOYED = "deployed"
     VERIFIED = "verified"
     KEY_PURGED = "key-purged"
@@ -45,8 +46,20 @@ class EventKind(StrEnum):
     KEK_DROPPED = "kek-dropped"
     REVOCATION_WANTED = "revocation-wanted"
     REVOKED = "revoked"
+    WARNED = "warned"
+    PROMOTION_WANTED = "promotion-wanted"
+    BRAKED = "braked"
+    COMPROMISED = "compromised"
+    FROZEN = "frozen"
+    THAWED = "thawed"
+    DISTRUSTED = "distrusted"
+    TRUSTED = "trusted"
+    MOVED = "moved"
     KEY_BLOCKED = "key-blocked"
     REFILL_SCHEDULED = "refill-scheduled"
+    INCIDENT_OPENED = "incident-opened"
+    INCIDENT_CLOSED = "incident-closed"
+    INCIDENT_RUN = "incident-run"
 
 
 @dataclass(frozen=True)

@@ -42,3 +42,35 @@ class RevocationRequest:
     revoke_by: datetime
     unverified: bool
     actor: str
+
+
+class SignalKind(StrEnum):
+    """What outside evidence says. A warning is not a revocation: some are never followed by one."""
+
+    REVOKED = "revoked"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A certificate against which there is evidence. ``reason`` as in RFC 5280 section 5.3.1; ``since`` when the CA
+    says it happened. ``evidence`` is what a person needs to find it again."""
+
+    certificate_id: int
+    pair_id: int
+    ca: str
+    spki: bytes
+    reason: str
+    evidence: str
+    since: datetime | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True)
+class Turning:
+    """A pair that is to be moved off what serves, because of a signal; ``fresh``: that was not known before."""
+
+    pair_id: int
+    certificate_id: int
+    signal_id: int
+    fresh: bool

@@ -18,6 +18,7 @@ class WorkKind(StrEnum):
     FALLBACK = "fallback"
     REMOVAL = "removal"
     PROMOTION = "promotion"
+    SIGNAL = "signal"
     RENEWAL_INFORMATION = "renewal-information"
 
 
@@ -89,5 +90,11 @@ ANOTHER_STEP = "another step"
 DAY = "day"
 """``waiting_for`` of an order whose certificate was unfit: a repeated ``issue`` does not hurry it."""
 
+FROZEN = "frozen"
+"""``waiting_for`` of an order whose CA gets no orders until a person says so."""
+
 BUDGET = "budget"
 """``waiting_for`` of what its CA does not allow yet: a person who asks again is heard, and may be told the same."""
+
+HELD = "incident"
+"""``waiting_for`` of a refill at a CA in trouble, which is not ordered before somebody says so."""

@@ -8,7 +8,10 @@ from datetime import datetime
 
 @dataclass(frozen=True)
 class StandbyFacts:
-    """What is recorded of a pair's standby. ``ok_until`` is None where its key's proof failed or was withdrawn."""
+    """What is recorded of a pair's standby. ``ok_until`` is None where its key's proof failed or was withdrawn.
+
+    ``named``: by an open incident. ``serving_worse``: what serves is revoked, blocked or expired, or there is nothing.
+    """
 
     revoked: bool
     blocked: bool
@@ -16,6 +19,9 @@ class StandbyFacts:
     covers: bool
     ok_until: datetime | None
     revocation_wanted: bool = False
+    named: bool = False
+    serving_worse: bool = False
+    distrusted: bool = False
 
 
 def objections(facts: StandbyFacts | None, now: datetime) -> tuple[str, ...]:
@@ -31,6 +37,10 @@ def objections(facts: StandbyFacts | None, now: datetime) -> tuple[str, ...]:
         found.append("the backup's key is blocked after a compromise")
     if facts.not_after <= now:
         found.append(f"the backup certificate expired on {facts.not_after:%Y-%m-%d %H:%M} UTC")
+    if facts.named and not facts.serving_worse:
+        found.append("the backup certificate is named by an open incident")
+    if facts.distrusted:
+        found.append("the backup certificate's CA is distrusted")
     if not facts.covers:
         found.append("the backup certificate does not cover the pair's names")
     if not found and (facts.ok_until is None or facts.ok_until <= now):

@@ -62,3 +62,12 @@ def order_url(tx: Transaction, subject: Certificate) -> str | None:
         )
     ).first()
     return row.url if row else None
+
+
+def offered(tx: Transaction, ids: Collection[int]) -> dict[int, set[bytes]]:
+    """The hashes of the chains that are kept for some certificates, besides the one in use."""
+    found: dict[int, set[bytes]] = {}
+    query = select(certificate_chain).where(certificate_chain.c.certificate_id.in_(list(ids)))
+    for row in tx.execute(query):
+        found.setdefault(row.certificate_id, set()).add(bytes(row.hash))
+    return found

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, case, exists, or_, select
+from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, case, exists, false, or_, select
 
+from dualcert.store import standings
 from dualcert.store.promotion import fit, proved
 from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import (
@@ -202,6 +203,8 @@ class _Held:
             revoked=self._revoked,
             wanted=self._wanted.c.certificate_id.is_not(None),
             blocked=self._is_blocked,
+            named=false(),  # an open incident has taken the proof away
+            distrusted=standings.distrusted(self.c.ca, self.c.not_before),
         )
         return and_(proved(at), *conditions)
 

@@ -26,6 +26,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from dualcert.model import names as naming
 from dualcert.model.pair import KeyType, Lineage, Pair, PairState
+from dualcert.store import counters
 from dualcert.store.columns import instant, micros
 from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import (
@@ -73,6 +74,7 @@ def create(
     )
     roles = {"primary_lineage": primary, "backup_lineage": backup}
     tx.execute(_insert_state(), {"pair_id": pair_id, "epoch": 0, **roles})
+    counters.add(tx, counters.PAIRS, 1)
     return Pair(
         pair_id, name, tuple(names), digest, key_type, dns, tuple(sorted(targets)), first_wait, tx.now
     )

@@ -18,19 +18,24 @@ from sqlalchemy import (
     bindparam,
     case,
     exists,
+    func,
     or_,
     select,
     update,
 )
 
+from dualcert.model.events import EventKind
 from dualcert.model.pair import PairState
 from dualcert.policy.due import PROOF_LASTS
+from dualcert.store import incidents, standings
+from dualcert.store.incident_tables import incident_member
 from dualcert.store.pairs import as_seen, seen_values
 from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import (
     blocked_key,
     certificate,
     coverage,
+    event,
     pair,
     pair_state,
     revocation,
@@ -51,12 +56,26 @@ def fit(
     revoked: ColumnElement[bool],
     wanted: ColumnElement[bool],
     blocked: ColumnElement[bool],
+    named: ColumnElement[bool],
+    distrusted: ColumnElement[bool],
 ) -> tuple[ColumnElement[bool], ...]:
     """What must be so of a certificate that is to serve: the rule itself, however its facts are come by.
 
-    ``wanted``: its revocation was asked for.
+    ``wanted``: its revocation was asked for. ``named``: by an open incident, and what serves is no worse.
     """
-    return not_after > at, covers, ~revoked, ~wanted, ~blocked
+    return not_after > at, covers, ~revoked, ~wanted, ~blocked, ~named, ~distrusted
+
+
+def serving_worse(at: int | BindParameter[int]) -> ColumnElement[bool]:
+    """Whether what serves is worse than a certificate that an incident names: revoked, blocked, expired, or nothing."""
+    held = certificate.alias("serving_certificate")
+    bad = or_(
+        held.c.not_after <= at,
+        exists().where(revocation.c.certificate_id == held.c.id),
+        exists().where(blocked_key.c.spki == held.c.spki),
+    )
+    found = exists().where(held.c.id == pair_state.c.serving, bad).correlate(pair_state)
+    return or_(pair_state.c.serving.is_(None), found)
 
 
 def proved(at: int | BindParameter[int]) -> ColumnElement[bool]:
@@ -89,13 +108,15 @@ def standby_usable(at: int | BindParameter[int], *, opened: bool = False) -> Col
         revoked=exists().where(revocation.c.certificate_id == certificate.c.id),
         wanted=exists().where(revocation_request.c.certificate_id == certificate.c.id),
         blocked=exists().where(blocked_key.c.spki == certificate.c.spki),
+        named=and_(incidents.named(certificate.c.id), ~serving_worse(at)),
+        distrusted=standings.distrusted(certificate.c.ca, certificate.c.not_before),
     )
     found = exists().where(certificate.c.id == pair_state.c.standby, *conditions).correlate(pair_state)
     return found if opened else and_(proved(at), found)
 
 
-def _serving_usable_until() -> ColumnElement[int]:
-    """Until when the certificate that serves now may stand by afterwards; NULL where something is held against it.
+def usable_until(held: ColumnElement[int]) -> ColumnElement[int]:
+    """Until when a certificate of a ``pair_state`` row may stand by; NULL where something is held against it.
 
     The twin of ``policy.due.usable_until``.
     """
@@ -108,11 +129,12 @@ def _serving_usable_until() -> ColumnElement[int]:
         .select_from(certificate)
         .join(wrapped_key, wrapped_key.c.spki == certificate.c.spki)
         .where(
-            certificate.c.id == pair_state.c.serving,
+            certificate.c.id == held,
             ~exists().where(revocation.c.certificate_id == certificate.c.id),
             ~exists().where(revocation_request.c.certificate_id == certificate.c.id),
-            ~exists().where(revocation_request.c.certificate_id == certificate.c.id),
             ~exists().where(blocked_key.c.spki == certificate.c.spki),
+            ~incidents.named(certificate.c.id),
+            ~standings.distrusted(certificate.c.ca, certificate.c.not_before),
         )
         .correlate(pair_state)
         .scalar_subquery()
@@ -131,6 +153,56 @@ def usable(tx: Transaction, pairs: Collection[int]) -> set[int]:
     return {row.pair_id for row in tx.execute(statement, {**values, "at": tx.at})}
 
 
+def _named_before() -> ColumnElement[bool]:
+    """Whether the standby is among a batch of an incident's members, and nothing is known against its key's proof."""
+    failed = (
+        select(event.c.id)
+        .join(certificate, certificate.c.id == pair_state.c.standby)
+        .join(wrapped_key, wrapped_key.c.spki == certificate.c.spki)
+        .where(
+            event.c.pair_id == pair_state.c.pair_id,
+            event.c.kind == EventKind.PROOF_FAILED.value,
+            event.c.at >= wrapped_key.c.proved_at,
+        )
+        .correlate(pair_state)
+    )
+    return and_(
+        incident_member.c.incident_id == bindparam("of_incident"),
+        incident_member.c.certificate_id > bindparam("after"),
+        incident_member.c.certificate_id <= bindparam("up_to"),
+        pair_state.c.pair_id == incident_member.c.pair_id,
+        pair_state.c.standby == incident_member.c.certificate_id,
+        pair_state.c.backup_ok_until.is_(None),
+        ~failed.exists(),
+    )
+
+
+@prepared
+def _lock_named_before() -> Select[Any]:
+    rows = (
+        select(pair_state.c.pair_id)
+        .join_from(incident_member, pair_state, _named_before())
+        .order_by(pair_state.c.pair_id)
+        .with_for_update(of=pair_state)
+    )
+    return select(func.count()).select_from(rows.subquery())
+
+
+@prepared
+def _trust_again() -> Update:
+    until = usable_until(pair_state.c.standby)
+    return update(pair_state).where(_named_before()).values(backup_ok_until=until)
+
+
+def trust_again(tx: Transaction, incident_id: int, after: int, up_to: int) -> None:
+    """Backups among a batch of a closed incident's members count as far as their last proof goes, unless something
+    else is against them. ``after`` and ``up_to`` bound the certificates' numbers."""
+    values = {"of_incident": incident_id, "after": after, "up_to": up_to}
+    if tx.others_write:
+        tx.execute(_lock_named_before(), values).all()
+    tx.execute(_trust_again(), values)
+
+
 @prepared
 def _swap(*, opened: bool) -> Update:
     return (
@@ -142,7 +214,7 @@ def _swap(*, opened: bool) -> Update:
             standby=pair_state.c.serving,
             primary_lineage=pair_state.c.backup_lineage,
             backup_lineage=pair_state.c.primary_lineage,
-            backup_ok_until=_serving_usable_until(),
+            backup_ok_until=usable_until(pair_state.c.serving),
         )
     )
 

@@ -11,8 +11,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Delete, Insert, Select, Update, bindparam, case, delete, insert, select, update
+from sqlalchemy import (
+    Delete,
+    Insert,
+    Select,
+    Update,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
+from dualcert.model.certificate import Certificate
 from dualcert.policy.due import Life, Suggestion, Window
 from dualcert.store.columns import instant, micros
 from dualcert.store.statements import prepared
@@ -188,6 +202,58 @@ def failed(tx: Transaction, subject: Subject, problem: str, check_at: datetime |
 def stop_asking(tx: Transaction, certificate_id: int) -> None:
     """The CA is not asked about this certificate again."""
     tx.execute(_update(), {"of_certificate": certificate_id, "check_at": None})
+
+
+@prepared
+def _hurry() -> Update:
+    issued = select(certificate.c.id).where(
+        certificate.c.id == renewal_info.c.certificate_id,
+        certificate.c.not_before.between(bindparam("issued_from"), bindparam("issued_to")),
+    )
+    return (
+        update(renewal_info)
+        .where(
+            renewal_info.c.certificate_id.between(bindparam("first"), bindparam("last")),
+            renewal_info.c.ca == bindparam("of_ca"),
+            renewal_info.c.check_at > bindparam("at"),
+            renewal_info.c.certificate_id != bindparam("but"),
+            or_(renewal_info.c.asked_at.is_(None), renewal_info.c.asked_at < bindparam("not_since")),
+            issued.exists(),
+        )
+        .values(check_at=bindparam("at"))
+    )
+
+
+def hurry_siblings(
+    tx: Transaction, subject: Certificate, beside: int, issued_from: datetime, issued_to: datetime
+) -> int:
+    """Have a CA asked at once about what it issued between two instants, of the certificates whose numbers are near;
+    how many those are. One that was asked about within the last hour is left alone."""
+    values = {
+        "first": subject.id - beside,
+        "last": subject.id + beside,
+        "but": subject.id,
+        "of_ca": subject.ca,
+        "issued_from": micros(issued_from),
+        "issued_to": micros(issued_to),
+        "not_since": tx.at - 3_600_000_000,
+        "at": tx.at,
+    }
+    return tx.execute(_hurry(), values).rowcount
+
+
+@prepared
+def _overdue() -> Select[Any]:
+    late = select(renewal_info.c.certificate_id).where(
+        renewal_info.c.ca == bindparam("ca"), renewal_info.c.check_at < bindparam("before")
+    )
+    return select(func.count()).select_from(late.limit(bindparam("limit")).subquery())
+
+
+def overdue(tx: Transaction, ca: str, before: datetime, limit: int) -> int:
+    """About how many certificates a CA should have been asked before an instant, counted up to a limit."""
+    values = {"ca": ca, "before": micros(before), "limit": limit}
+    return int(tx.execute(_overdue(), values).scalar_one())
 
 
 # --- what an order replaces ------------------------------------------------------------------------------

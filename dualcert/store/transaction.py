@@ -87,6 +87,11 @@ class Transaction:
         self._driver.execute("COMMIT")
 
     @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return str(self._dialect.name)
+
+    @property
     def others_write(self) -> bool:
         """Whether other units of work may write while this one does: what was read may have changed since."""
         return self.connection.dialect.name != "sqlite"

@@ -35,7 +35,7 @@ from dualcert.model.pair import Pair
 from dualcert.model.work import PERSON, Later, Waiting, WorkKind, WorkRow
 from dualcert.ports.ca import CertificateAuthority
 from dualcert.scheduling import serve
-from dualcert.store import Store, claims, daemons, events, leases, pairs, tables, work
+from dualcert.store import Store, claims, daemons, events, leases, pairs, seals, tables, work
 from dualcert.store import database as storing
 from tests.shifted import ShiftedClock
 from tests.store import databaseclock
@@ -634,3 +634,18 @@ def test_every_record_of_a_step_says_what_it_is_about(
     trouble = [one for one in told if one["message"].startswith("order: ")]
     assert trouble
     assert all(one.items() >= about.items() for one in trouble)
+
+
+def test_a_daemon_seals_the_history(world: World) -> None:
+    orders_due(world, 1)
+    with world.store.write() as tx:
+        events.record(tx, EventKind.CHANGED, "a test")
+        last = events.last(tx)
+
+    def head() -> int:
+        with world.store.read() as tx:
+            found = seals.last(tx)
+            return found.last_id if found else 0
+
+    with running(world):
+        soon(lambda: head() >= last)

@@ -19,15 +19,19 @@ from dualcert.store import (
     accounts,
     certificates,
     claims,
+    compromise,
     deployments,
     events,
     leases,
+    moving,
     orders,
     pairs,
     promotion,
     renewal_info,
     renewals,
     revocations,
+    seals,
+    standings,
     work,
 )
 from tests.store.building import PRIMARY, a_certificate, a_full_pair, an_order
@@ -133,6 +137,21 @@ ACTS: dict[str, Act] = {
     "page of a pair's events": lambda tx, pair, row: events.page(tx, pairs=[pair.id], after=7),
     "last event": lambda tx, pair, row: events.last(tx),
     "last promotion": lambda tx, pair, row: events.last_promotion(tx, pair.id),
+    "a leaked key": lambda tx, pair, row: compromise.of_key(tx, b"spki"),
+    "keys of a target": lambda tx, pair, row: compromise.at_target(tx, "web", None),
+    "keys of a target since": lambda tx, pair, row: compromise.at_target(tx, "web", tx.now),
+    "keys of a domain": lambda tx, pair, row: compromise.in_domain(tx, "one", tx.now),
+    "what a leak concerns": lambda tx, pair, row: compromise.held(tx, [1, 2]),
+    "orders under a key": lambda tx, pair, row: compromise.attempts_with(tx, b"spki"),
+    "orders under a domain's keys": lambda tx, pair, row: compromise.attempts_in(tx, "one", tx.now),
+    "an earlier leak": lambda tx, pair, row: compromise.last_told(tx, "isolation domain one"),
+    "a CA's standing": lambda tx, pair, row: standings.get(tx, PRIMARY),
+    "last seal": lambda tx, pair, row: seals.last(tx),
+    "page of seals": lambda tx, pair, row: seals.page(tx, 7),
+    "another lineage": lambda tx, pair, row: moving.replace_lineage(
+        tx, pairs.state(tx, pair.id), pairs.lineages(tx, [pair.id])[0], "gamma", "one"
+    ),
+    "end steps at a CA": lambda tx, pair, row: moving.end_steps(tx, pair.id, PRIMARY),
 }
 
 
@@ -178,6 +197,10 @@ _IN_ORDER = {"claim", "due pairs", "due renewals", "renewals to ask about"}
         ("pairs covering", "ix_pair_name_reversed_name"),
         ("page of a pair's events", "ix_event_pair_id_id"),
         ("last promotion", "ix_event_pair_id_id"),
+        ("a leaked key", "ix_certificate_spki"),
+        ("keys of a target", "ix_deployment_target_arrived_at"),
+        ("keys of a domain", "ix_wrapped_key_domain_key_id"),
+        ("an earlier leak", "ix_event_pair_id_id"),
     ],
 )
 def test_the_index_made_for_it_is_used(store: Store, act: str, index: str) -> None:

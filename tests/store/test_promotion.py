@@ -16,7 +16,18 @@ from dualcert.model.pair import Pair
 from dualcert.model.signal import Reason
 from dualcert.policy.due import usable_until
 from dualcert.policy.promotion import StandbyFacts, objections
-from dualcert.store import Store, Transaction, certificates, pairs, promotion, revocations, tables
+from dualcert.store import (
+    Store,
+    Transaction,
+    certificates,
+    incident_members,
+    incidents,
+    pairs,
+    promotion,
+    revocations,
+    standings,
+    tables,
+)
 from dualcert.store.columns import micros
 from dualcert.testing.clock import FakeClock
 from tests.store.building import (
@@ -44,11 +55,13 @@ class Held:
     revoked: bool
     revocation_wanted: bool
     blocked: bool
+    named: str
     coverage: str
     not_after: timedelta
     life: timedelta
     proved: timedelta
     key_kept: bool
+    distrust: str = "none"
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,7 @@ FIT = Held(
     revoked=False,
     revocation_wanted=False,
     blocked=False,
+    named="never",
     coverage="same",
     not_after=timedelta(days=60),
     life=timedelta(days=90),
@@ -73,11 +87,13 @@ holdings = st.builds(
     revoked=st.sampled_from([False, False, True]),
     revocation_wanted=st.sampled_from([False, False, True]),
     blocked=st.sampled_from([False, False, True]),
+    named=st.sampled_from(["never", "never", "by an open incident", "by a closed one", "by both"]),
     coverage=st.sampled_from(["same", "same", "remembered", "of another pair", "none"]),
     not_after=offsets,
     life=st.timedeltas(timedelta(hours=1), timedelta(days=400)),
     proved=st.timedeltas(-timedelta(days=60), timedelta(0)),
     key_kept=st.sampled_from([True, True, True, False]),
+    distrust=st.sampled_from(["none", "none", "none", "of all", "of what begins later", "of it"]),
 )
 situations = st.builds(
     Situation, standby=st.none() | holdings, serving=st.none() | holdings, ok_until=st.none() | offsets
@@ -111,6 +127,19 @@ def _certificate(tx: Transaction, pair: Pair, ca: str, held: Held) -> Certificat
         revocations.want(tx, made.id, pair.id, Reason.SUPERSEDED, tx.now, unverified=False)
     if held.blocked:
         certificates.block_key(tx, made.spki, "a test")
+    for closed in {"by an open incident": [False], "by a closed one": [True], "by both": [True, False]}.get(
+        held.named, []
+    ):
+        number = incidents.create(
+            tx, title="a test", cause="a test", selector="", ca=None, deadline=tx.now + timedelta(days=1)
+        )
+        assert incident_members.add_certificates(tx, number, [made.id]) == 1
+        assert not closed or incidents.close(tx, number)
+    if held.distrust != "none":
+        after = {"of what begins later": made.not_before, "of it": made.not_before - MOMENT}.get(
+            held.distrust
+        )
+        standings.distrust(tx, ca, after)
     of_its_key = tables.wrapped_key.c.spki == made.spki
     tx.execute(update(tables.wrapped_key).where(of_its_key).values(proved_at=micros(tx.now + held.proved)))
     if not held.key_kept:
@@ -126,13 +155,31 @@ def facts(tx: Transaction, pair: Pair, ok_until: datetime | None) -> StandbyFact
     standby = standing.certificate
     covers = certificates.covers(tx, standby, pair.names_digest)
     wanted = revocations.is_wanted(tx, standby.id)
-    return StandbyFacts(standing.revoked, standing.blocked, standby.not_after, covers, ok_until, wanted)
+    serving = certificates.standing(tx, pairs.state(tx, pair.id).serving)
+    return StandbyFacts(
+        standing.revoked,
+        standing.blocked,
+        standby.not_after,
+        covers,
+        ok_until,
+        wanted,
+        incidents.naming(tx, standby.id) is not None,
+        serving is None or serving.bad(tx.now) is not None,
+        not standings.counts(standings.get(tx, standby.ca), standby.not_before),
+    )
 
 
 def expected_trust(tx: Transaction, serving: Certificate | None, held: Held | None) -> datetime | None:
     if serving is None or held is None or not held.key_kept:
         return None
-    if held.revoked or held.revocation_wanted or held.blocked:
+    if (
+        held.revoked
+        or held.revocation_wanted
+        or held.blocked
+        or "open" in held.named
+        or held.named == "by both"
+        or held.distrust in {"of all", "of it"}
+    ):
         return None
     return usable_until(serving.not_before, serving.not_after, tx.now + held.proved)
 
@@ -157,6 +204,9 @@ def expected_trust(tx: Transaction, serving: Certificate | None, held: Held | No
 @example(situation=Situation(FIT, replace(FIT, revoked=True), MOMENT))
 @example(situation=Situation(replace(FIT, revocation_wanted=True), FIT, MOMENT))
 @example(situation=Situation(FIT, replace(FIT, blocked=True), MOMENT))
+@example(situation=Situation(replace(FIT, distrust="of it"), FIT, MOMENT))
+@example(situation=Situation(replace(FIT, distrust="of what begins later"), FIT, MOMENT))
+@example(situation=Situation(FIT, replace(FIT, distrust="of all"), MOMENT))
 @given(situation=situations)
 def test_sql_promotes_exactly_where_the_policy_has_no_objection(
     store: Store, opened: bool, situation: Situation

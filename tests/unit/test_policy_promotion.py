@@ -24,6 +24,7 @@ def test_a_standby_that_nothing_speaks_against_may_serve() -> None:
         (replace(FIT, blocked=True), "blocked"),
         (replace(FIT, not_after=NOW), "expired on 2026-03-01 12:00 UTC"),
         (replace(FIT, covers=False), "does not cover"),
+        (replace(FIT, distrusted=True), "CA is distrusted"),
         (replace(FIT, ok_until=None), "not proved usable"),
         (replace(FIT, ok_until=NOW), "not proved usable"),
     ],

@@ -1,0 +1,352 @@
+"""``dualcert compromise``"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dualcert.cli.completion import pairs, tables
+from dualcert.cli.context import Context
+from dualcert.cli.frame import Argument, Command, pass_context
+from dualcert.cli.output import note, print_json_lines, say
+from dualcert.cli.progress import drive, duration
+from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_REFUSED, UsageProblem
+
+if TYPE_CHECKING:
+    from dualcert.lifecycle.compromise import Containment, Extent, Leak
+    from dualcert.lifecycle.world import World
+    from dualcert.store.compromise import Held
+
+_TOGETHER = 100  # more pairs than that are driven with all others
+_NAMED = 20
+_LARGEST = 1 << 20
+
+_EXAMPLES = """
+dualcert compromise example.com                        # the key that serves there
+dualcert compromise --key found-on-a-paste-site.pem    # whose key is this? away with it
+dualcert compromise --target web --since 3d --dry-run  # all that was on that server in three days
+dualcert compromise --domain primary                   # a KEK, or a copy of it, is in other hands
+"""
+_EXITS = {
+    EXIT_DONE: "Everything that used the key is replaced and revoked; or so it was already.",
+    EXIT_PARTIAL: "Something is not finished, or an incident was opened; the same command goes on.",
+    EXIT_REFUSED: "Another process is at the same domain or account.",
+}
+
+
+@click.command(
+    "compromise",
+    cls=Command,
+    examples=_EXAMPLES,
+    exits=_EXITS,
+    see=("dualcert failover", "dualcert incident", "docs/compromise.md"),
+)
+@click.argument(
+    "name",
+    cls=Argument,
+    metavar="[NAME]",
+    required=False,
+    shell_complete=pairs,
+    help="The pair whose key leaked: the one that serves, or with --role backup the other one.",
+)
+@click.option("--role", type=click.Choice(["primary", "backup"]), help="With NAME: which of its two keys.")
+@click.option("--spki", metavar="HEX", help="The SHA-256 of the public key (SubjectPublicKeyInfo), as hex.")
+@click.option(
+    "--key",
+    metavar="FILE",
+    type=click.Path(),
+    help="A private key in PEM. Only its public key's hash is used.",
+)
+@click.option("--cert", metavar="FILE", type=click.Path(), help="A certificate with the key, PEM or DER.")
+@click.option(
+    "--target", metavar="T", shell_complete=tables("target"), help="All keys that were at this target."
+)
+@click.option(
+    "--since", metavar="TIME", help="With --target: that were there since then; 3d, or 2026-03-01T12:00Z."
+)
+@click.option(
+    "--domain",
+    metavar="KEYS",
+    shell_complete=tables("keys"),
+    help="All keys of an isolation domain, accounts' too.",
+)
+@click.option(
+    "--again", is_flag=True, help="With --domain: it leaked anew, after an earlier leak was done with."
+)
+@click.option("--dry-run", is_flag=True, help="List all that is concerned, and what would become of it.")
+@click.option(
+    "--timeout", default="5m", show_default=True, metavar="TIME", help="How long to wait for what is left."
+)
+@pass_context
+def compromise(
+    context: Context,
+    name: str | None,
+    role: str | None,
+    spki: str | None,
+    key: str | None,
+    cert: str | None,
+    target: str | None,
+    since: str | None,
+    domain: str | None,
+    again: bool,
+    dry_run: bool,
+    timeout: str,
+) -> int:
+    """Get everything that used a leaked key out of service, revoked and replaced.
+
+    Certificates (replaced ones that have not expired, too), orders under way and accounts are found by the key, by
+    where it lay, or by the KEK that wraps it. Pairs that serve under it are failed over and looked at; then the
+    certificates are revoked with keyCompromise, signed by their own keys, so that the CA blocks these for everybody.
+    They are never used again, and emptied lineages are filled under new ones. A pair without a usable backup is
+    ordered anew at once, and revoked when the new certificate serves, or after 24 hours.
+
+    Of a domain the KEK is replaced first, and the keys of its accounts are rolled over. Where more than 100 pairs
+    would turn, or more than 10 that are more than 5 % of all, an incident is opened instead: plan and run it, then
+    say the same command again. Said twice it changes nothing more.
+    """
+    from dualcert.lifecycle import compromise as leaks
+
+    seconds = duration(timeout)
+    if sum(one is not None for one in (name, spki, key, cert, target, domain)) != 1:
+        raise UsageProblem(
+            "say one of NAME, --spki, --key, --cert, --target and --domain",
+            remedy="See `dualcert compromise --help`.",
+        )
+    if (since and not target) or (role and not name) or (again and not domain):
+        raise UsageProblem("--since belongs to --target, --role to NAME, --again to --domain")
+    world = context.application.world
+    leak = _leak(context, name, role, spki, key, cert, target, since, domain, again)
+    reach = leaks.extent(world, leak)
+    if not reach.known:
+        raise UsageProblem(
+            f"no key of ours has the hash {leak.key.hex() if leak.key else ''}",
+            remedy="Nothing was changed: no certificate, order or account here ever used it.",
+        )
+    if dry_run:
+        return _foretell(context, leak, reach)
+    result = leaks.contain(world, leak)
+    _drive(context, leak, result, seconds)
+    return _conclude(context, leak, result)
+
+
+# --- what leaked -----------------------------------------------------------------------------------------
+
+
+def _leak(
+    context: Context,
+    name: str | None,
+    role: str | None,
+    spki: str | None,
+    key: str | None,
+    cert: str | None,
+    target: str | None,
+    since: str | None,
+    domain: str | None,
+    again: bool,
+) -> Leak:
+    from dualcert.lifecycle.compromise import Leak
+
+    world = context.application.world
+    if domain is not None:
+        return Leak(f"isolation domain {domain}", domain=domain, again=again)
+    if target is not None:
+        if target not in world.targets:
+            raise UsageProblem(
+                f"there is no target {target!r}", remedy=f"There is: {', '.join(sorted(world.targets))}."
+            )
+        at = None if since is None else _instant(since, world.clock.now())
+        said = f"target {target}" if at is None else f"target {target} since {at:%Y-%m-%d %H:%M} UTC"
+        return Leak(said, target=target, since=at)
+    found = _hash_of(world, name, role) if name is not None else _hash(spki, key, cert)
+    return Leak(f"key {found.hex()}", key=found)
+
+
+def _hash_of(world: World, name: str, role: str | None) -> bytes:
+    from dualcert.lifecycle import inventory, views
+
+    pair = inventory.resolve(world, name)
+    lineage = views.describe(world, pair)[role or "primary"]
+    if lineage["certificate"] is None:
+        raise UsageProblem(
+            "there is no certificate whose key could have leaked", name=pair.name, ca=lineage["ca"]
+        )
+    digest = lineage["certificate"]["spki_sha256"]
+    return bytes.fromhex(digest) if isinstance(digest, str) else bytes(digest)
+
+
+def _hash(spki: str | None, key: str | None, cert: str | None) -> bytes:
+    from dualcert.lifecycle import leaked
+
+    if key is not None:
+        return leaked.spki_of_private_key(_content(key), key)
+    if cert is not None:
+        return leaked.spki_of_certificate(_content(cert), cert)
+    text = (spki or "").replace(":", "").strip()
+    try:
+        found = bytes.fromhex(text)
+    except ValueError:
+        found = b""
+    if len(found) != 32:
+        raise UsageProblem(
+            "--spki takes a SHA-256 as 64 hexadecimal digits",
+            remedy="For a certificate in a file say --cert FILE, for a private key --key FILE.",
+        )
+    return found
+
+
+def _content(file: str) -> bytes:
+    try:
+        with Path(file).open("rb") as opened:
+            return opened.read(_LARGEST)
+    except OSError as error:
+        raise UsageProblem(f"{file} cannot be read: {error.strerror}") from None
+
+
+def _instant(text: str, now: datetime) -> datetime:
+    """``3d``: so long ago; otherwise a date, or a date with a time, in UTC unless it says otherwise."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return now - timedelta(seconds=duration(text, "--since"))
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+# --- looking ahead ---------------------------------------------------------------------------------------
+
+
+def _foretell(context: Context, leak: Leak, reach: Extent) -> int:
+    from dualcert.lifecycle import compromise as leaks
+
+    world = context.application.world
+    if context.json:
+        print_json_lines(_foretold(world, leak, reach))
+        return EXIT_DONE
+    say(f"{leak.described}: {len(reach.certificates)} certificates that have not expired")
+    held = leaks.may_turn(world, reach)
+    for one in leaks.held(world, reach.certificates):
+        say(f"  {_about(one)}: {leaks.foretold(world, reach, one)}")
+    for attempt in reach.attempts:
+        say(f"  an order under way at {attempt.ca}: given up, and placed again under another key")
+    for ca in reach.accounts:
+        say(f"  the account at {ca}: its key is rolled over")
+    if leak.domain is not None:
+        say(f"  {leak.domain}: gets a new KEK first")
+    if held is not None:
+        say(f"an incident would be opened, and no pair turn by itself: {held}")
+    say("nothing was changed")
+    return EXIT_DONE
+
+
+def _foretold(world: World, leak: Leak, reach: Extent) -> Iterator[dict[str, Any]]:
+    from dualcert.lifecycle import compromise as leaks
+
+    for one in leaks.held(world, reach.certificates):
+        yield {**_shown(one), "would": leaks.foretold(world, reach, one)}
+    for ca in reach.accounts:
+        yield {"account": ca, "would": "its key is rolled over"}
+    yield {
+        "compromised": leak.described,
+        "certificates": len(reach.certificates),
+        "orders": len(reach.attempts),
+        "accounts": list(reach.accounts),
+        "brake": leaks.may_turn(world, reach),
+        "dry_run": True,
+    }
+
+
+def _about(one: Held) -> str:
+    role = one.role or "replaced"
+    return f"{one.pair}: {one.certificate.ca}, serial {one.certificate.serial.hex()} ({role})"
+
+
+def _shown(one: Held) -> dict[str, Any]:
+    subject = one.certificate
+    return {
+        "pair": one.pair,
+        "ca": subject.ca,
+        "serial": subject.serial,
+        "role": one.role,
+        "not_after": subject.not_after,
+        "revoked": one.revoked,
+        "blocked": one.blocked,
+    }
+
+
+# --- doing it, and telling -------------------------------------------------------------------------------
+
+
+def _drive(context: Context, leak: Leak, result: Containment, seconds: float) -> None:
+    """Until nothing more comes by itself. What is stored meanwhile may be what a pair can be moved to."""
+    from dualcert.lifecycle import compromise as leaks
+    from dualcert.lifecycle.driver import Scope
+
+    world = context.application.world
+    if result.incident is not None:
+        return
+    ids = {one.certificate.pair_id for one in leaks.held(world, result.extent.certificates)}
+    ids |= {one.pair_id for one in result.extent.attempts}
+    if not ids:
+        return
+    scope = Scope(frozenset(ids) if len(ids) <= _TOGETHER else None)
+    until = world.clock.monotonic() + seconds
+    while True:
+        drive(context, scope, max(0.0, until - world.clock.monotonic()))
+        if not leaks.go_on(world, leak, result) or world.clock.monotonic() >= until:
+            return
+
+
+def _conclude(context: Context, leak: Leak, result: Containment) -> int:
+    from dualcert.lifecycle import compromise as leaks
+
+    world = context.application.world
+    if result.incident is None:
+        result.problems += leaks.unfinished(world, result.extent)
+    if context.json:
+        print_json_lines(_told(world, leak, result))
+    else:
+        _tell(leak, result)
+    for problem in result.problems[:_NAMED]:
+        note(problem)
+    if len(result.problems) > _NAMED:
+        note(f"and {len(result.problems) - _NAMED} more; the same command goes on")
+    return EXIT_PARTIAL if result.problems or result.incident is not None else EXIT_DONE
+
+
+def _told(world: World, leak: Leak, result: Containment) -> Iterator[dict[str, Any]]:
+    from dualcert.lifecycle import compromise as leaks
+
+    for one in leaks.held(world, result.extent.certificates):
+        yield _shown(one)
+    yield {
+        "compromised": leak.described,
+        "certificates": len(result.extent.certificates),
+        "promoted": result.promoted,
+        "ordered": result.ordered,
+        "accounts": result.rolled,
+        "incident": None if result.incident is None else result.incident.id,
+        "brake": result.held,
+        "problems": result.problems,
+        "dry_run": False,
+    }
+
+
+def _tell(leak: Leak, result: Containment) -> None:
+    count = len(result.extent.certificates)
+    say(f"{leak.described}: {count} certificate{'' if count == 1 else 's'} that had not expired")
+    for ca in result.rolled:
+        say(f"  the account at {ca} has another key")
+    if result.incident is not None:
+        number = result.incident.id
+        say(f"  incident {number} was opened, and no pair has turned: {result.held}")
+        say(f"  next: dualcert incident plan {number}; run it, then say this again")
+        return
+    if result.promoted:
+        say(f"  {result.promoted} pairs were moved to their backups")
+    if result.ordered:
+        say(f"  {result.ordered} pairs had no usable backup, and were ordered anew")
+    if not result.problems:
+        say("  all of it is replaced, revoked and blocked")

@@ -1,0 +1,183 @@
+"""``dualcert events``"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dualcert.cli.completion import pairs
+from dualcert.cli.context import Context
+from dualcert.cli.frame import Argument, Command, pass_context
+from dualcert.cli.output import Column, note, print_columns, print_json, print_json_lines, say
+from dualcert.errors import EXIT_DONE, EXIT_FAILED, UsageProblem
+
+if TYPE_CHECKING:
+    from dualcert.lifecycle.sealing import Head, Verdict
+    from dualcert.model.seal import Seal
+
+_EXAMPLES = """
+dualcert events example.com
+dualcert events --json | jq -c 'select(.kind == "promoted")'
+dualcert events --head >> heads.jsonl           # then copy that file to another machine
+dualcert events --verify --against heads.jsonl
+"""
+_EXITS = {
+    EXIT_DONE: "Told; with --verify: every seal is right, and every head of --against was found.",
+    EXIT_FAILED: "With --verify: the history is not what was sealed. The first seal that is wrong is named.",
+}
+
+_COLUMNS = (
+    Column("AT", 27),
+    Column("PAIR", 24),
+    Column("CA", 8),
+    Column("KIND", 18),
+    Column("ACTOR", 16),
+    Column("CAUSE"),
+)
+
+
+@click.command(
+    "events", cls=Command, examples=_EXAMPLES, exits=_EXITS, see=("dualcert show", "docs/audit.md")
+)
+@click.argument(
+    "name",
+    cls=Argument,
+    metavar="[NAME]",
+    required=False,
+    shell_complete=pairs,
+    help="A pair's name, or a name that it covers. Unsaid: all pairs.",
+)
+@click.option(
+    "--verify", is_flag=True, help="Compute all seals over the history anew, instead of showing it."
+)
+@click.option(
+    "--against",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="With --verify: heads that --head gave, kept elsewhere, one a line; - for stdin.",
+)
+@click.option(
+    "--head", is_flag=True, help="Seal all there is, and print the last seal as a line for --against."
+)
+@pass_context
+def events(context: Context, name: str | None, verify: bool, against: str | None, head: bool) -> int:
+    """Show what happened to a pair, or to all, oldest first: who, what, why and when.
+
+    The history is sealed as it grows: each seal holds the hash of its events and of the seal before it. --verify
+    computes them all anew. Whoever can write to the database can compute them anew as well, so keep the line that
+    --head prints where he cannot write, and compare with it by --against.
+    """
+    if (verify and head) or (name and (verify or head)) or (against and not verify):
+        raise UsageProblem(
+            "--verify and --head stand alone and take no NAME; --against belongs to --verify",
+            remedy="See `dualcert events --help`.",
+        )
+    if head:
+        return _head(context)
+    if verify:
+        return _verify(context, against)
+    _show(context, name)
+    return EXIT_DONE
+
+
+def _show(context: Context, name: str | None) -> None:
+    from dualcert.lifecycle import history
+
+    world = context.application.world
+    found = history.tell(world, history.of_name(world, name) if name else None)
+    if context.json:
+        print_json_lines(found)
+        return
+    print_columns(
+        _COLUMNS,
+        (
+            (one["at"], one["pair"], one["ca"] or one["target"], one["kind"], one["actor"], one["cause"])
+            for one in found
+        ),
+    )
+
+
+def _head(context: Context) -> int:
+    from dualcert.lifecycle import sealing
+
+    last = sealing.seal_everything(context.application.world)
+    if last is None:
+        note("nothing has happened yet: there is nothing to seal")
+        return EXIT_DONE
+    print_json(_shown(last))
+    return EXIT_DONE
+
+
+def _shown(seal: Seal) -> dict[str, Any]:
+    return {"no": seal.no, "last_id": seal.last_id, "digest": seal.digest, "at": seal.at}
+
+
+def _verify(context: Context, against: str | None) -> int:
+    from dualcert.lifecycle import sealing
+
+    world = context.application.world
+    verdict = sealing.verify(world, [] if against is None else _kept(against))
+    if verdict.broken is None and verdict.newer:
+        # Where no daemon runs, nobody else does it.
+        sealing.seal_everything(world)
+    if context.json:
+        print_json(
+            {
+                "ok": verdict.broken is None,
+                "head": None if verdict.head is None else _shown(verdict.head),
+                "newer": verdict.newer,
+                "compared": verdict.compared,
+                "broken": verdict.broken,
+            }
+        )
+    else:
+        _tell(verdict)
+    return EXIT_DONE if verdict.broken is None else EXIT_FAILED
+
+
+def _tell(verdict: Verdict) -> None:
+    head = verdict.head
+    if verdict.broken is not None:
+        say(f"BROKEN: {verdict.broken}")
+        say("right up to there" if head is None else f"right up to event {head.last_id}, seal {head.no}")
+        return
+    sealed = "nothing was sealed yet" if head is None else f"sealed to {head.last_id}"
+    say(f"{sealed}, {verdict.newer} newer")
+    if head is not None:
+        say(f"  {head.no} seals are right; the last is {head.digest.hex()}")
+    if verdict.compared:
+        say(f"  {verdict.compared} of them were kept elsewhere, and are the same")
+    if verdict.newer:
+        say("  what was newer is sealed now")
+
+
+def _kept(file: str) -> list[Head]:
+    """Raises ``UsageProblem`` for a file that is not what --head prints."""
+    import json
+
+    from dualcert.lifecycle.sealing import Head
+
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageProblem(
+            f"{file} cannot be read: {error}", remedy="Name what `events --head` printed."
+        ) from None
+    heads = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            read = json.loads(line)
+            heads.append(Head(int(read["no"]), bytes.fromhex(read["digest"]), number))
+        except (ValueError, TypeError, KeyError):
+            raise UsageProblem(
+                f"{file}, line {number}: this is not a head of the history",
+                remedy='A line reads like {"no": 3, "last_id": 120, "digest": "...", "at": "..."}.',
+            ) from None
+    if not heads:
+        raise UsageProblem(f"{file} holds no head", remedy="Fill it with `dualcert events --head`.")
+    return heads

@@ -1,0 +1,124 @@
+"""What ``dualcert incident`` prints."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from dualcert.cli.context import Context
+from dualcert.cli.output import cell, note, say, to_json, write
+
+if TYPE_CHECKING:
+    from dualcert.lifecycle.incidents.running import Progress
+
+_FUNNEL = ("promoted", "deployed", "observed", "protected")
+_SECONDS = 1.0
+
+
+class Watcher:
+    """Tells on a terminal how a run goes; in a pipe it is quiet."""
+
+    def __init__(self, context: Context, incident_id: int) -> None:
+        self._wanted = sys.stderr.isatty() and not context.json
+        self._clock = context.application.world.clock
+        self._id = incident_id
+        self._began = self._told = self._clock.monotonic()
+        self._first: int | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        if self._first is None:
+            self._first = progress.turned
+        now = self._clock.monotonic()
+        last = progress.seen >= progress.total
+        if not self._wanted or (now - self._told < _SECONDS and not last):
+            return
+        self._told = now
+        rate = (progress.turned - self._first) / max(now - self._began, 0.001)
+        left = f", {_time((progress.total - progress.turned) / rate)} left" if rate > 0 else ""
+        note(
+            f"  wave {progress.wave} of {progress.waves}: {progress.turned} of {progress.total} had their turn, "
+            f"{progress.seen} seen; {rate:.0f}/s{left}"
+        )
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def clock(deadline: datetime, now: datetime) -> str:
+    """How long it is until the deadline, or since."""
+    rest = timedelta(seconds=round((deadline - now).total_seconds()))
+    at = f"{deadline:%Y-%m-%d %H:%M} UTC"
+    return f"{at}, in {rest}" if rest >= timedelta(0) else f"{at}, PASSED {-rest} ago"
+
+
+def tell_status(shown: dict[str, Any], now: datetime) -> None:
+    """For people."""
+    say(f"incident {shown['id']}: {shown['title']}")
+    say(f"  deadline   {clock(shown['deadline'], now)}" if shown["closed_at"] is None else "  closed")
+    say(f"  affected   {shown['affected']} ({shown['serving']} serve, {shown['standby']} stand by)")
+    for step in _FUNNEL:
+        say(f"  {step:<9}  {shown[step]} of {shown['serving']}")
+    say(
+        f"  skipped    {shown['skipped']}; failed {shown['failed']}; without a usable backup {shown['not_usable']}"
+    )
+    if shown["plan"] is None:
+        say(f"  no plan is complete: dualcert incident plan {shown['id']}")
+    if shown["run"] is not None and shown["run"]["stopped"]:
+        say(f"  stopped: {shown['run']['stopped']}")
+    if shown["refills_held_at"]:
+        held = ", ".join(shown["refills_held_at"])
+        say(f"  refills are held at {held}: dualcert incident run {shown['id']} --refill now")
+    for one in shown["stuck"]:
+        say(f"  {one['pair']}: {one['state']}: {one['reason']}")
+
+
+# --- reports -----------------------------------------------------------------------------------------------
+
+
+class _Stdout:
+    """What csv writes to."""
+
+    def write(self, text: str) -> int:
+        write(text)
+        return len(text)
+
+
+def write_csv(columns: Sequence[str], lines: Iterable[dict[str, Any]]) -> None:
+    """A header, and one line a certificate; what is not there is empty."""
+    out = csv.writer(_Stdout(), lineterminator="\n")
+    out.writerow(columns)
+    for line in lines:
+        out.writerow(["" if line[name] is None else cell(line[name]) for name in columns])
+
+
+def write_json(summary: dict[str, Any], lines: Iterable[dict[str, Any]]) -> None:
+    """The summary, and with it the certificates one by one as they come."""
+    write(to_json(summary)[:-1] + ', "certificates": [')
+    for number, line in enumerate(lines):
+        write((", " if number else "") + to_json(line))
+    write("]}\n")
+
+
+def write_markdown(summary: dict[str, Any], columns: Sequence[str], lines: Iterable[dict[str, Any]]) -> None:
+    """A page for people."""
+    say(f"# Incident {summary['id']}: {summary['title']}\n")
+    say(f"Opened {cell(summary['opened_at'])}, deadline {cell(summary['deadline'])}.\n")
+    say("| what | how many |\n|---|---|")
+    for key in ("affected", "serving", "standby", "usable", "not_usable", *_FUNNEL, "skipped", "failed"):
+        say(f"| {key.replace('_', ' ')} | {summary[key]} |")
+    say("\n| after the opening | 50 % | 90 % | 100 % |\n|---|---|---|---|")
+    for step, times in summary["seconds_to"].items():
+        told = ["-" if one is None else _time(one) for one in times.values()]
+        say(f"| {step} | {' | '.join(told)} |")
+    head = summary["sealed"]
+    if head is not None:
+        say(
+            f"\nSealed history: seal {head['seal']} up to event {head['last_event']}, SHA-256 {head['digest'].hex()}."
+        )
+    say(f"\n| {' | '.join(column.replace('_', ' ') for column in columns)} |\n|{'---|' * len(columns)}")
+    for line in lines:
+        say(f"| {' | '.join(cell(line[name]).replace('|', '/') for name in columns)} |")

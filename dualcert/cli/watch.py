@@ -1,0 +1,186 @@
+"""``dualcert watch``"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dualcert.cli.context import Context
+from dualcert.cli.frame import Command, pass_context
+from dualcert.cli.output import Column, note, print_columns, print_json, say
+from dualcert.cli.progress import drive, duration
+from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
+
+if TYPE_CHECKING:
+    from dualcert.lifecycle.watching.asking import Round
+    from dualcert.lifecycle.watching.telling import Standing
+
+_USUAL = "5m"
+_AWAY = 3600.0
+"""How long the database may be away, in seconds, before watching is given up."""
+
+_EXAMPLES = """
+dualcert watch --once                # ask every source now, and act on what it says
+dualcert watch                       # go on asking until it is told to stop
+dualcert watch --once --json | jq '.sources[] | select(.state == "blind")'
+"""
+_EXITS = {
+    EXIT_DONE: "Every source gave a good answer, and what follows from it is done.",
+    EXIT_PARTIAL: "A source is blind, the brake holds, or something that follows is not finished.",
+}
+
+
+@click.command(
+    "watch",
+    cls=Command,
+    examples=_EXAMPLES,
+    exits=_EXITS,
+    see=("dualcert run", "dualcert failover", "docs/watching.md"),
+)
+@click.option("--once", is_flag=True, help="Ask every source once, now, then end.")
+@click.option(
+    "--timeout",
+    metavar="TIME",
+    help="With --once: how long to wait for what follows, such as deployments.  [default: 5m]",
+)
+@pass_context
+def watch(context: Context, once: bool, timeout: str | None) -> int:
+    """Ask the CAs what they have revoked, and turn to the backup where that concerns what serves.
+
+    Asked are the CRLs and OCSP responders that certificates name, those of intermediates too, and what `[ca.NAME] crl`
+    adds. An answer counts if the CA has signed it and it is fresh; a source without one is blind, never good. The
+    daemon does the same by itself.
+
+    A pair whose serving certificate is revoked is promoted to its backup, deployed, verified and refilled, unless
+    `[watch] promote` says otherwise. Where that would be many pairs at once the brake holds: none of them turns, and
+    an incident with a plan is opened.
+    """
+    if timeout is not None and not once:
+        raise UsageProblem("--timeout goes with --once", remedy="See dualcert watch --help.")
+    if once:
+        return _once(context, duration(timeout or _USUAL))
+    _go_on(context)
+    return EXIT_DONE
+
+
+def _once(context: Context, seconds: float) -> int:
+    from dualcert.lifecycle.driver import Scope, patiently
+    from dualcert.lifecycle.promotion import AFTERMATH
+    from dualcert.lifecycle.watching import asking, places, telling, turning
+    from dualcert.model.work import WorkKind
+
+    world = context.application.world
+
+    def ask() -> Round:
+        while places.register_older(world):
+            pass
+        return asking.ask_due(world, all_of_them=True)
+
+    done = patiently(world, seconds, ask)
+    pairs = frozenset(done.decided.turning)
+    if pairs:
+        drive(context, Scope(pairs, (WorkKind.SIGNAL, *AFTERMATH)), seconds)
+    turned = patiently(world, seconds, lambda: turning.outcomes(world, pairs))
+    standings = patiently(world, seconds, lambda: telling.standings(world))
+    waiting = patiently(world, seconds, lambda: telling.overdue(world))
+    if context.json:
+        print_json(_data(done, turned, standings, waiting))
+    else:
+        _tell(done, turned, standings, waiting)
+    unfinished = done.decided.held or any(not one["promoted"] for one in turned)
+    return EXIT_PARTIAL if unfinished or any(one.blind for one in standings) else EXIT_DONE
+
+
+def _data(
+    done: Round, pairs: list[dict[str, Any]], standings: list[Standing], waiting: dict[str, int]
+) -> dict[str, Any]:
+    decided = done.decided
+    return {
+        "asked": done.asked,
+        "revoked": done.revoked,
+        "turned": pairs,
+        "ask": len(decided.asked),
+        "held": decided.held,
+        "incident": decided.incident,
+        "why": decided.why,
+        "command": decided.command,
+        "not_asked_about": done.unasked + sum(waiting.values()),
+        "sources": [one.told() for one in standings],
+    }
+
+
+_COLUMNS = (
+    Column("CA", 12),
+    Column("KIND", 10),
+    Column("STATE", 17),
+    Column("GOOD", 7),
+    Column("CERTIFICATES", 12, right=True),
+    Column("PLACE"),
+)
+
+
+def _tell(
+    done: Round, pairs: list[dict[str, Any]], standings: list[Standing], waiting: dict[str, int]
+) -> None:
+    from dualcert.lifecycle.watching.telling import ago
+
+    print_columns(
+        _COLUMNS,
+        (
+            (
+                one.source.ca,
+                one.source.kind.value,
+                one.state,
+                ago(one.age) if one.age is not None else None,
+                str(one.certificates),
+                one.source.place or None,
+            )
+            for one in standings
+        ),
+    )
+    for one in standings:
+        if one.source.problem:
+            note(f"{one.source.place}: {one.source.problem}")
+        if one.blind_ones:
+            note(f"{one.source.place}: no answer that counts for {one.blind_ones} certificates")
+    if done.unasked:
+        note(
+            f"{done.unasked} certificates were not asked about: there were too many for one round, and a sample by CA "
+            "and hour of issuance was taken"
+        )
+    for ca, number in waiting.items():
+        note(
+            f"{ca}: {number} certificates wait for more than an hour to be asked about (ARI); those that are asked "
+            "about are a sample by hour of issuance"
+        )
+    if done.revoked:
+        say(f"{done.revoked} of our certificates are revoked")
+    for pair in pairs:
+        say(f"{pair['pair']}: " + ("promoted" if pair["promoted"] else f"not promoted: {pair['problem']}"))
+    decided = done.decided
+    if decided.asked:
+        say(f"{len(decided.asked)} pairs wait for a person: dualcert events says which")
+    if decided.held:
+        say(f"the brake holds {decided.held} pairs: {decided.why}")
+        say(f"  {decided.command}")
+
+
+def _go_on(context: Context) -> None:
+    """Until it is interrupted, which it may be at any point."""
+    from dualcert.cli import logs
+    from dualcert.lifecycle.driver import Scope, patiently
+    from dualcert.lifecycle.promotion import AFTERMATH
+    from dualcert.lifecycle.watching.job import IDLE, turn
+    from dualcert.model.work import WorkKind
+
+    # What goes on unseen is wanted in a journal without being asked for.
+    logs.configure(context.verbosity + 1, context.log_format)
+    world = context.application.world
+    while True:
+        more, done = patiently(world, _AWAY, lambda: turn(world))
+        if done.decided.turning:
+            scope = Scope(frozenset(done.decided.turning), (WorkKind.SIGNAL, *AFTERMATH))
+            drive(context, scope, duration(_USUAL))
+        if not more:
+            world.clock.sleep(IDLE)

@@ -1,0 +1,121 @@
+"""One HTTP request within limits of size and time, to addresses that were looked at first."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urljoin, urlsplit
+
+from dualcert.clock import Clock
+from dualcert.errors import EvidenceRejected, SourceUnreachable
+from dualcert.evidence.addresses import resolve
+
+_CHUNK = 1 << 18
+_REDIRECTS = 3
+_MOVED = {301, 302, 303, 307, 308}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """``size`` in bytes of an answer; ``seconds`` for a whole request, ``pause`` in which nothing comes."""
+
+    size: int = 64 << 20
+    seconds: float = 90.0
+    pause: float = 15.0
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """An answer. ``headers`` with lower-case names."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+class Fetcher:
+    """Fetches over plain HTTP: what is fetched is signed, and HTTPS would need a certificate to be checked first."""
+
+    def __init__(self, clock: Clock, user_agent: str, *, private: bool, limits: Limits | None = None) -> None:
+        self._clock = clock
+        self._user_agent = user_agent
+        self._private = private
+        self._limits = limits or Limits()
+
+    def get(self, place: str, headers: Mapping[str, str]) -> Fetched:
+        """GET; a redirect is followed where its target may be fetched from as well. Raises ``EvidenceError``."""
+        until = self._clock.monotonic() + self._limits.seconds
+        for _ in range(_REDIRECTS + 1):
+            answer = self._request("GET", place, headers, None, until)
+            if answer.status not in _MOVED:
+                return answer
+            place = urljoin(place, answer.headers.get("location", ""))
+        raise EvidenceRejected(f"it is moved on more than {_REDIRECTS} times")
+
+    def post(self, place: str, body: bytes, headers: Mapping[str, str]) -> Fetched:
+        """POST; not redirected. Raises ``EvidenceError``."""
+        return self._request("POST", place, headers, body, self._clock.monotonic() + self._limits.seconds)
+
+    def _request(
+        self, method: str, place: str, headers: Mapping[str, str], body: bytes | None, until: float
+    ) -> Fetched:
+        url = urlsplit(place)
+        try:
+            port = url.port or 80
+        except ValueError:
+            raise EvidenceRejected(f"{place} is no place to be asked") from None
+        if url.scheme != "http" or not url.hostname or url.username is not None:
+            raise EvidenceRejected(f"{place} is not an http URL")
+        connection = http.client.HTTPConnection(url.hostname, port)
+        connection.sock = self._connected(url.hostname, port, until)
+        path = f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
+        sent = {
+            "User-Agent": self._user_agent,
+            "Connection": "close",
+            "Accept-Encoding": "identity",
+            **headers,
+        }
+        try:
+            connection.request(method, path, body=body, headers=sent)
+            with connection.getresponse() as response:
+                told = {name.lower(): value for name, value in response.getheaders()}
+                return Fetched(response.status, told, self._body(response, until))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise SourceUnreachable(f"no answer: {str(error) or type(error).__name__}") from None
+        finally:
+            connection.close()
+
+    def _connected(self, host: str, port: int, until: float) -> socket.socket:
+        trouble = "nobody was asked"
+        for family, place in resolve(host, port, private=self._private):
+            left = until - self._clock.monotonic()
+            if left <= 0:
+                break
+            connection = socket.socket(family, socket.SOCK_STREAM)
+            connection.settimeout(min(self._limits.pause, left))
+            try:
+                connection.connect(place)
+            except OSError as error:
+                connection.close()
+                trouble = str(error)
+            else:
+                return connection
+        raise SourceUnreachable(f"{host}:{port} cannot be reached: {trouble}")
+
+    def _body(self, response: http.client.HTTPResponse, until: float) -> bytes:
+        # getvalue() hands over the buffer itself: a large answer is in memory once.
+        taken = io.BytesIO()
+        if (response.length or 0) > self._limits.size:
+            raise EvidenceRejected(f"it has {response.length} bytes, more than {self._limits.size}")
+        while chunk := response.read(_CHUNK):
+            taken.write(chunk)
+            if taken.tell() > self._limits.size:
+                raise EvidenceRejected(f"it has more than {self._limits.size} bytes")
+            if self._clock.monotonic() > until:
+                raise SourceUnreachable(f"it took more than {self._limits.seconds:g} s")
+        if response.length:
+            raise SourceUnreachable(f"the answer was cut off, {response.length} bytes before its end")
+        return taken.getvalue()

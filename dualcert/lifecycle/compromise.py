@@ -1,0 +1,395 @@
+"""A private key has leaked: whatever used it leaves service, is revoked, and its key is never used again.
+
+First the keys that serve nowhere are blocked, so that nothing is promoted onto one of them. Then pairs whose serving
+key leaked are promoted away from it; one without a usable backup goes on serving, and is ordered anew at once. Every
+step finds what it has to do in the database, so the same call again goes on where another one was cut off, and changes
+nothing where that one ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from dualcert.errors import CaError, ConfigurationError, DualcertError, KeyProblem, Refused, UsageProblem
+from dualcert.lifecycle import accountcare, accounts, keymaking, promotion, renewal, rewrapping, validation
+from dualcert.lifecycle.incidents import add_to_incident, open_incident
+from dualcert.lifecycle.world import World
+from dualcert.model.certificate import Certificate
+from dualcert.model.events import EventKind
+from dualcert.model.incident import Incident
+from dualcert.model.order import OrderStep
+from dualcert.model.signal import Reason
+from dualcert.model.work import BUDGET, WorkKind
+from dualcert.policy import brake
+from dualcert.policy.brake import Hold, Numbers
+from dualcert.store import (
+    Transaction,
+    certificates,
+    compromise,
+    counters,
+    events,
+    incidents,
+    orders,
+    pairs,
+    revocations,
+    work,
+)
+from dualcert.store import accounts as account_table
+from dualcert.store.compromise import Attempt, Held
+
+REVOKE_WITHIN = timedelta(hours=24)
+"""What the Baseline Requirements give for a leaked key: then it is revoked although it may serve still."""
+
+_BATCH = 500
+_RACES = 100
+_ROLLS = 3
+_ORDERING = (WorkKind.ORDER, WorkKind.PUBLICATION)
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What leaked: one key, what was at a target since an instant, or a whole isolation domain.
+
+    ``described`` says so in words that are the same at each call. ``again``: the domain leaked anew, after it was
+    given a new KEK because of an earlier leak.
+    """
+
+    described: str
+    key: bytes | None = None
+    target: str | None = None
+    since: datetime | None = None
+    domain: str | None = None
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What a leak concerns: certificates by their numbers, orders under way, and the CAs whose account's key it was.
+
+    ``before``: of a domain, until when its keys were made. ``known``: whether there ever was anything.
+    """
+
+    certificates: tuple[int, ...]
+    attempts: tuple[Attempt, ...] = ()
+    accounts: tuple[str, ...] = ()
+    before: datetime | None = None
+    known: bool = True
+
+
+@dataclass
+class Containment:
+    """What one call has come to; ``problems`` tells what is not done, and why, a text each."""
+
+    extent: Extent
+    promoted: int = 0
+    ordered: int = 0
+    rolled: list[str] = field(default_factory=list)
+    incident: Incident | None = None
+    held: str | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+# --- what is concerned -----------------------------------------------------------------------------------
+
+
+def extent(world: World, leak: Leak) -> Extent:
+    """What the leak concerns; nothing is changed. Raises ``UsageProblem`` where the domain is not configured."""
+    if leak.domain is not None and leak.domain not in world.protectors:
+        raise UsageProblem(
+            f"there is no isolation domain {leak.domain!r}",
+            remedy=f"There is: {', '.join(sorted(world.protectors))}.",
+        )
+    with world.store.read() as tx:
+        if leak.key is not None:
+            found = Extent(
+                tuple(compromise.of_key(tx, leak.key)),
+                tuple(compromise.attempts_with(tx, leak.key)),
+                tuple(compromise.accounts_with(tx, leak.key)),
+            )
+            known = found.certificates or found.accounts or compromise.blocked(tx, [leak.key])
+            return found if known or compromise.made_at(tx, leak.key) else Extent((), known=False)
+        if leak.target is not None:
+            return Extent(tuple(compromise.at_target(tx, leak.target, leak.since)))
+        told = None if leak.again else compromise.last_told(tx, leak.described)
+        before = told.at if told else tx.now
+        return _in_domain(tx, leak.domain or "", before)
+
+
+def _in_domain(tx: Transaction, domain: str, before: datetime) -> Extent:
+    return Extent(
+        tuple(compromise.in_domain(tx, domain, before)),
+        tuple(compromise.attempts_in(tx, domain, before)),
+        tuple(compromise.accounts_in(tx, domain)),
+        before,
+    )
+
+
+def _batches(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH))
+
+
+def held(world: World, ids: Sequence[int]) -> Iterator[Held]:
+    """The certificates of an extent as they stand now, some hundred read at once."""
+    for some in _batches(ids):
+        with world.store.read() as tx:
+            found = compromise.held(tx, some)
+        yield from found
+
+
+def may_turn(world: World, reach: Extent) -> str | None:
+    """Why so many pairs do not turn on one word; None where they may."""
+    wanted = sum(one.role == "primary" for one in held(world, reach.certificates))
+    with world.store.read() as tx:
+        decision = brake.decide(Numbers(0, wanted, counters.value(tx, counters.PAIRS) or 0), tx.now)
+    return decision.reason if isinstance(decision, Hold) else None
+
+
+def foretold(world: World, reach: Extent, one: Held) -> str:
+    """What would become of a certificate, in words."""
+    if one.role != "primary":
+        return "nothing, it is revoked" if one.revoked else "revoked"
+    with world.store.read() as tx:
+        pair = pairs.by_id(tx, one.certificate.pair_id)
+        state = pairs.state(tx, one.certificate.pair_id)
+    if pair is None:
+        return "revoked"
+    if state.standby in reach.certificates:
+        return "ordered anew, then revoked: the backup's key leaked too"
+    try:
+        turn = promotion.leave(world, pair, one.certificate.id, "", dry_run=True)
+    except Refused as refused:
+        return f"ordered anew, then revoked: {refused.reason}"
+    return "revoked" if turn is None else f"{turn.to_ca} serves instead, then revoked"
+
+
+# --- containing it ---------------------------------------------------------------------------------------
+
+
+def contain(world: World, leak: Leak) -> Containment:
+    """Do all of it that needs no waiting; what remains is due work.
+
+    Where more pairs would turn than may on one word, their certificates are named in an incident instead. Raises
+    ``UsageProblem``, ``ConfigurationError`` and ``Refused`` where nothing was done.
+    """
+    if leak.domain is not None:
+        problems = _replace_kek(world, leak)
+        leak = Leak(leak.described, domain=leak.domain)
+    else:
+        problems = []
+    reach = extent(world, leak)
+    result = Containment(reach, problems=problems)
+    for attempt in reach.attempts:
+        _give_up(world, attempt)
+    for ca in reach.accounts:
+        _roll(world, ca, leak, result)
+    result.held = may_turn(world, reach)
+    if result.held is not None:
+        result.incident = _incident(world, leak, reach)
+        return result
+    for some in _batches(reach.certificates):
+        _block_idle(world, leak, some)
+    go_on(world, leak, result)
+    if leak.key is not None:
+        _block_for_good(world, leak, leak.key)
+    return result
+
+
+def go_on(world: World, leak: Leak, result: Containment) -> int:
+    """Promote what still serves and can be left by now; how many that were. The rest is ordered anew."""
+    before = result.promoted
+    for one in held(world, result.extent.certificates):
+        if one.role == "primary":
+            _leave(world, leak, one, result)
+    return result.promoted - before
+
+
+def _block_for_good(world: World, leak: Leak, key: bytes) -> None:
+    """Also where every certificate that had it has ended."""
+    with world.store.write() as tx:
+        if certificates.block_key(tx, key, _said(leak)):
+            events.record(tx, EventKind.KEY_BLOCKED, _said(leak))
+
+
+def _said(leak: Leak) -> str:
+    return f"{Reason.KEY_COMPROMISE.value}: {leak.described}"
+
+
+def _replace_kek(world: World, leak: Leak) -> list[str]:
+    """A new KEK before anything new is made under it, and the moment from which keys are good again."""
+    domain = leak.domain or ""
+    extent(world, leak)  # refuses a domain that is none
+    with world.store.read() as tx:
+        told = compromise.last_told(tx, leak.described)
+    anew = told is None or leak.again
+    done = rewrapping.rotate(world, domain, rewrapping.Wish(new=anew, finish=not anew), lambda *_: None)
+    if anew:
+        with world.store.write() as tx:
+            events.record(tx, EventKind.COMPROMISED, leak.described)
+            for ca in compromise.accounts_in(tx, domain):
+                _block_account(tx, ca, leak)
+    problems = [f"domain {domain}: {one.reason}" for one in done.problems]
+    return [*problems, *(f"domain {domain}: the old KEK {one.kek} stays: {one.reason}" for one in done.kept)]
+
+
+def _give_up(world: World, attempt: Attempt) -> None:
+    """An order under a leaked key. One that the CA may have issued for already is revoked when it arrives."""
+    with world.store.write() as tx:
+        pairs.lock(tx, [attempt.pair_id])
+        order = orders.open_order(tx, attempt.pair_id, attempt.ca)
+        if order is None or order.id != attempt.order_id:
+            return
+        certificates.block_key(tx, attempt.spki, Reason.KEY_COMPROMISE.value)
+        if order.step is OrderStep.FINALIZING:
+            return
+        why = "its key leaked"
+        orders.set_step(tx, order.id, OrderStep.ABANDONED, why)
+        validation.spend(tx, order)
+        work.schedule(tx, WorkKind.ORDER, order.pair_id, tx.now, ca=order.ca)
+        events.record(tx, EventKind.ABANDONED, why, pair=order.pair_id, ca=order.ca)
+
+
+# --- accounts --------------------------------------------------------------------------------------------
+
+
+def _block_account(tx: Transaction, ca: str, leak: Leak) -> None:
+    stored = account_table.get(tx, ca)
+    keys = [] if stored is None else [stored.key, *([stored.next_key] if stored.next_key else [])]
+    for key in keys:
+        if leak.key in (None, key.spki) and certificates.block_key(tx, key.spki, _said(leak)):
+            events.record(tx, EventKind.KEY_BLOCKED, f"the account's key: {leak.described}", ca=ca)
+
+
+def _roll(world: World, name: str, leak: Leak, result: Containment) -> None:
+    """Other keys for the account until it has one that is not blocked: one that was to come may have leaked, too."""
+    if leak.key is not None:
+        with world.store.write() as tx:
+            _block_account(tx, name, leak)
+    try:
+        for _ in range(_ROLLS):
+            if not _account_leaked(world, name):
+                return
+            _roll_once(world, name)
+            result.rolled.append(name)
+    except (CaError, ConfigurationError, KeyProblem, UsageProblem, Refused) as error:
+        result.problems.append(f"the account's key at {name} still is the one that leaked: {error}")
+
+
+def _account_leaked(world: World, ca: str) -> bool:
+    with world.store.read() as tx:
+        stored = account_table.get(tx, ca)
+        live = stored is not None and stored.deactivated_at is None
+        return stored is not None and live and bool(compromise.blocked(tx, [stored.key.spki]))
+
+
+def _roll_once(world: World, name: str) -> None:
+    ca = accountcare.configured(world, name)
+    with world.store.read() as tx:
+        stored = account_table.get(tx, name)
+    if stored is None or stored.url is not None:
+        accountcare.rollover(world, ca, now=True)
+        return
+    # The CA has never heard of this key: another one takes its place before it does.
+    accounts.check_recorded(ca, stored)
+    key = keymaking.wrap(world, stored.key.domain, keymaking.account_key(), "account")
+    with world.store.write() as tx:
+        account_table.begin_anew(tx, stored, key)
+
+
+# --- certificates ----------------------------------------------------------------------------------------
+
+
+def _block_idle(world: World, leak: Leak, ids: Sequence[int]) -> None:
+    """Those that do not serve: revoked as soon as their CA is asked; a backup is refilled under a new key."""
+    with world.store.write() as tx:
+        found = compromise.held(tx, ids)
+        pairs.lock(tx, {one.certificate.pair_id for one in found})
+        for one in compromise.held(tx, ids):  # as it is when nobody can change it any more
+            if one.role != "primary":
+                _condemn(tx, leak, one.certificate, revoked=one.revoked)
+
+
+def _condemn(tx: Transaction, leak: Leak, subject: Certificate, *, revoked: bool) -> None:
+    """Blocked, no backup any more, and to be revoked; what was done before is not done again."""
+    pair_id, ca = subject.pair_id, subject.ca
+    fresh = certificates.block_key(tx, subject.spki, _said(leak))
+    if fresh:
+        events.record(tx, EventKind.KEY_BLOCKED, _said(leak), pair=pair_id, ca=ca, certificate=subject.id)
+    state = pairs.states(tx, [pair_id]).get(pair_id)
+    if state is not None and state.standby == subject.id:
+        pairs.set_backup_ok(tx, state, None)
+        if fresh:
+            work.schedule(tx, WorkKind.REFILL, pair_id, tx.now, ca=ca)
+            events.record(tx, EventKind.REFILL_SCHEDULED, "its key leaked", pair=pair_id, ca=ca)
+    wanted = {one.certificate_id: one for one in revocations.wanted(tx, pair_id)}.get(subject.id)
+    if revoked or (wanted is not None and wanted.reason is Reason.KEY_COMPROMISE):
+        return
+    by = tx.now + REVOKE_WITHIN
+    revoke_by = min(by, wanted.revoke_by) if wanted else by
+    revocations.want(tx, subject.id, pair_id, Reason.KEY_COMPROMISE, revoke_by, unverified=False)
+    work.schedule(tx, WorkKind.REVOCATION, pair_id, tx.now, ca=ca)
+    events.record(tx, EventKind.REVOCATION_WANTED, _said(leak), pair=pair_id, ca=ca, certificate=subject.id)
+
+
+def _leave(world: World, leak: Leak, one: Held, result: Containment) -> None:
+    subject = one.certificate
+    for _ in range(_RACES):
+        with world.store.read() as tx:
+            pair = pairs.by_id(tx, subject.pair_id)
+            serves = pair is not None and pairs.state(tx, pair.id).serving == subject.id
+        try:
+            turned = promotion.leave(world, pair, subject.id, _said(leak)) if pair and serves else None
+        except Refused:
+            result.ordered += _order_anew(world, leak, subject, revoked=one.revoked)
+            return
+        except DualcertError as error:
+            result.problems.append(str(error))
+            return
+        if turned is not None or not serves:
+            result.promoted += turned is not None
+            with world.store.write() as tx:
+                pairs.lock(tx, [subject.pair_id])
+                _condemn(tx, leak, subject, revoked=revocations.is_revoked(tx, subject.id))
+            return
+    result.problems.append(f"{one.pair}: it kept changing while it was to be left")
+
+
+def _order_anew(world: World, leak: Leak, subject: Certificate, *, revoked: bool) -> int:
+    """No backup may take over: all that is missing is ordered now, and the first that comes serves."""
+    with world.store.write() as tx:
+        pairs.lock(tx, [subject.pair_id])
+        pair = pairs.by_id(tx, subject.pair_id)
+        if pair is None or pairs.state(tx, pair.id).serving != subject.id:
+            return 0
+        _condemn(tx, leak, subject, revoked=revoked)
+        opened = renewal.open_orders(tx, pair, renewal.due_lineages(tx, pair), leak.described)
+        work.hurry(tx, pair.id, _ORDERING, spare=[BUDGET])
+    return bool(opened)
+
+
+# --- more than may turn on one word ----------------------------------------------------------------------
+
+
+def _incident(world: World, leak: Leak, reach: Extent) -> Incident:
+    """The one that is open for this leak already, or a new one."""
+    cause = _said(leak)
+    with world.store.read() as tx:
+        same = [one for one in incidents.page(tx) if one.closed_at is None and one.cause == cause]
+    for one in same:
+        return add_to_incident(world, one.id, reach.certificates)
+    deadline = world.clock.now() + REVOKE_WITHIN
+    return open_incident(world, f"Leak of {leak.described}", cause, deadline, certificates=reach.certificates)
+
+
+def unfinished(world: World, reach: Extent) -> Iterator[str]:
+    """What is left to do about an extent, a text each."""
+    for one in held(world, reach.certificates):
+        subject = one.certificate
+        about = f"{one.pair}, CA {subject.ca}, serial {subject.serial.hex()}"
+        if one.role == "primary":
+            yield f"{about}: it serves until another one is there"
+        elif not one.revoked:
+            with world.store.read() as tx:
+                row = work.get(tx, WorkKind.REVOCATION, subject.pair_id, ca=subject.ca)
+            yield f"{about}: it is not revoked: {(row.reason if row else None) or 'under way'}"

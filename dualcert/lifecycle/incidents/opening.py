@@ -1,0 +1,188 @@
+"""Opening an incident: every certificate that is meant becomes a member, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import NamedTuple
+
+from dualcert.errors import Refused
+from dualcert.lifecycle.incidents import refills
+from dualcert.lifecycle.incidents.planning import existing, opened
+from dualcert.lifecycle.world import World
+from dualcert.model.events import EventKind
+from dualcert.model.incident import Incident
+from dualcert.store import events, incident_members, incident_plans, incidents, promotion
+
+_BATCH = 10_000
+_RANGE = 100_000
+"""How many certificates are looked through in one unit of work where all of a CA's are meant."""
+
+
+class Entry(NamedTuple):
+    """A line of a file. Exactly one of the others is given: what it says, or why it cannot be read.
+
+    ``issuer_hash`` goes with a serial whose issuer the file tells.
+    """
+
+    line: int
+    serial: bytes | None = None
+    key: bytes | None = None
+    name: str | None = None
+    problem: str | None = None
+    issuer_hash: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What an incident is about.
+
+    ``entries``: serials, public keys or names, of one kind; without any, all that the rest says. ``ca``, ``issuer``
+    (its name, its common name, or the SHA-256 of its key or name) and the time of issuance (notBefore, both ends
+    included) narrow it. ``described``: in words, for people.
+    """
+
+    described: str
+    entries: Iterable[Entry] | None = None
+    ca: str | None = None
+    issuer: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass
+class _Tally:
+    unknown: int = 0
+    unreadable: int = 0
+
+
+def open_incident(
+    world: World,
+    title: str,
+    cause: str,
+    deadline: datetime,
+    ca: str | None = None,
+    certificates: Iterable[int] | Selection = (),
+) -> Incident:
+    """Name certificates, by their numbers or by what a ``Selection`` says; from now on none of them is a backup.
+
+    ``ca`` is whose incident it is, where that is known. A process that dies meanwhile leaves an incident that nobody
+    can plan, only close; what it has named so far stays named until then.
+    """
+    by_numbers = "certificates by their numbers"
+    described = certificates.described if isinstance(certificates, Selection) else by_numbers
+    with world.store.write() as tx:
+        number = incidents.create(tx, title=title, cause=cause, selector=described, ca=ca, deadline=deadline)
+    tally = _Tally()
+    if isinstance(certificates, Selection):
+        _select(world, number, certificates, tally)
+    else:
+        _add_numbers(world, number, certificates)
+    with world.store.write() as tx:
+        incidents.loaded(tx, number, unknown=tally.unknown, unreadable=tally.unreadable)
+        found = existing(tx, number)
+        events.record(
+            tx, EventKind.INCIDENT_OPENED, f"incident {number}, {found.members} certificates: {title}", ca=ca
+        )
+    return found
+
+
+def add_to_incident(world: World, incident_id: int, certificates: Iterable[int]) -> Incident:
+    """Name more certificates, by their numbers, in an incident that is open. Its plan is void where any was new."""
+    with world.store.read() as tx:
+        opened(tx, incident_id)
+    if _add_numbers(world, incident_id, certificates):
+        with world.store.write() as tx:
+            incidents.more_members(tx, incident_id)
+    with world.store.read() as tx:
+        return existing(tx, incident_id)
+
+
+def _add_numbers(world: World, number: int, certificates: Iterable[int]) -> int:
+    rest, new = iter(certificates), 0
+    while batch := list(islice(rest, _BATCH)):
+        with world.store.write() as tx:
+            new += incident_members.add_certificates(tx, number, batch)
+    return new
+
+
+def _select(world: World, number: int, selection: Selection, tally: _Tally) -> None:
+    if selection.entries is None:
+        _add_issued(world, number, selection)
+        return
+    rest = iter(selection.entries)
+    while batch := list(islice(rest, _BATCH)):
+        _add_entries(world, number, selection, batch, tally)
+
+
+def _add_entries(world: World, number: int, selection: Selection, batch: list[Entry], tally: _Tally) -> None:
+    keys = [(one.line, one.key) for one in batch if one.key is not None]
+    names = [(one.line, one.name) for one in batch if one.name is not None]
+    bad = [(one.line, one.problem) for one in batch if one.problem is not None]
+    serials: dict[bytes | None, list[tuple[int, bytes]]] = {}
+    for one in batch:
+        if one.serial is not None:
+            serials.setdefault(one.issuer_hash, []).append((one.line, one.serial))
+    with world.store.write() as tx:
+        for issuer_hash, some in serials.items():
+            _, unknown = incident_members.add_serials(
+                tx, number, some, issuer_hash=issuer_hash, ca=selection.ca, issuer=selection.issuer
+            )
+            tally.unknown += unknown
+        if keys:
+            tally.unknown += incident_members.add_keys(tx, number, keys)[1]
+        if names:
+            tally.unknown += incident_members.add_names(tx, number, names, ca=selection.ca)[1]
+        incidents.add_unreadable(tx, number, bad)
+    tally.unreadable += len(bad)
+
+
+def _add_issued(world: World, number: int, selection: Selection) -> None:
+    with world.store.read() as tx:
+        last = incident_members.last_certificate(tx)
+    for after in range(0, last, _RANGE):
+        with world.store.write() as tx:
+            incident_members.add_issued(
+                tx,
+                number,
+                after,
+                min(after + _RANGE, last),
+                ca=selection.ca,
+                issuer=selection.issuer,
+                since=selection.since,
+                until=selection.until,
+            )
+
+
+# --- the end ---------------------------------------------------------------------------------------------
+
+
+def close(world: World, incident_id: int) -> Incident:
+    """It names nothing any more, and backups that it named count again where nothing else is against them. Refills that
+    were held for it are due.
+
+    Raises ``Refused`` where it is closed already.
+    """
+    with world.store.write() as tx:
+        found = existing(tx, incident_id)
+        if not incidents.close(tx, incident_id):
+            raise Refused(f"incident {incident_id} is closed already", remedy="See: dualcert incident list")
+        events.record(tx, EventKind.INCIDENT_CLOSED, f"incident {incident_id}: {found.title}", ca=found.ca)
+    undo_names(world, incident_id)
+    refills.release_for(world, incident_id)
+    with world.store.read() as tx:
+        return existing(tx, incident_id)
+
+
+def undo_names(world: World, incident_id: int) -> None:
+    """Backups that a closed incident named count again; what was interrupted in the middle may be done again."""
+    after = 0
+    while True:
+        with world.store.write() as tx:
+            up_to = incident_plans.members_up_to(tx, incident_id, after)
+            if up_to is None:
+                return
+            promotion.trust_again(tx, incident_id, after, up_to)
+        after = up_to

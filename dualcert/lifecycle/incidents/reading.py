@@ -1,0 +1,124 @@
+"""Files that name certificates: serials as hex, a CA's list, a CRL; hashes of keys; names. Read line by line."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, cast
+
+from cryptography import x509
+
+from dualcert.errors import InvalidName, UsageProblem
+from dualcert.lifecycle.incidents.opening import Entry
+from dualcert.model import names
+
+_GZIP = b"\x1f\x8b"
+_PEM_CRL = b"-----BEGIN X509 CRL-----"
+_LONGEST_LINE = 65_536
+_LONGEST_SERIAL = 20
+"""RFC 5280 section 4.1.2.2; a sign byte may stand before it."""
+
+_SPKI = 32
+
+
+def opened(file: BinaryIO) -> io.BufferedReader:
+    """The file, unpacked where it is packed by gzip."""
+    buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast("io.RawIOBase", file))
+    if buffered.peek(2)[:2] == _GZIP:
+        return io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=buffered)))
+    return buffered
+
+
+def is_crl(file: io.BufferedReader) -> bool:
+    """Whether it is a CRL, by its first bytes: no text begins like DER does."""
+    head = file.peek(len(_PEM_CRL)).lstrip()
+    return head.startswith(_PEM_CRL) or (head[:1] == b"\x30" and head[1:2] >= b"\x80")
+
+
+def crl(file: io.BufferedReader) -> Iterator[Entry]:
+    """The entries of a CRL, with their issuer. Its signature is not looked at: whoever gives it answers for it.
+
+    Raises ``UsageProblem``, at once, where it cannot be read.
+    """
+    data = file.read()
+    try:
+        read = x509.load_pem_x509_crl if data.lstrip().startswith(_PEM_CRL) else x509.load_der_x509_crl
+        found = read(data)
+        issuer_hash = hashlib.sha256(found.issuer.public_bytes()).digest()
+    except ValueError as error:
+        raise UsageProblem(f"the CRL cannot be read: {error}", remedy="Fetch it again.") from None
+    return _revoked(found, issuer_hash)
+
+
+def _revoked(found: x509.CertificateRevocationList, issuer_hash: bytes) -> Iterator[Entry]:
+    for number, entry in enumerate(found, 1):
+        serial = entry.serial_number
+        if serial > 0:
+            yield Entry(number, serial=_bytes(serial), issuer_hash=issuer_hash)
+        else:
+            yield Entry(number, problem=f"{serial} is no serial")
+
+
+def _bytes(serial: int) -> bytes:
+    return serial.to_bytes((serial.bit_length() + 7) // 8, "big")
+
+
+def _lines(file: io.BufferedReader, read: Callable[[int, str], Entry]) -> Iterator[Entry]:
+    number = 0
+    try:
+        while line := file.readline(_LONGEST_LINE):
+            number += 1
+            text = line.decode("utf-8", "replace").strip().removeprefix("\ufeff")
+            if text and not text.startswith("#"):
+                yield read(number, text)
+    except (EOFError, gzip.BadGzipFile) as error:
+        # What is cut off in the middle has named some of the certificates and not the others.
+        yield Entry(number + 1, problem=f"the file ends here: {error}")
+
+
+def serials(file: io.BufferedReader) -> Iterator[Entry]:
+    """One a line: hex with colons or without, or as Let's Encrypt publishes them (regID,"serial",notAfter,names...)."""
+    return _lines(file, _serial)
+
+
+def _serial(line: int, text: str) -> Entry:
+    word = text.split(",", 2)[1].strip() if "," in text else text
+    digits = word.strip().strip('"').replace(":", "").removeprefix("0x").lstrip("0")
+    try:
+        serial = bytes.fromhex(digits if len(digits) % 2 == 0 else f"0{digits}")
+    except ValueError:
+        return Entry(line, problem=f"no serial in hex: {_short(text)}")
+    if not 0 < len(serial) <= _LONGEST_SERIAL:
+        return Entry(line, problem=f"no serial: {_short(text)}")
+    return Entry(line, serial=serial)
+
+
+def keys(file: io.BufferedReader) -> Iterator[Entry]:
+    """The SHA-256 of a SubjectPublicKeyInfo a line, as hex."""
+    return _lines(file, _key)
+
+
+def _key(line: int, text: str) -> Entry:
+    try:
+        key = bytes.fromhex(text.replace(":", ""))
+    except ValueError:
+        key = b""
+    return Entry(line, key=key) if len(key) == _SPKI else Entry(line, problem=f"no SHA-256: {_short(text)}")
+
+
+def host_names(file: io.BufferedReader) -> Iterator[Entry]:
+    """A DNS name a line, as it stands in certificates."""
+    return _lines(file, _name)
+
+
+def _name(line: int, text: str) -> Entry:
+    try:
+        return Entry(line, name=names.normalise(text))
+    except InvalidName as error:
+        return Entry(line, problem=error.reason)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,25 @@
+"""Refills at a CA in trouble wait for a person: it has enough to do, and may not be trusted any more."""
+
+from __future__ import annotations
+
+from dualcert.lifecycle.world import World
+from dualcert.store import incident_progress
+
+
+def release(world: World, ca: str) -> None:
+    """Nothing is held at the CA any more: what was emptied there is due for its order now."""
+    with world.store.write() as tx:
+        incident_progress.stop_holding(tx, ca)
+    after: int | None = 0
+    while after is not None:
+        with world.store.write() as tx:
+            after = incident_progress.release_refills(tx, ca, after)
+
+
+def release_for(world: World, incident_id: int) -> list[str]:
+    """The same at every CA where refills are held for an incident; which those were."""
+    with world.store.read() as tx:
+        cas = incident_progress.cas_held_for(tx, incident_id)
+    for ca in cas:
+        release(world, ca)
+    return cas

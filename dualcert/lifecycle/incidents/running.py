@@ -1,0 +1,309 @@
+"""Carrying a plan out, wave by wave: promoted in the database, deployed, seen, and only then the next one.
+
+Where it has come to stands in the database, written with each batch: whoever says the same again goes on there. Two
+processes at one run take turns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from fractions import Fraction
+
+from dualcert.errors import Refused, StoreError
+from dualcert.lifecycle.driver import run_until
+from dualcert.lifecycle.engine import Engine
+from dualcert.lifecycle.incidents import refills
+from dualcert.lifecycle.incidents.planning import Plan, newest_plan, opened
+from dualcert.lifecycle.runner import Scope
+from dualcert.lifecycle.world import World
+from dualcert.model.events import EventKind
+from dualcert.model.incident import Action, Run
+from dualcert.model.work import WorkKind
+from dualcert.policy import waves as policy
+from dualcert.policy.waves import Tally
+from dualcert.store import Transaction, events, incident_plans, incident_progress, incident_runs
+from dualcert.store.incident_runs import Range
+
+log = logging.getLogger(__name__)
+
+_BATCH = 2_500
+"""How many are promoted in one unit of work: whoever wants one of these pairs meanwhile waits for a moment only."""
+
+_MARKED = 10_000
+_TOGETHER = 1000
+"""How many pairs are driven at once from their promotion to the look at what is served."""
+
+_PATIENCE = timedelta(minutes=2)
+"""How long those are given; a step that has failed comes back only after that."""
+
+_STEPS = (WorkKind.DEPLOYMENT, WorkKind.VERIFICATION)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a plan is carried out. ``rate``: pairs a second; ``refill``: what is emptied is ordered anew at once."""
+
+    waves: str = "1%,10%,100%"
+    max_failures: str = "1%"
+    max_drift: str = "2%"
+    rate: int | None = None
+    refill: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, for whoever watches: of ``total`` pairs to be promoted."""
+
+    wave: int
+    waves: int
+    total: int
+    turned: int
+    seen: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """``done``: False where a run that was through already was asked for again. ``stopped``: why it is not through."""
+
+    done: bool
+    stopped: str | None
+
+
+def run(
+    world: World, incident_id: int, digest: str, terms: Terms, tell: Callable[[Progress], None] | None = None
+) -> Ended:
+    """Carry out the incident's newest plan, or go on with it.
+
+    Raises ``Refused`` where ``digest`` is not that plan's, ``ValueError`` where the terms cannot be read.
+    """
+    shares = policy.waves(terms.waves)
+    limits = policy.share(terms.max_failures), policy.share(terms.max_drift)
+    with world.store.write() as tx:
+        plan = _the_plan(tx, incident_id, digest)
+        ca = None if terms.refill else _ca_in_trouble(tx, plan)
+        before = incident_runs.get(tx, incident_id, lock=True)
+        through = before is not None and before.plan == plan.number and before.ended_at is not None
+        if not through:
+            _begin(tx, plan, terms, ca)
+    one = _Run(world, plan, terms, shares, limits, ca, tell)
+    if terms.refill:
+        refills.release_for(world, incident_id)
+    one.hurry()
+    if through:
+        return Ended(one.see_the_rest(), None)
+    one.order_backups()
+    return Ended(True, one.carry_out())
+
+
+def _the_plan(tx: Transaction, incident_id: int, digest: str) -> Plan:
+    incident = opened(tx, incident_id, lock=True)
+    plan = newest_plan(tx, incident)
+    if plan is None:
+        raise Refused(
+            f"incident {incident_id} has no plan that is complete",
+            remedy=f"Make one: dualcert incident plan {incident_id}",
+        )
+    if digest.lower() != plan.hash:
+        raise Refused(
+            f"{digest[:16]} is not the hash of the newest plan of incident {incident_id}",
+            remedy=f"Look at the plan again, then run it: dualcert incident plan {incident_id}",
+        )
+    return plan
+
+
+def _ca_in_trouble(tx: Transaction, plan: Plan) -> str | None:
+    """Whose incident it is: said when it was opened, or the only CA that is left by it. Refills are held there."""
+    if plan.incident.ca is not None:
+        return plan.incident.ca
+    by_ca = incident_plans.grouped(tx, plan.incident.id, plan.number, "ca")
+    left = [ca for ca, actions in by_ca.items() if actions.keys() - {Action.REFILL.value}]
+    return left[0] if len(left) == 1 else None
+
+
+def _begin(tx: Transaction, plan: Plan, terms: Terms, ca: str | None) -> None:
+    incident_runs.begin(
+        tx,
+        plan.incident.id,
+        plan.number,
+        waves=terms.waves,
+        max_failures=terms.max_failures,
+        max_drift=terms.max_drift,
+        rate=terms.rate,
+    )
+    if ca is not None:
+        incident_progress.hold_refills(tx, ca, plan.incident.id)
+    held = f"; refills at {ca} are held" if ca is not None else ""
+    _record(tx, plan, f"plan {plan.hash[:16]} is carried out, waves {terms.waves}{held}")
+
+
+def _record(tx: Transaction, plan: Plan, what: str) -> None:
+    events.record(tx, EventKind.INCIDENT_RUN, f"incident {plan.incident.id}: {what}", ca=plan.incident.ca)
+
+
+class _Run:
+    def __init__(
+        self,
+        world: World,
+        plan: Plan,
+        terms: Terms,
+        shares: tuple[Fraction, ...],
+        limits: tuple[Fraction, Fraction],
+        ca: str | None,
+        tell: Callable[[Progress], None] | None,
+    ) -> None:
+        self._world = world
+        self._id = plan.incident.id
+        self._plan = plan
+        self._terms = terms
+        self._ends = policy.ends(shares, plan.counts.usable)
+        self._max_failures, self._max_drift = limits
+        self._tell = tell
+        self._engine = Engine(world)
+        self._cause = f"incident {self._id}: {plan.incident.title}"
+        self._tally = Tally(0, 0, 0)
+        self._up_to = 0
+        self._held = None if ca is None else f"held for incident {self._id}"
+
+    # --- promoting -----------------------------------------------------------------------------------------
+
+    def carry_out(self) -> str | None:
+        """All waves. Why it stopped before the last one was over; None where it is through."""
+        for wave, end in enumerate(self._ends):
+            stopped = self._wave(wave, end)
+            if stopped is not None:
+                with self._world.store.write() as tx:
+                    incident_runs.set_end(tx, self._id, stopped=stopped)
+                    _record(tx, self._plan, f"stopped: {stopped}")
+                return stopped
+        with self._world.store.write() as tx:
+            incident_runs.set_end(tx, self._id, stopped=None)
+            _record(tx, self._plan, "every row has had its turn")
+        return None
+
+    def _wave(self, wave: int, end: int) -> str | None:
+        self._tally = self._counted()
+        while True:
+            stopped = policy.drifting(self._tally, self._max_drift)
+            if stopped is not None:
+                self._see(wave)
+                return stopped
+            if self._tally.turned >= end:
+                break
+            self._promote(wave, end - self._tally.turned)
+            self._say(wave)
+        self._see(wave)
+        return policy.failing(self._counted(), self._max_failures)
+
+    def _promote(self, wave: int, most: int) -> None:
+        """One batch. What others have turned meanwhile is behind ``up_to_pair`` already."""
+        began = self._world.clock.monotonic()
+        limit = min(_BATCH, most, self._terms.rate or most)
+        with self._world.store.write() as tx:
+            run = self._ours(tx)
+            alone = run.up_to_pair == self._up_to
+            up_to, many = incident_runs.bound(tx, self._id, self._plan.number, run.up_to_pair, limit)
+            if not many and alone:
+                raise StoreError(
+                    f"rows of the plan of incident {self._id} are missing", remedy="Make a new plan."
+                )
+            batch = Range(self._id, self._plan.number, run.up_to_pair, up_to)
+            promoted, skipped = incident_runs.promote(tx, batch)
+            incident_runs.follow_up(tx, batch, self._cause, refills_held=self._held)
+            incident_runs.set_wave(tx, self._id, wave, up_to)
+        before = self._tally
+        self._up_to = up_to
+        if alone:
+            self._tally = Tally(before.turned + many, before.skipped + skipped, before.unseen + promoted)
+        else:
+            self._tally = self._counted()
+        if self._terms.rate:
+            spent = self._world.clock.monotonic() - began
+            self._world.clock.sleep(max(0.0, many / self._terms.rate - spent))
+
+    def _ours(self, tx: Transaction) -> Run:
+        """The run as it stands, held. Raises ``Refused`` where the incident was closed or planned anew meanwhile."""
+        _the_plan(tx, self._id, self._plan.hash)
+        run = incident_runs.get(tx, self._id, lock=True)
+        if run is None or run.plan != self._plan.number:
+            raise Refused(
+                f"another plan of incident {self._id} is carried out by now",
+                remedy=f"See: dualcert incident status {self._id}",
+            )
+        return run
+
+    def _so_far(self, tx: Transaction) -> Range:
+        run = incident_runs.get(tx, self._id)
+        return Range(self._id, self._plan.number, 0, run.up_to_pair if run is not None else 0)
+
+    def _counted(self) -> Tally:
+        """As the database has it; between two counts it is reckoned on."""
+        with self._world.store.read() as tx:
+            batch = self._so_far(tx)
+            self._up_to = batch.up_to
+            return Tally(
+                turned=incident_runs.turned_before(tx, self._id, self._plan.number, batch.up_to),
+                skipped=incident_progress.skipped(tx, batch),
+                unseen=incident_progress.unseen(tx, batch),
+            )
+
+    # --- deploying and looking -----------------------------------------------------------------------------
+
+    def _see(self, wave: int) -> None:
+        """Everything promoted so far is deployed and looked at, as far as that succeeds."""
+        with self._world.store.read() as tx:
+            batch = self._so_far(tx)
+        while True:
+            with self._world.store.read() as tx:
+                ids = incident_progress.unobserved(tx, batch, _TOGETHER)
+            if not ids:
+                return
+            scope = Scope(frozenset(ids), _STEPS)
+            run_until(self._engine, scope, self._world.clock.now() + _PATIENCE)
+            with self._world.store.write() as tx:
+                seen = incident_progress.observe(tx, batch._replace(up_to=ids[-1]))
+            self._tally = replace(self._tally, unseen=max(0, self._tally.unseen - seen))
+            batch = batch._replace(after=ids[-1])
+            self._say(wave)
+
+    def hurry(self) -> None:
+        """What an earlier run has promoted and not brought to its targets is tried again at once."""
+        with self._world.store.read() as tx:
+            batch = self._so_far(tx)
+        while True:
+            with self._world.store.write() as tx:
+                ids = incident_progress.unobserved(tx, batch, _MARKED)
+                if not ids:
+                    return
+                incident_progress.hurry(tx, batch._replace(up_to=ids[-1]))
+            batch = batch._replace(after=ids[-1])
+
+    def see_the_rest(self) -> bool:
+        """Of a run that is through: what was promoted and not seen. Whether there was anything."""
+        with self._world.store.read() as tx:
+            left = incident_progress.unseen(tx, self._so_far(tx))
+        if left:
+            self._see(len(self._ends) - 1)
+        return bool(left)
+
+    def order_backups(self) -> None:
+        """Pairs whose backup is not to be used get another one, ordered before anything that can wait."""
+        after = 0
+        while True:
+            with self._world.store.write() as tx:
+                self._ours(tx)
+                up_to = incident_progress.orders_up_to(tx, self._id, self._plan.number, after, _MARKED)
+                if up_to is None:
+                    return
+                batch = Range(self._id, self._plan.number, after, up_to)
+                incident_progress.order_backups(tx, batch, self._cause)
+            after = up_to
+
+    def _say(self, wave: int) -> None:
+        if self._tell is None:
+            return
+        tally = self._tally
+        seen = tally.turned - tally.skipped - tally.unseen
+        self._tell(Progress(wave + 1, len(self._ends), self._plan.counts.usable, tally.turned, seen))

@@ -1,0 +1,210 @@
+"""How far an incident is, in the shapes that scripts rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dualcert.clock import from_microseconds
+from dualcert.lifecycle.incidents.planning import existing, newest_plan
+from dualcert.lifecycle.world import World
+from dualcert.model.incident import Counts, Incident
+from dualcert.store import (
+    Transaction,
+    incident_plans,
+    incident_progress,
+    incident_report,
+    incident_runs,
+    incidents,
+    pairs,
+    seals,
+)
+
+_SHARES = (50, 90, 100)
+
+
+def described(incident: Incident) -> dict[str, Any]:
+    """One line of ``list``."""
+    return {
+        "id": incident.id,
+        "title": incident.title,
+        "cause": incident.cause,
+        "selector": incident.selector,
+        "ca": incident.ca,
+        "opened_at": incident.opened_at,
+        "opened_by": incident.opened_by,
+        "deadline": incident.deadline,
+        "closed_at": incident.closed_at,
+        "members": incident.members,
+        "unknown": incident.unknown,
+        "unreadable": incident.unreadable,
+    }
+
+
+def listed(world: World) -> Iterator[dict[str, Any]]:
+    """All incidents, the newest first."""
+    before: int | None = None
+    while True:
+        with world.store.read() as tx:
+            found = incidents.page(tx, before=before)
+        if not found:
+            return
+        yield from (described(one) for one in found)
+        before = found[-1].id
+
+
+def planned(world: World, incident_id: int, *, groups: bool) -> dict[str, Any]:
+    """The newest plan in numbers: ``plan --json``. ``groups``: by CA, target and zone besides."""
+    with world.store.read() as tx:
+        incident = existing(tx, incident_id)
+        shown = _numbers(tx, incident)
+        if groups:
+            for by in ("ca", "target", "zone", "why"):
+                shown[f"by_{by}"] = incident_plans.grouped(tx, incident_id, incident.plan, by)
+    return shown
+
+
+def _numbers(tx: Transaction, incident: Incident) -> dict[str, Any]:
+    plan = newest_plan(tx, incident)
+    counts = plan.counts if plan is not None else Counts()
+    return {
+        "id": incident.id,
+        "plan": plan.hash if plan is not None else None,
+        "affected": counts.affected if plan is not None else incident.members,
+        "serving": counts.serving,
+        "standby": counts.standby,
+        "idle": counts.idle,
+        "usable": counts.usable,
+        "not_usable": counts.not_usable,
+        "unknown": incident.unknown,
+        "unreadable": incident.unreadable,
+    }
+
+
+def status(world: World, incident_id: int, *, stuck: int = 20) -> dict[str, Any]:
+    """Where it stands: ``status --json`` and ``run --json``."""
+    with world.store.read() as tx:
+        incident = existing(tx, incident_id)
+        funnel = incident_report.funnel(tx, incident_id)
+        run = incident_runs.get(tx, incident_id)
+        rows = incident_report.stuck(tx, incident_id, incident.plan, stuck)
+        names = pairs.names_of(tx, {row.pair_id for row in rows})
+        newest = run is not None and run.plan == incident.plan
+        return {
+            **_numbers(tx, incident),
+            "title": incident.title,
+            "ca": incident.ca,
+            "opened_at": incident.opened_at,
+            "deadline": incident.deadline,
+            "closed_at": incident.closed_at,
+            "promoted": funnel.promoted,
+            "deployed": funnel.deployed,
+            "observed": funnel.observed,
+            "protected": funnel.protected,
+            "skipped": incident_report.skipped(tx, incident_id, incident.plan),
+            "failed": funnel.failed,
+            "run": None
+            if run is None or not newest
+            else {
+                "started_at": run.started_at,
+                "ended_at": run.ended_at,
+                "wave": run.wave + 1,
+                "waves": run.waves,
+                "stopped": run.stopped,
+            },
+            "refills_held_at": incident_progress.cas_held_for(tx, incident_id),
+            "stuck": [
+                {
+                    "pair": names.get(row.pair_id),
+                    "action": row.action,
+                    "state": row.state,
+                    "reason": row.problem or "under way",
+                }
+                for row in rows
+            ],
+        }
+
+
+def strays(world: World, incident_id: int, limit: int) -> list[dict[str, Any]]:
+    """What it named that is none of ours, and lines that could not be read: the first of them."""
+    with world.store.read() as tx:
+        found = incidents.strays(tx, incident_id, limit=limit)
+    return [{"line": one.line, "serial": one.serial, "problem": one.problem} for one in found]
+
+
+# --- certificate by certificate ----------------------------------------------------------------------------
+
+COLUMNS = (
+    "pair",
+    "ca",
+    "serial",
+    "role",
+    "new_ca",
+    "new_serial",
+    "promoted_at",
+    "observed_at",
+    "observed",
+    "revoked_at",
+    "replaced_at",
+    "problem",
+)
+
+
+def affected(world: World, incident_id: int) -> Iterator[dict[str, Any]]:
+    """A line for each certificate that it names, with the keys of ``COLUMNS``; streamed."""
+    with world.store.read() as tx:
+        existing(tx, incident_id)
+        plans = incident_report.plans_carried_out(tx, incident_id)
+    after = 0
+    while True:
+        with world.store.read() as tx:
+            up_to = incident_plans.members_up_to(tx, incident_id, after, 2000)
+            if up_to is None:
+                return
+            rows = incident_report.affected(tx, incident_id, plans, after, up_to)
+            names = pairs.names_of(tx, {row.pair_id for row in rows})
+        yield from (_line(row, names.get(row.pair_id)) for row in rows)
+        after = up_to
+
+
+def _line(row: incident_report.Affected, name: str | None) -> dict[str, Any]:
+    def at(value: int | None) -> Any:
+        return None if value is None else from_microseconds(value)
+
+    return {
+        "pair": name,
+        "ca": row.ca,
+        "serial": row.serial,
+        "role": row.role,
+        "new_ca": row.new_ca,
+        "new_serial": row.new_serial,
+        "promoted_at": at(row.promoted_at),
+        "observed_at": at(row.observed_at),
+        "observed": row.how,
+        "revoked_at": at(row.revoked_at),
+        "replaced_at": at(row.replaced_at),
+        "problem": row.problem,
+    }
+
+
+def summary(world: World, incident_id: int) -> dict[str, Any]:
+    """The report in numbers: how long it took from the opening until so many percent were promoted, and seen; and the
+    head of the sealed history, where there is one."""
+    shown = status(world, incident_id, stuck=100)
+    with world.store.read() as tx:
+        head = seals.last(tx)
+        opened_at = existing(tx, incident_id).opened_at
+        times = {}
+        for step in ("promoted", "observed"):
+            times[step] = {
+                f"{share}%": None if at is None else (from_microseconds(at) - opened_at).total_seconds()
+                for share in _SHARES
+                for at in [incident_report.reached(tx, incident_id, step, share)]
+            }
+    shown["seconds_to"] = times
+    shown["sealed"] = (
+        None
+        if head is None
+        else {"seal": head.no, "last_event": head.last_id, "digest": head.digest, "at": head.at}
+    )
+    return shown

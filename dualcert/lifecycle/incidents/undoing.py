@@ -1,0 +1,67 @@
+"""After a false alarm: back to what served before, wherever that may serve."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from dualcert.errors import Refused
+from dualcert.lifecycle.driver import run_until
+from dualcert.lifecycle.engine import Engine
+from dualcert.lifecycle.incidents.planning import existing
+from dualcert.lifecycle.runner import Scope
+from dualcert.lifecycle.world import World
+from dualcert.model.work import WorkKind
+from dualcert.store import incident_report, incident_undo
+from dualcert.store.incident_runs import Range
+
+_BATCH = 10_000
+_TOGETHER = 1000
+_PATIENCE = timedelta(minutes=2)
+_STEPS = (WorkKind.DEPLOYMENT, WorkKind.VERIFICATION)
+
+
+def undo(world: World, incident_id: int) -> tuple[int, int]:
+    """Turn back what a closed incident has promoted, and deploy it: how many pairs went back, and how many stayed.
+
+    Raises ``Refused`` while it is open: as long as it names a certificate, none of its pairs may go back to it.
+    """
+    with world.store.read() as tx:
+        found = existing(tx, incident_id)
+        plans = incident_report.plans_carried_out(tx, incident_id)
+    if found.closed_at is None:
+        raise Refused(
+            f"incident {incident_id} is open: what it names must not serve again",
+            remedy=f"If it was a false alarm: dualcert incident close {incident_id}",
+        )
+    cause = f"undo of incident {incident_id}: {found.title}"
+    turned = stayed = 0
+    for plan in plans:
+        more = _undo_plan(world, incident_id, plan, cause)
+        turned, stayed = turned + more[0], stayed + more[1]
+    return turned, stayed
+
+
+def _undo_plan(world: World, incident_id: int, plan: int, cause: str) -> tuple[int, int]:
+    after, turned, stayed = 0, 0, 0
+    while True:
+        with world.store.write() as tx:
+            up_to = incident_undo.up_to(tx, incident_id, plan, after, _BATCH)
+            if up_to is None:
+                break
+            batch = Range(incident_id, plan, after, up_to)
+            went, left = incident_undo.turn_back(tx, batch)
+            incident_undo.follow_up(tx, batch, cause)
+        turned, stayed, after = turned + went, stayed + left, up_to
+    _deploy(world, incident_id, plan)
+    return turned, stayed
+
+
+def _deploy(world: World, incident_id: int, plan: int) -> None:
+    engine, after = Engine(world), 0
+    while True:
+        with world.store.read() as tx:
+            ids = incident_undo.undeployed(tx, incident_id, plan, after, _TOGETHER)
+        if not ids:
+            return
+        run_until(engine, Scope(frozenset(ids), _STEPS), world.clock.now() + _PATIENCE)
+        after = ids[-1]

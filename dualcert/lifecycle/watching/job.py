@@ -1,0 +1,83 @@
+"""When watching happens in the daemon: beside everything else, so that no CRL that hangs holds up a renewal."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from dualcert.errors import StoreUnavailable
+from dualcert.lifecycle.watching import asking, places, turning
+from dualcert.lifecycle.watching.asking import Round
+from dualcert.lifecycle.world import World
+from dualcert.policy import brake
+from dualcert.store import signals, watching
+
+log = logging.getLogger(__name__)
+
+IDLE = 10.0
+"""Seconds after which one looks again whether anything is due."""
+
+_MISHAP_PAUSE = 60.0
+_OLDER_AT_ONCE = 20
+_KEPT = timedelta(days=1)
+
+
+class WatchJob:
+    """``look`` costs the caller no time; what is due is asked in a thread of its own, by one at a time."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._busy = False
+        self._look_at = world.clock.monotonic()
+
+    def look(self) -> None:
+        """Begin a round if it is time and none is under way."""
+        if self._busy or self._world.clock.monotonic() < self._look_at:
+            return
+        self._busy = True
+        self._world.pools.get("watch", 1).submit(self._round)
+
+    def _round(self) -> None:
+        pause = _MISHAP_PAUSE
+        try:
+            pause = 0.0 if turn(self._world)[0] else IDLE
+        except StoreUnavailable as error:
+            log.warning("watching waits for the database: %s", error.reason)
+        except Exception:
+            # What is watched goes on being watched; whatever this is, it is told again and again.
+            log.exception("watching has failed; again in %.0f s", _MISHAP_PAUSE)
+        finally:
+            self._look_at = self._world.clock.monotonic() + pause
+            self._busy = False
+
+
+def turn(world: World) -> tuple[bool, Round]:
+    """Register what is not yet, and ask what is due: whether there is more to register, and what the asking came to."""
+    more = True
+    for _ in range(_OLDER_AT_ONCE):
+        more = places.register_older(world)
+        if not more:
+            break
+    with world.store.read() as tx:
+        due = watching.any_due(tx)
+    done = Round()
+    if not due:
+        turning.run_in_waves(world)
+    else:
+        done = asking.ask_due(world)
+        _tell(done)
+        with world.store.write() as tx:
+            signals.forget_promotions(tx, tx.now - max(_KEPT, brake.WITHIN))
+    return more, done
+
+
+def _tell(done: Round) -> None:
+    """What a round came to, in the log."""
+    if done.revoked:
+        log.warning("CAs say of %d certificates that they are revoked", done.revoked)
+    if done.failed:
+        log.warning("%d of %d sources gave no answer that counts", done.failed, done.asked)
+    if done.unasked:
+        log.warning(
+            "%d certificates were not asked about, but a sample by CA and hour of issuance", done.unasked
+        )

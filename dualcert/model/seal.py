@@ -1,0 +1,58 @@
+"""A seal over a range of the history, and the bytes that its digest is made of.
+
+What is hashed is one JSON array in the form of RFC 8785: a head, then each event of the range in the order of its
+number. ``docs/audit.md`` says the same to auditors, and is what this must agree with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from dualcert.clock import to_microseconds
+
+BEGINNING = bytes(32)
+"""What the first seal stands on."""
+
+# Strings as RFC 8785 writes them; of numbers there are only whole ones, far below 2^53.
+_TEXT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+
+
+@dataclass(frozen=True)
+class Seal:
+    """Covers the events numbered ``first_id`` to ``last_id``, of which there were ``count``, and the seal before."""
+
+    no: int
+    first_id: int
+    last_id: int
+    count: int
+    previous: bytes
+    digest: bytes
+    at: datetime
+
+
+def digest(
+    no: int,
+    first_id: int,
+    last_id: int,
+    count: int,
+    previous: bytes,
+    at: datetime,
+    events: Iterable[Sequence[Sequence[Any]]],
+) -> bytes:
+    """SHA-256 over a seal's head and its events, which come in lists of rows.
+
+    A row is id, at, kind, actor, cause, pair_id, ca, target, certificate_id, previous_id. Raises ``TypeError`` where
+    a row has what no event has.
+    """
+    head = [no, first_id, last_id, count, previous.hex(), to_microseconds(at)]
+    hashed = hashlib.sha256(f"[{_TEXT(head)}".encode())
+    for rows in events:
+        if rows:
+            hashed.update(f",{_TEXT(rows)[1:-1]}".encode())
+    hashed.update(b"]")
+    return hashed.digest()

@@ -1,0 +1,68 @@
+"""Many rows at once into a table of the connection's own, to be matched by one statement.
+
+The tables last as long as the connection; what is in them is for one unit of work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Column, LargeBinary, MetaData, Table, Text, text
+
+from dualcert.store.tables import Number
+from dualcert.store.transaction import Transaction
+
+_apart = MetaData()
+
+incoming = Table(
+    "incoming",
+    _apart,
+    Column("line", Number),
+    Column("hash", LargeBinary),
+    Column("issuer_hash", LargeBinary),
+    Column("word", Text),
+    Column("number", Number),
+)
+"""What a file says: a serial or the hash of a key, a name, or the number of a certificate."""
+
+matched = Table("matched", _apart, Column("certificate_id", Number), Column("pair_id", Number))
+"""The certificates of ours that are meant by it."""
+
+_COLUMNS = {
+    "incoming": "line {number}, hash {bytes}, issuer_hash {bytes}, word TEXT, number {number}",
+    "matched": "certificate_id {number}, pair_id {number}",
+}
+_TYPES = {
+    "sqlite": {"number": "INTEGER", "bytes": "BLOB"},
+    "postgresql": {"number": "BIGINT", "bytes": "BYTEA"},
+}
+
+
+def clear(tx: Transaction) -> None:
+    """Both tables are there, and empty."""
+    types = _TYPES[tx.dialect]
+    for name, columns in _COLUMNS.items():
+        ending = "" if tx.dialect == "sqlite" else " ON COMMIT DELETE ROWS"
+        tx.execute(text(f"CREATE TEMPORARY TABLE IF NOT EXISTS {name} ({columns.format_map(types)}){ending}"))
+        tx.execute(text(f"DELETE FROM {name}"))  # noqa: S608 - our own
+
+
+def load(tx: Transaction, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Put rows into ``incoming``; on PostgreSQL by COPY."""
+    driver: Any = tx.connection.connection.driver_connection
+    names = ", ".join(columns)
+    if tx.dialect == "sqlite":
+        marks = ", ".join("?" * len(columns))
+        driver.executemany(f"INSERT INTO incoming ({names}) VALUES ({marks})", rows)  # noqa: S608
+        return
+    with driver.cursor() as cursor, cursor.copy(f"COPY incoming ({names}) FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+def by_index(tx: Transaction) -> None:
+    """Until the unit ends, what is matched is looked up: left to itself, PostgreSQL would read a large table whole."""
+    if tx.dialect == "postgresql":
+        for way in ("hashjoin", "mergejoin", "seqscan"):
+            tx.execute(text(f"SET LOCAL enable_{way} = off"))

@@ -1,0 +1,337 @@
+"""Plans of incidents: a row for each affected pair, written by the database itself, batch by batch.
+
+A row says what was seen when it was planned: epoch, what served, what stood by. It is compared again when its turn
+comes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Delete,
+    Insert,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    update,
+)
+
+from dualcert.model.incident import Action, Counts, RowState
+from dualcert.store import promotion, standings
+from dualcert.store.incident_tables import incident, incident_member, plan_row
+from dualcert.store.incidents import named
+from dualcert.store.statements import prepared
+from dualcert.store.tables import (
+    blocked_key,
+    certificate,
+    coverage,
+    pair,
+    pair_state,
+    pair_target,
+    revocation,
+    revocation_request,
+)
+from dualcert.store.transaction import Transaction, upsert
+
+BATCH = 10_000
+
+
+class PlannedRow(NamedTuple):
+    """What a plan's hash is made of."""
+
+    pair_id: int
+    epoch: int
+    serving: int
+    standby: int | None
+    action: str
+
+
+def begin(tx: Transaction, incident_id: int) -> int:
+    """The number of a new plan, the newest from now on; it has no hash before it is ended."""
+    statement = (
+        update(incident)
+        .where(incident.c.id == incident_id)
+        .values(plan=incident.c.plan + 1, plan_hash=None, planned_at=None, plan_counts=None)
+        .returning(incident.c.plan)
+    )
+    return int(tx.execute(statement).scalar_one())
+
+
+def end(tx: Transaction, incident_id: int, plan: int, digest: bytes, counts: Counts) -> bool:
+    """Its rows are complete. False where a newer one was begun meanwhile."""
+    statement = (
+        update(incident)
+        .where(incident.c.id == incident_id, incident.c.plan == plan)
+        .values(plan_hash=digest, planned_at=tx.at, plan_counts=json.dumps(asdict(counts)))
+    )
+    return tx.execute(statement).rowcount == 1
+
+
+# --- batches of members ----------------------------------------------------------------------------------
+
+
+@prepared
+def _member_bound() -> Select[Any]:
+    of = incident_member.c
+    some = (
+        select(of.certificate_id)
+        .where(of.incident_id == bindparam("of_incident"), of.certificate_id > bindparam("after"))
+        .order_by(of.certificate_id)
+        .limit(bindparam("limit"))
+    )
+    return select(func.max(some.subquery().c.certificate_id))
+
+
+def members_up_to(tx: Transaction, incident_id: int, after: int, limit: int = BATCH) -> int | None:
+    """Where a batch of members ends that begins after a certificate's number; None where there are no more."""
+    values = {"of_incident": incident_id, "after": after, "limit": limit}
+    found: int | None = tx.execute(_member_bound(), values).scalar()
+    return found
+
+
+def _is_member(certificate_id: ColumnElement[int]) -> ColumnElement[bool]:
+    other = incident_member.alias("other_member")
+    return exists().where(
+        other.c.certificate_id == certificate_id, other.c.incident_id == bindparam("of_incident")
+    )
+
+
+def _against(standby: ColumnElement[int]) -> dict[str, ColumnElement[bool]]:
+    """What may be held against a backup, the gravest first; ``policy.promotion`` says it for one pair."""
+    this = certificate.alias("backup")
+
+    def so(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+        return exists().where(this.c.id == standby, *conditions).correlate(pair_state)
+
+    names = select(pair.c.names_digest).where(pair.c.id == pair_state.c.pair_id).correlate(pair_state)
+    digest = names.scalar_subquery()
+    covered = or_(
+        this.c.names_digest == digest,
+        exists().where(coverage.c.certificate_id == this.c.id, coverage.c.names_digest == digest),
+    )
+    return {
+        "revoked": exists().where(revocation.c.certificate_id == standby).correlate(pair_state),
+        "revocation asked for": exists()
+        .where(revocation_request.c.certificate_id == standby)
+        .correlate(pair_state),
+        "key blocked": so(exists().where(blocked_key.c.spki == this.c.spki)),
+        "expired": so(this.c.not_after <= bindparam("now")),
+        "named by an incident": named(standby),
+        "its CA is distrusted": so(standings.distrusted(this.c.ca, this.c.not_before)),
+        "names not covered": so(~covered),
+    }
+
+
+def why_not() -> ColumnElement[str]:
+    """Why the standby of a ``pair_state`` row may not serve at ``at``, in words, where it may not."""
+    standby = pair_state.c.standby
+    words: list[tuple[ColumnElement[bool], ColumnElement[str]]] = [(standby.is_(None), literal("no backup"))]
+    words += [(bad, literal(word)) for word, bad in _against(standby).items()]
+    return case(*words, else_=literal("its key was not opened lately, or did not open"))
+
+
+@prepared
+def _plan() -> Insert:
+    member, state = incident_member.c, pair_state.c
+    in_use = or_(state.serving == member.certificate_id, state.standby == member.certificate_id)
+    found = (
+        select(
+            state.pair_id,
+            state.epoch,
+            state.serving,
+            state.standby,
+            _is_member(state.serving).label("leaves"),
+            promotion.standby_usable(bindparam("now")).label("usable"),
+        )
+        .select_from(incident_member)
+        .join(pair_state, and_(state.pair_id == member.pair_id, in_use))
+        .where(
+            member.incident_id == bindparam("of_incident"),
+            member.certificate_id > bindparam("after"),
+            member.certificate_id <= bindparam("up_to"),
+            # A pair that has a backup and nothing that serves has nothing to leave.
+            state.serving.is_not(None),
+        )
+        .cte("found")
+        # What was found is used twice; put in place of its name, it would be asked twice.
+        .prefix_with("MATERIALIZED", dialect="postgresql")
+    )
+    action = case(
+        (~found.c.leaves, literal(Action.REFILL.value)),
+        (found.c.usable, literal(Action.PROMOTE.value)),
+        else_=literal(Action.ORDER.value),
+    )
+    reason = (
+        select(why_not()).where(pair_state.c.pair_id == found.c.pair_id).correlate(found).scalar_subquery()
+    )
+    why = case((and_(found.c.leaves, ~found.c.usable), reason), else_=None)
+    seen = (found.c.pair_id, found.c.epoch, found.c.serving, found.c.standby)
+    rows = select(bindparam("of_incident"), bindparam("of_plan"), *seen, action, why).where(true())
+    columns = ["incident_id", "plan", "pair_id", "epoch", "serving", "standby", "action", "why"]
+    return upsert(plan_row).from_select(columns, rows).on_conflict_do_nothing()
+
+
+def add(tx: Transaction, incident_id: int, plan: int, after: int, up_to: int) -> int:
+    """Write the rows of the pairs that a batch of members belongs to; how many."""
+    values = {"of_incident": incident_id, "of_plan": plan, "after": after, "up_to": up_to, "now": tx.at}
+    return tx.execute(_plan(), values).rowcount
+
+
+# --- reading it --------------------------------------------------------------------------------------------
+
+
+@prepared
+def _rows() -> Select[Any]:
+    of = plan_row.c
+    return (
+        select(of.pair_id, of.epoch, of.serving, of.standby, of.action)
+        .where(*_of_plan(), of.pair_id > bindparam("after"))
+        .order_by(of.pair_id)
+        .limit(bindparam("limit"))
+    )
+
+
+def _of_plan() -> tuple[ColumnElement[bool], ...]:
+    return plan_row.c.incident_id == bindparam("of_incident"), plan_row.c.plan == bindparam("of_plan")
+
+
+def rows(tx: Transaction, incident_id: int, plan: int) -> Iterator[PlannedRow]:
+    """In the order of the pairs' numbers, a batch at a time."""
+    after = 0
+    while True:
+        values = {"of_incident": incident_id, "of_plan": plan, "after": after, "limit": BATCH}
+        found = tx.execute(_rows(), values).all()
+        if not found:
+            return
+        yield from (PlannedRow(*row) for row in found)
+        after = found[-1].pair_id
+
+
+@prepared
+def _counts() -> Select[Any]:
+    of = plan_row.c
+    return select(of.action, func.count().label("many")).where(*_of_plan()).group_by(of.action)
+
+
+@prepared
+def _in_use(role: str) -> Select[Any]:
+    return (
+        select(func.count())
+        .select_from(plan_row)
+        .join(
+            incident_member,
+            and_(
+                incident_member.c.certificate_id == plan_row.c[role],
+                incident_member.c.incident_id == plan_row.c.incident_id,
+            ),
+        )
+        .where(*_of_plan())
+    )
+
+
+def count(tx: Transaction, incident_id: int, plan: int) -> Counts:
+    """What the rows of a plan come to."""
+    values = {"of_incident": incident_id, "of_plan": plan}
+    actions = {row.action: row.many for row in tx.execute(_counts(), values)}
+    usable, not_usable = actions.get(Action.PROMOTE.value, 0), actions.get(Action.ORDER.value, 0)
+    standby = int(tx.execute(_in_use("standby"), values).scalar_one())
+    members = select(func.count()).where(incident_member.c.incident_id == incident_id)
+    total = int(tx.execute(members).scalar_one())
+    serving = usable + not_usable
+    return Counts(serving, standby, max(0, total - serving - standby), usable, not_usable)
+
+
+@prepared
+def _by_ca() -> Select[Any]:
+    return (
+        select(certificate.c.ca.label("word"), plan_row.c.action, func.count().label("many"))
+        .select_from(plan_row)
+        .join(certificate, certificate.c.id == plan_row.c.serving)
+        .where(*_of_plan())
+        .group_by(certificate.c.ca, plan_row.c.action)
+    )
+
+
+@prepared
+def _by_target() -> Select[Any]:
+    return (
+        select(pair_target.c.target.label("word"), plan_row.c.action, func.count().label("many"))
+        .select_from(plan_row)
+        .join(pair_target, pair_target.c.pair_id == plan_row.c.pair_id)
+        .where(*_of_plan())
+        .group_by(pair_target.c.target, plan_row.c.action)
+    )
+
+
+@prepared
+def _by_dns() -> Select[Any]:
+    return (
+        select(pair.c.dns.label("word"), plan_row.c.action, func.count().label("many"))
+        .select_from(plan_row)
+        .join(pair, pair.c.id == plan_row.c.pair_id)
+        .where(*_of_plan())
+        .group_by(pair.c.dns, plan_row.c.action)
+    )
+
+
+@prepared
+def _by_reason() -> Select[Any]:
+    of = plan_row.c
+    return (
+        select(of.why.label("word"), of.action, func.count().label("many"))
+        .where(*_of_plan(), of.why.is_not(None))
+        .group_by(of.why, of.action)
+    )
+
+
+_GROUPS = {"ca": _by_ca, "target": _by_target, "zone": _by_dns, "why": _by_reason}
+
+
+def grouped(tx: Transaction, incident_id: int, plan: int, by: str) -> dict[str, dict[str, int]]:
+    """How many pairs, by the CA that serves, by target, by [dns] table (``zone``), or by why a backup is not to be
+    used: a word to how many of each action."""
+    found: dict[str, dict[str, int]] = {}
+    for row in tx.execute(_GROUPS[by](), {"of_incident": incident_id, "of_plan": plan}):
+        found.setdefault(row.word, {})[row.action] = row.many
+    return dict(sorted(found.items()))
+
+
+# --- older plans -------------------------------------------------------------------------------------------
+
+
+@prepared
+def _forget() -> Delete:
+    of = plan_row.c
+    some = (
+        select(of.plan, of.pair_id)
+        .where(
+            of.incident_id == bindparam("of_incident"),
+            of.plan < bindparam("of_plan"),
+            of.state == RowState.PLANNED.value,
+        )
+        .limit(bindparam("limit"))
+        .subquery()
+    )
+    return delete(plan_row).where(
+        of.incident_id == bindparam("of_incident"),
+        exists().where(some.c.plan == of.plan, some.c.pair_id == of.pair_id),
+    )
+
+
+def forget_older(tx: Transaction, incident_id: int, plan: int) -> int:
+    """Some of the rows of older plans whose turn never came go; how many. What was carried out stays."""
+    values = {"of_incident": incident_id, "of_plan": plan, "limit": BATCH}
+    return tx.execute(_forget(), values).rowcount

@@ -1,0 +1,236 @@
+"""What goes with carrying a plan out: backups ordered anew, refills that are held, and looking what is served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Insert,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
+
+from dualcert.model.incident import Action, RowState
+from dualcert.model.work import HELD, WorkKind
+from dualcert.store.incident_runs import Range, in_range
+from dualcert.store.incident_tables import ca_standing, plan_row
+from dualcert.store.statements import prepared
+from dualcert.store.tables import deployment, lineage, pair_state, pair_target, work
+from dualcert.store.transaction import Transaction, upsert
+
+_row = plan_row.c
+
+# --- pairs without a usable backup -------------------------------------------------------------------------
+
+
+@prepared
+def _order_bound() -> Select[Any]:
+    some = (
+        select(_row.pair_id)
+        .where(
+            _row.incident_id == bindparam("of_incident"),
+            _row.plan == bindparam("of_plan"),
+            _row.state == RowState.PLANNED.value,
+            _row.action == Action.ORDER.value,
+            _row.pair_id > bindparam("after"),
+        )
+        .order_by(_row.pair_id)
+        .limit(bindparam("limit"))
+        .subquery()
+    )
+    return select(func.max(some.c.pair_id))
+
+
+def orders_up_to(tx: Transaction, incident_id: int, plan: int, after: int, limit: int) -> int | None:
+    """Where a batch ends of rows whose backup is to be ordered anew; None where there are no more."""
+    values = {"of_incident": incident_id, "of_plan": plan, "after": after, "limit": limit}
+    found: int | None = tx.execute(_order_bound(), values).scalar()
+    return found
+
+
+@prepared
+def _order_anew() -> Insert:
+    found = (
+        select(
+            literal(WorkKind.REFILL.value), _row.pair_id, lineage.c.ca, bindparam("now"), bindparam("because")
+        )
+        .select_from(plan_row)
+        .join(pair_state, pair_state.c.pair_id == _row.pair_id)
+        .join(lineage, lineage.c.id == pair_state.c.backup_lineage)
+        .where(
+            in_range(RowState.PLANNED), _row.action == Action.ORDER.value, pair_state.c.epoch == _row.epoch
+        )
+        .order_by(_row.pair_id)
+    )
+    statement = upsert(work).from_select(["kind", "pair_id", "ca", "due_at", "reason"], found)
+    return statement.on_conflict_do_update(
+        index_elements=["pair_id", "kind", "ca", "target"],
+        set_={"due_at": statement.excluded.due_at, "waiting_for": None},
+    )
+
+
+@prepared
+def _ordered() -> Update:
+    return (
+        update(plan_row)
+        .where(in_range(RowState.PLANNED), _row.action == Action.ORDER.value)
+        .values(state=RowState.ORDERED.value, at=bindparam("now"))
+    )
+
+
+def order_backups(tx: Transaction, batch: Range, reason: str) -> int:
+    """Refills at the CA that stands by are due now; how many."""
+    values = {**batch.values, "now": tx.at}
+    tx.execute(_order_anew(), {**values, "because": reason})
+    return tx.execute(_ordered(), values).rowcount
+
+
+# --- refills that are held ---------------------------------------------------------------------------------
+
+
+def hold_refills(tx: Transaction, ca: str, incident_id: int) -> None:
+    """What an incident empties at a CA is not ordered anew there before somebody says so."""
+    statement = upsert(ca_standing).values(ca=ca, refills_held_for=incident_id)
+    tx.execute(statement.on_conflict_do_update(index_elements=["ca"], set_={"refills_held_for": incident_id}))
+
+
+def stop_holding(tx: Transaction, ca: str) -> None:
+    """What is emptied at a CA from now on is ordered anew at once."""
+    tx.execute(update(ca_standing).where(ca_standing.c.ca == ca).values(refills_held_for=None))
+
+
+@prepared
+def _held_for() -> Select[Any]:
+    return select(ca_standing.c.refills_held_for).where(ca_standing.c.ca == bindparam("at_ca"))
+
+
+def refills_held_for(tx: Transaction, ca: str) -> int | None:
+    """The incident for whose sake nothing is refilled at a CA; None where there is none."""
+    found: int | None = tx.execute(_held_for(), {"at_ca": ca}).scalar()
+    return found
+
+
+def cas_held_for(tx: Transaction, incident_id: int) -> list[str]:
+    query = select(ca_standing.c.ca).where(ca_standing.c.refills_held_for == incident_id)
+    return [row.ca for row in tx.execute(query.order_by(ca_standing.c.ca))]
+
+
+def _held(ca: str) -> ColumnElement[bool]:
+    return and_(work.c.kind == WorkKind.REFILL.value, work.c.waiting_for == HELD, work.c.ca == ca)
+
+
+def release_refills(tx: Transaction, ca: str, after: int = 0, limit: int = 10_000) -> int | None:
+    """A batch of the refills that are held at a CA is due now. Where it ends, for the next one; None at the end."""
+    some = select(work.c.id).where(_held(ca), work.c.id > after).order_by(work.c.id).limit(limit).subquery()
+    up_to = tx.execute(select(func.max(some.c.id))).scalar()
+    if up_to is None:
+        return None
+    batch = (_held(ca), work.c.id > after, work.c.id <= up_to)
+    tx.execute(update(work).where(*batch).values(due_at=tx.at, waiting_for=None))
+    return int(up_to)
+
+
+# --- looking whether it is served --------------------------------------------------------------------------
+
+
+def _unseen() -> ColumnElement[bool]:
+    """A target of the pair that was not seen with what serves since the promotion."""
+    seen = exists().where(
+        deployment.c.pair_id == pair_target.c.pair_id,
+        deployment.c.target == pair_target.c.target,
+        deployment.c.epoch > _row.epoch,
+        deployment.c.verified_at.is_not(None),
+    )
+    return exists().where(pair_target.c.pair_id == _row.pair_id, ~seen.correlate(pair_target, plan_row))
+
+
+@prepared
+def _observe() -> Update:
+    return (
+        update(plan_row)
+        .where(in_range(RowState.PROMOTED), ~_unseen().correlate(plan_row))
+        .values(state=RowState.OBSERVED.value)
+    )
+
+
+def observe(tx: Transaction, batch: Range) -> int:
+    """Rows whose every target was seen with the new certificate are observed; how many more."""
+    return tx.execute(_observe(), batch.values).rowcount
+
+
+@prepared
+def _unfinished() -> Select[Any]:
+    query = select(_row.pair_id).where(in_range(RowState.PROMOTED))
+    return query.order_by(_row.pair_id).limit(bindparam("limit"))
+
+
+def unobserved(tx: Transaction, batch: Range, limit: int) -> list[int]:
+    """The pairs of a range that are promoted and not yet seen, the first of them."""
+    return [row.pair_id for row in tx.execute(_unfinished(), {**batch.values, "limit": limit})]
+
+
+_of_step = and_(
+    work.c.pair_id == _row.pair_id,
+    or_(work.c.kind == WorkKind.DEPLOYMENT.value, work.c.kind == WorkKind.VERIFICATION.value),
+)
+
+
+@prepared
+def _failed() -> Select[Any]:
+    step = exists().where(_of_step, work.c.attempts > 0)
+    return select(func.count()).select_from(plan_row).where(in_range(RowState.PROMOTED), step)
+
+
+def failed(tx: Transaction, batch: Range) -> int:
+    """How many pairs of a range are promoted, and a step towards serving it has failed."""
+    return int(tx.execute(_failed(), batch.values).scalar_one())
+
+
+@prepared
+def _skipped() -> Select[Any]:
+    return select(func.count()).where(in_range(RowState.SKIPPED), _row.action == Action.PROMOTE.value)
+
+
+def skipped(tx: Transaction, batch: Range) -> int:
+    """How many rows of a range were skipped."""
+    return int(tx.execute(_skipped(), batch.values).scalar_one())
+
+
+@prepared
+def _unseen_yet() -> Select[Any]:
+    return select(func.count()).where(in_range(RowState.PROMOTED))
+
+
+def unseen(tx: Transaction, batch: Range) -> int:
+    """How many pairs of a range are promoted and not yet seen."""
+    return int(tx.execute(_unseen_yet(), batch.values).scalar_one())
+
+
+@prepared
+def _hurry() -> Update:
+    waiting = or_(work.c.due_at.is_(None), work.c.due_at > bindparam("now"))
+    steps = or_(work.c.kind == WorkKind.DEPLOYMENT.value, work.c.kind == WorkKind.VERIFICATION.value)
+    return (
+        update(work)
+        .where(
+            work.c.pair_id.in_(select(_row.pair_id).where(in_range(RowState.PROMOTED))),
+            steps,
+            waiting,
+            work.c.owner.is_(None),
+        )
+        .values(due_at=bindparam("now"), waiting_for=None)
+    )
+
+
+def hurry(tx: Transaction, batch: Range) -> None:
+    """A person asks again: steps towards serving what was promoted do not back off any longer."""
+    tx.execute(_hurry(), {**batch.values, "now": tx.at})

@@ -1,0 +1,322 @@
+"""How far an incident is, in numbers and certificate by certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Select, and_, bindparam, exists, func, or_, select
+
+from dualcert.model.incident import Action, RowState
+from dualcert.model.work import WorkKind
+from dualcert.store.incident_tables import incident_member, plan_row
+from dualcert.store.statements import prepared
+from dualcert.store.tables import (
+    certificate,
+    deployment,
+    observation,
+    pair_state,
+    pair_target,
+    revocation,
+    work,
+)
+from dualcert.store.transaction import Transaction
+
+_row = plan_row.c
+_PROMOTED = (RowState.PROMOTED, RowState.OBSERVED)
+
+
+class Funnel(NamedTuple):
+    """Pairs, of all plans of an incident: promoted; of these those whose new certificate lies at every target, was seen
+    there, and that have a usable backup again. ``failed``: promoted, and a step towards serving it has failed."""
+
+    promoted: int
+    deployed: int
+    observed: int
+    protected: int
+    failed: int
+
+
+def _is(states: Collection[RowState]) -> ColumnElement[bool]:
+    return or_(*(_row.state == state.value for state in states))
+
+
+def _of_incident() -> ColumnElement[bool]:
+    return and_(_row.incident_id == bindparam("of_incident"), _row.action == Action.PROMOTE.value)
+
+
+def _count(*conditions: ColumnElement[bool]) -> Select[Any]:
+    return select(func.count()).select_from(plan_row).where(_of_incident(), *conditions)
+
+
+@prepared
+def _in_state(*states: RowState) -> Select[Any]:
+    return _count(_is(states))
+
+
+@prepared
+def _deployed() -> Select[Any]:
+    there = exists().where(
+        deployment.c.pair_id == pair_target.c.pair_id,
+        deployment.c.target == pair_target.c.target,
+        deployment.c.epoch > _row.epoch,
+    )
+    missing = exists().where(pair_target.c.pair_id == _row.pair_id, ~there.correlate(pair_target, plan_row))
+    return _count(_is(_PROMOTED), ~missing.correlate(plan_row))
+
+
+@prepared
+def _protected() -> Select[Any]:
+    usable = exists().where(
+        pair_state.c.pair_id == _row.pair_id, pair_state.c.backup_ok_until > bindparam("now")
+    )
+    return _count(_is(_PROMOTED), usable.correlate(plan_row))
+
+
+def _failing() -> ColumnElement[bool]:
+    steps = or_(work.c.kind == WorkKind.DEPLOYMENT.value, work.c.kind == WorkKind.VERIFICATION.value)
+    return exists().where(work.c.pair_id == _row.pair_id, steps, work.c.attempts > 0).correlate(plan_row)
+
+
+@prepared
+def _failed() -> Select[Any]:
+    return _count(_is([RowState.PROMOTED]), _failing())
+
+
+def funnel(tx: Transaction, incident_id: int) -> Funnel:
+    values = {"of_incident": incident_id}
+
+    def number(statement: Any, **more: Any) -> int:
+        return int(tx.execute(statement, {**values, **more}).scalar_one())
+
+    return Funnel(
+        promoted=number(_in_state(*_PROMOTED)),
+        deployed=number(_deployed()),
+        observed=number(_in_state(RowState.OBSERVED)),
+        protected=number(_protected(), now=tx.at),
+        failed=number(_failed()),
+    )
+
+
+@prepared
+def _skipped() -> Select[Any]:
+    return _count(_row.plan == bindparam("of_plan"), _row.state == RowState.SKIPPED.value)
+
+
+def skipped(tx: Transaction, incident_id: int, plan: int) -> int:
+    """How many rows of a plan were skipped."""
+    return int(tx.execute(_skipped(), {"of_incident": incident_id, "of_plan": plan}).scalar_one())
+
+
+# --- what is stuck -----------------------------------------------------------------------------------------
+
+
+class Stuck(NamedTuple):
+    """A pair that does not get to where it should be, and why."""
+
+    pair_id: int
+    action: str
+    state: str
+    problem: str | None
+
+
+@prepared
+def _stuck(*, state: RowState, action: Action, failing: bool) -> Select[Any]:
+    reason = (
+        select(func.max(work.c.reason))
+        .where(work.c.pair_id == _row.pair_id, or_(work.c.attempts > 0, work.c.due_at.is_(None)))
+        .correlate(plan_row)
+        .scalar_subquery()
+    )
+    said = reason if failing else func.coalesce(_row.problem, _row.why)
+    query = (
+        select(_row.pair_id, _row.action, _row.state, said.label("problem"))
+        .where(
+            _row.incident_id == bindparam("of_incident"),
+            _row.plan == bindparam("of_plan"),
+            _row.state == state.value,
+            _row.action == action.value,
+        )
+        .order_by(_row.pair_id)
+        .limit(bindparam("limit"))
+    )
+    return query.where(_failing()) if failing else query
+
+
+_STUCK = (
+    (RowState.SKIPPED, Action.PROMOTE, False),
+    (RowState.PROMOTED, Action.PROMOTE, True),
+    (RowState.PLANNED, Action.ORDER, False),
+    (RowState.ORDERED, Action.ORDER, False),
+)
+
+
+def stuck(tx: Transaction, incident_id: int, plan: int, limit: int) -> list[Stuck]:
+    """Pairs of the newest plan that are not off the affected certificate for good: the first of each sort."""
+    values = {"of_incident": incident_id, "of_plan": plan, "limit": limit}
+    found: list[Stuck] = []
+    for state, action, failing in _STUCK:
+        rows = tx.execute(_stuck(state=state, action=action, failing=failing), values)
+        found += [Stuck(*row) for row in rows]
+    return found[:limit]
+
+
+# --- certificate by certificate ----------------------------------------------------------------------------
+
+
+class Affected(NamedTuple):
+    """A member and what became of its pair. Instants are microseconds, None where it has not come to that."""
+
+    pair_id: int
+    ca: str
+    serial: bytes
+    role: str
+    new_ca: str | None
+    new_serial: bytes | None
+    promoted_at: int | None
+    observed_at: int | None
+    how: str | None
+    revoked_at: int | None
+    replaced_at: int | None
+    state: str | None
+    problem: str | None
+
+
+def plans_carried_out(tx: Transaction, incident_id: int) -> list[int]:
+    query = select(_row.plan).distinct().where(_row.incident_id == incident_id)
+    return [row.plan for row in tx.execute(query.order_by(_row.plan))]
+
+
+def _how() -> Any:
+    return (
+        select(func.min(observation.c.how))
+        .where(observation.c.pair_id == _row.pair_id, observation.c.problem.is_(None))
+        .correlate(plan_row)
+        .scalar_subquery()
+    )
+
+
+def _replaced_at(held: Any) -> Any:
+    later = certificate.alias("later")
+    same = (later.c.pair_id == held.c.pair_id, later.c.lineage_id == held.c.lineage_id)
+    query = select(func.min(later.c.stored_at)).where(*same, later.c.id > held.c.id)
+    return query.correlate(held).scalar_subquery()
+
+
+def _members(incident_id: int, plans: Collection[int], after: int, up_to: int) -> Select[Any]:
+    held, new = certificate.alias("held"), certificate.alias("new")
+    left = and_(
+        _row.incident_id == incident_id,
+        _row.plan.in_(list(plans) or [0]),
+        _row.pair_id == incident_member.c.pair_id,
+        _row.serving == incident_member.c.certificate_id,
+    )
+    return (
+        select(
+            held.c.id,
+            held.c.pair_id,
+            held.c.ca,
+            held.c.serial,
+            pair_state.c.serving,
+            pair_state.c.standby,
+            new.c.ca.label("new_ca"),
+            new.c.serial.label("new_serial"),
+            _row.plan,
+            _row.state,
+            _row.at,
+            func.coalesce(_row.problem, _row.why).label("problem"),
+            _observed_at().label("observed_at"),
+            _how().label("how"),
+            revocation.c.at.label("revoked_at"),
+            _replaced_at(held).label("replaced_at"),
+        )
+        .select_from(incident_member)
+        .join(held, held.c.id == incident_member.c.certificate_id)
+        .outerjoin(pair_state, pair_state.c.pair_id == held.c.pair_id)
+        .outerjoin(plan_row, left)
+        .outerjoin(new, new.c.id == _row.standby)
+        .outerjoin(revocation, revocation.c.certificate_id == held.c.id)
+        .where(
+            incident_member.c.incident_id == incident_id,
+            incident_member.c.certificate_id > after,
+            incident_member.c.certificate_id <= up_to,
+        )
+        .order_by(held.c.id, func.coalesce(_row.plan, 0))
+    )
+
+
+def affected(
+    tx: Transaction, incident_id: int, plans: Collection[int], after: int, up_to: int
+) -> list[Affected]:
+    """The members with numbers above ``after`` up to ``up_to``, in that order."""
+    # Of several plans, what was carried out counts, and otherwise the newest.
+    found: dict[int, Any] = {}
+    for row in tx.execute(_members(incident_id, plans, after, up_to)):
+        known = found.get(row.id)
+        if known is None or known.state not in _ACTED or row.state in _ACTED:
+            found[row.id] = row
+    return [_affected(row) for row in found.values()]
+
+
+_ACTED = {state.value for state in _PROMOTED}
+
+
+def _affected(row: Any) -> Affected:
+    acted = row.state in _ACTED
+    role = "serving" if row.serving == row.id else "standby" if row.standby == row.id else "idle"
+    return Affected(
+        pair_id=row.pair_id,
+        ca=row.ca,
+        serial=row.serial,
+        role=role,
+        new_ca=row.new_ca if acted else None,
+        new_serial=row.new_serial if acted else None,
+        promoted_at=row.at if acted else None,
+        observed_at=row.observed_at if row.state == RowState.OBSERVED.value else None,
+        how=row.how if row.state == RowState.OBSERVED.value else None,
+        revoked_at=row.revoked_at,
+        replaced_at=row.replaced_at,
+        state=row.state,
+        problem=row.problem,
+    )
+
+
+# --- how long it took --------------------------------------------------------------------------------------
+
+
+def _observed_at() -> Any:
+    return (
+        select(func.max(deployment.c.verified_at))
+        .where(
+            deployment.c.pair_id == _row.pair_id,
+            deployment.c.certificate_id == _row.standby,
+            deployment.c.epoch > _row.epoch,
+        )
+        .correlate(plan_row)
+        .scalar_subquery()
+    )
+
+
+@prepared
+def _reached(step: str) -> Select[Any]:
+    states = _PROMOTED if step == "promoted" else (RowState.OBSERVED,)
+    at = _row.at if step == "promoted" else func.coalesce(_observed_at(), _row.at)
+    times = select(at.label("at")).where(_of_incident(), _is(states)).subquery()
+    ranked = select(times.c.at, func.row_number().over(order_by=times.c.at).label("place")).subquery()
+    return select(ranked.c.at).where(ranked.c.place == bindparam("place"))
+
+
+@prepared
+def _wanted() -> Select[Any]:
+    turned = _is([RowState.PROMOTED, RowState.OBSERVED, RowState.SKIPPED, RowState.PLANNED])
+    return _count(turned)
+
+
+def reached(tx: Transaction, incident_id: int, step: str, percent: int) -> int | None:
+    """When so many percent of the pairs to be promoted were ``promoted``, or ``observed`` (microseconds); None where it
+    has not come to that."""
+    values = {"of_incident": incident_id}
+    total = int(tx.execute(_wanted(), values).scalar_one())
+    place = max(1, -(-total * percent // 100))
+    found: int | None = tx.execute(_reached(step), {**values, "place": place}).scalar()
+    return found

@@ -1,0 +1,196 @@
+"""Turning promoted pairs back, where what served before may serve again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Insert,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
+
+from dualcert.model.events import EventKind
+from dualcert.model.incident import Action, RowState
+from dualcert.model.work import WorkKind
+from dualcert.store import promotion
+from dualcert.store.incident_plans import why_not
+from dualcert.store.incident_runs import Range, in_range
+from dualcert.store.incident_tables import plan_row
+from dualcert.store.statements import is_one_of, prepared
+from dualcert.store.tables import certificate, event, pair_state, pair_target, work
+from dualcert.store.transaction import Transaction, upsert
+
+_row = plan_row.c
+_BEFORE = (RowState.PROMOTED, RowState.OBSERVED)
+
+
+@prepared
+def _bound() -> Select[Any]:
+    some = (
+        select(_row.pair_id)
+        .where(
+            _row.incident_id == bindparam("of_incident"),
+            _row.plan == bindparam("of_plan"),
+            _row.pair_id > bindparam("after"),
+            is_one_of(_row.state, [state.value for state in _BEFORE]),
+        )
+        .order_by(_row.pair_id)
+        .limit(bindparam("limit"))
+        .subquery()
+    )
+    return select(func.max(some.c.pair_id))
+
+
+def up_to(tx: Transaction, incident_id: int, plan: int, after: int, limit: int) -> int | None:
+    """Where a batch of promoted rows ends that begins after a pair's number; None where there are no more."""
+    values = {"of_incident": incident_id, "of_plan": plan, "after": after, "limit": limit}
+    found: int | None = tx.execute(_bound(), values).scalar()
+    return found
+
+
+def _as_left() -> ColumnElement[bool]:
+    """As the promotion left the pair: whoever has turned it since meant something by it."""
+    return and_(
+        pair_state.c.pair_id == _row.pair_id,
+        pair_state.c.epoch == _row.epoch + 1,
+        pair_state.c.serving == _row.standby,
+        pair_state.c.standby == _row.serving,
+    )
+
+
+@prepared
+def _lock() -> Select[Any]:
+    rows = (
+        select(pair_state.c.pair_id)
+        .where(pair_state.c.pair_id.in_(select(_row.pair_id).where(in_range(*_BEFORE))))
+        .order_by(pair_state.c.pair_id)
+        .with_for_update()
+    )
+    return select(func.count()).select_from(rows.subquery())
+
+
+@prepared
+def _mark() -> Update:
+    """Which of them go back: decided once, under the lock."""
+    may = exists().where(_as_left(), promotion.standby_usable(bindparam("now")))
+    return (
+        update(plan_row)
+        .where(in_range(*_BEFORE), _row.action == Action.PROMOTE.value, may)
+        .values(state=RowState.UNDONE.value, at=bindparam("now"), problem=None)
+    )
+
+
+@prepared
+def _swap() -> Update:
+    return (
+        update(pair_state)
+        .where(_as_left(), in_range(RowState.UNDONE), _row.at == bindparam("now"))
+        .values(
+            epoch=pair_state.c.epoch + 1,
+            serving=pair_state.c.standby,
+            standby=pair_state.c.serving,
+            primary_lineage=pair_state.c.backup_lineage,
+            backup_lineage=pair_state.c.primary_lineage,
+            backup_ok_until=promotion.usable_until(pair_state.c.serving),
+        )
+    )
+
+
+@prepared
+def _explain() -> Update:
+    left = exists().where(_as_left()).correlate(plan_row)
+    why = select(why_not()).where(pair_state.c.pair_id == _row.pair_id).correlate(plan_row).scalar_subquery()
+    problem = case((~left, literal("the pair has changed since")), else_=why)
+    return update(plan_row).where(in_range(*_BEFORE)).values(problem=problem)
+
+
+def turn_back(tx: Transaction, batch: Range) -> tuple[int, int]:
+    """Exchange the roles of a batch's promoted pairs again, where they are as they were left and what stands by may
+    serve; the others stay, with the reason. How many went back, and how many stayed."""
+    values = {**batch.values, "now": tx.at}
+    if tx.others_write:
+        tx.execute(_lock(), batch.values).all()
+    turned = tx.execute(_mark(), values).rowcount
+    tx.execute(_swap(), values)
+    stayed = tx.execute(_explain(), values).rowcount
+    return turned, stayed
+
+
+@prepared
+def _record() -> Insert:
+    found = (
+        select(
+            bindparam("now"),
+            literal(EventKind.PROMOTED.value),
+            bindparam("by"),
+            bindparam("because"),
+            _row.pair_id,
+            certificate.c.ca,
+            _row.serving,
+            _row.standby,
+        )
+        .select_from(plan_row)
+        .join(certificate, certificate.c.id == _row.serving)
+        .where(in_range(RowState.UNDONE), _row.at == bindparam("now"))
+        .order_by(_row.pair_id)
+    )
+    columns = ["at", "kind", "actor", "cause", "pair_id", "ca", "certificate_id", "previous_id"]
+    return insert(event).from_select(columns, found)
+
+
+@prepared
+def _deployments() -> Insert:
+    found = (
+        select(literal(WorkKind.DEPLOYMENT.value), _row.pair_id, pair_target.c.target, bindparam("now"))
+        .select_from(plan_row)
+        .join(pair_target, pair_target.c.pair_id == _row.pair_id)
+        .where(in_range(RowState.UNDONE), _row.at == bindparam("now"))
+        .order_by(_row.pair_id)
+    )
+    statement = upsert(work).from_select(["kind", "pair_id", "target", "due_at"], found)
+    wanted = statement.excluded.due_at
+    earlier = and_(work.c.due_at < wanted, work.c.owner.is_(None))
+    return statement.on_conflict_do_update(
+        index_elements=["pair_id", "kind", "ca", "target"],
+        set_={"due_at": case((earlier, work.c.due_at), else_=wanted), "waiting_for": None},
+    )
+
+
+def follow_up(tx: Transaction, batch: Range, cause: str) -> None:
+    """The events and deployments of what this unit has turned back."""
+    values = {**batch.values, "now": tx.at}
+    tx.execute(_record(), {**values, "by": tx.actor, "because": cause})
+    tx.execute(_deployments(), values)
+
+
+@prepared
+def _undeployed() -> Select[Any]:
+    waiting = exists().where(
+        work.c.pair_id == _row.pair_id,
+        is_one_of(work.c.kind, [WorkKind.DEPLOYMENT.value, WorkKind.VERIFICATION.value]),
+    )
+    query = select(_row.pair_id).where(
+        _row.incident_id == bindparam("of_incident"),
+        _row.plan == bindparam("of_plan"),
+        _row.state == RowState.UNDONE.value,
+        _row.pair_id > bindparam("after"),
+        waiting.correlate(plan_row),
+    )
+    return query.order_by(_row.pair_id).limit(bindparam("limit"))
+
+
+def undeployed(tx: Transaction, incident_id: int, plan: int, after: int, limit: int) -> list[int]:
+    """Pairs that were turned back and are not seen at their targets yet."""
+    values = {"of_incident": incident_id, "of_plan": plan, "after": after, "limit": limit}
+    return [row.pair_id for row in tx.execute(_undeployed(), values)]

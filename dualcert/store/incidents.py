@@ -1,0 +1,185 @@
+"""Incidents, and whether one names a certificate. Being named is not being revoked: it goes when it is closed.
+
+``incident_members`` names certificates, ``incident_plans`` and ``incident_runs`` say what becomes of their pairs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, bindparam, exists, func, insert, select, update
+
+from dualcert.model.incident import Counts, Incident, Stray
+from dualcert.store.columns import instant, micros
+from dualcert.store.incident_tables import incident, incident_member, incident_stray
+from dualcert.store.statements import prepared
+from dualcert.store.transaction import Transaction, upsert
+
+_LOADING = -1
+"""``incident.plan`` while its members are being written: one whose opening was interrupted stays so."""
+
+_MOST_STRAYS = 10_000
+
+
+def named(certificate_id: ColumnElement[int]) -> ColumnElement[bool]:
+    """Whether a certificate is named by an open incident."""
+    member = incident_member.alias("naming")
+    opened = incident.alias("naming_incident")
+    return exists().where(
+        member.c.certificate_id == certificate_id,
+        opened.c.id == member.c.incident_id,
+        opened.c.closed_at.is_(None),
+    )
+
+
+@prepared
+def _is_named() -> Select[Any]:
+    member = incident_member.c
+    return (
+        select(member.incident_id)
+        .join(incident, incident.c.id == member.incident_id)
+        .where(member.certificate_id == bindparam("certificate_id"), incident.c.closed_at.is_(None))
+        .order_by(member.incident_id)
+        .limit(1)
+    )
+
+
+def naming(tx: Transaction, certificate_id: int) -> int | None:
+    """The number of an open incident that names the certificate; None where there is none."""
+    found: int | None = tx.execute(_is_named(), {"certificate_id": certificate_id}).scalar()
+    return found
+
+
+# --- incidents -------------------------------------------------------------------------------------------
+
+
+def create(
+    tx: Transaction, *, title: str, cause: str, selector: str, ca: str | None, deadline: datetime
+) -> int:
+    """Begin an incident; ``loaded`` says that all its members are there."""
+    values = {
+        "title": title,
+        "cause": cause,
+        "selector": selector,
+        "ca": ca,
+        "opened_at": tx.at,
+        "opened_by": tx.actor,
+        "deadline": micros(deadline),
+        "plan": _LOADING,
+    }
+    statement = insert(incident).values(values).returning(incident.c.id)
+    return int(tx.execute(statement).scalar_one())
+
+
+def loaded(tx: Transaction, incident_id: int, *, unknown: int, unreadable: int) -> None:
+    """All that was named is written."""
+    count = select(func.count()).where(incident_member.c.incident_id == incident_id).scalar_subquery()
+    values = {"plan": 0, "members": count, "unknown": unknown, "unreadable": unreadable}
+    tx.execute(update(incident).where(incident.c.id == incident_id).values(values))
+
+
+def more_members(tx: Transaction, incident_id: int) -> None:
+    """Members were added to an incident that stands: they are counted again, and its plan is none of them."""
+    count = select(func.count()).where(incident_member.c.incident_id == incident_id).scalar_subquery()
+    tx.execute(
+        update(incident)
+        .where(incident.c.id == incident_id)
+        .values(members=count, plan_hash=None, planned_at=None, plan_counts=None)
+    )
+
+
+def _incident(row: Any) -> Incident:
+    return Incident(
+        id=row.id,
+        title=row.title,
+        cause=row.cause,
+        selector=row.selector,
+        ca=row.ca,
+        opened_at=instant(row.opened_at),
+        opened_by=row.opened_by,
+        deadline=instant(row.deadline),
+        closed_at=instant(row.closed_at),
+        closed_by=row.closed_by,
+        members=row.members,
+        unknown=row.unknown,
+        unreadable=row.unreadable,
+        plan=max(row.plan, 0),
+        plan_hash=row.plan_hash,
+        planned_at=instant(row.planned_at),
+        loading=row.plan == _LOADING,
+    )
+
+
+@prepared
+def _get(*, lock: bool) -> Select[Any]:
+    query = select(incident).where(incident.c.id == bindparam("id"))
+    return query.with_for_update() if lock else query
+
+
+def get(tx: Transaction, incident_id: int, *, lock: bool = False) -> Incident | None:
+    """``lock``: nobody plans or closes it before this unit ends."""
+    row = tx.execute(_get(lock=lock), {"id": incident_id}).first()
+    return _incident(row) if row else None
+
+
+@prepared
+def _page() -> Select[Any]:
+    query = select(incident).where(incident.c.id < bindparam("before"))
+    return query.order_by(incident.c.id.desc()).limit(bindparam("limit"))
+
+
+def page(tx: Transaction, *, before: int | None = None, limit: int = 200) -> list[Incident]:
+    """The newest first, from the one before ``before``."""
+    values = {"before": before if before is not None else 2**62, "limit": limit}
+    return [_incident(row) for row in tx.execute(_page(), values)]
+
+
+def counts(tx: Transaction, incident_id: int) -> Counts | None:
+    """What the newest plan has counted; None where there is no plan."""
+    text = tx.execute(select(incident.c.plan_counts).where(incident.c.id == incident_id)).scalar()
+    return Counts(**json.loads(text)) if text else None
+
+
+def close(tx: Transaction, incident_id: int) -> bool:
+    """From now on it names nothing. False where it was closed before."""
+    statement = update(incident).where(incident.c.id == incident_id, incident.c.closed_at.is_(None))
+    return tx.execute(statement.values(closed_at=tx.at, closed_by=tx.actor)).rowcount == 1
+
+
+# --- what is none of ours --------------------------------------------------------------------------------
+
+
+@prepared
+def _strays_kept() -> Select[Any]:
+    return select(func.count()).where(incident_stray.c.incident_id == bindparam("incident_id"))
+
+
+def room_for_strays(tx: Transaction, incident_id: int) -> int:
+    """How many more of its lines are kept that are none of ours; beyond that they are counted only."""
+    return max(0, _MOST_STRAYS - int(tx.execute(_strays_kept(), {"incident_id": incident_id}).scalar_one()))
+
+
+def add_unreadable(tx: Transaction, incident_id: int, lines: Iterable[tuple[int, str]]) -> None:
+    """Remember lines that could not be read, (line, problem)."""
+    some = islice(lines, room_for_strays(tx, incident_id))
+    rows = [{"incident_id": incident_id, "line": line, "problem": problem} for line, problem in some]
+    if rows:
+        tx.execute(upsert(incident_stray).on_conflict_do_nothing(), rows)
+
+
+@prepared
+def _strays() -> Select[Any]:
+    query = select(incident_stray).where(
+        incident_stray.c.incident_id == bindparam("incident_id"), incident_stray.c.line > bindparam("after")
+    )
+    return query.order_by(incident_stray.c.line).limit(bindparam("limit"))
+
+
+def strays(tx: Transaction, incident_id: int, *, after: int = -1, limit: int = 1000) -> list[Stray]:
+    """What it named that is none of ours, and what could not be read, in the order of the lines."""
+    values = {"incident_id": incident_id, "after": after, "limit": limit}
+    return [Stray(row.line, row.serial, row.problem) for row in tx.execute(_strays(), values)]

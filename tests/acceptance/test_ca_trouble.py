@@ -1,0 +1,229 @@
+"""A CA that gets no orders, a CA that is not relied on, and a pair that changes its CA."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from tests.brokenca import change, rows
+from tests.labfixture import ProjectLab
+from tests.program import Program
+
+
+@pytest.fixture
+def name(lab: ProjectLab) -> str:
+    return f"a.{lab.domain}"
+
+
+@pytest.fixture
+def issued(program: Program, name: str) -> Program:
+    program.done("issue", name)
+    return program
+
+
+def served(lab: ProjectLab, name: str) -> str:
+    return hashlib.sha256(lab.handshake(name)).hexdigest()
+
+
+def orders_at(program: Program, ca: str) -> int:
+    return int(rows(program, "SELECT count(*) FROM acme_order WHERE ca = ?", ca)[0][0])
+
+
+# --- frozen ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("program", ["sqlite", "postgresql"], indirect=True)
+def test_no_order_goes_to_a_frozen_ca_and_that_is_said(issued: Program, name: str) -> None:
+    issued.done("freeze", "beta")
+    before = orders_at(issued, "beta")
+
+    forced = issued.run("renew", name, "--force", "--timeout", "3s")
+
+    assert forced.status == 3
+    assert orders_at(issued, "beta") == before
+    shown = issued.show(name)
+    assert shown["backup"]["renewal"]["state"] == "waiting"
+    assert "CA beta is frozen since" in shown["backup"]["renewal"]["error"]
+    assert shown["primary"]["renewal"]["state"] == "idle"
+    assert orders_at(issued, "alpha") == 2
+    checked = issued.run("check")
+    assert checked.status == 1
+    assert "CA beta is frozen since" in checked.out
+
+    issued.done("thaw", "beta")
+    issued.done("renew", "--due")
+
+    assert orders_at(issued, "beta") == before + 1
+    assert issued.show(name)["backup"]["renewal"]["state"] == "idle"
+    assert "is frozen" not in issued.run("check").out
+
+
+def test_freezing_and_thawing_twice_changes_nothing_more(issued: Program) -> None:
+    first, second = (issued.done("freeze", "beta", "--json").json for _ in range(2))
+    assert (first["changed"], second["changed"]) == (True, False)
+    assert first["frozen_at"] == second["frozen_at"]
+    third, fourth = (issued.done("thaw", "beta", "--json").json for _ in range(2))
+    assert (third["changed"], fourth["changed"], fourth["frozen_at"]) == (True, False, None)
+    assert issued.run("freeze", "nobody").status == 2
+
+
+def test_a_primary_whose_ca_is_frozen_is_left_in_the_last_tenth_of_its_life(
+    lab: ProjectLab, issued: Program, name: str
+) -> None:
+    backup = issued.show(name)["backup"]["certificate"]
+    issued.done("freeze", "alpha")
+    life = "not_after - not_before"
+    change(
+        issued,
+        f"UPDATE certificate SET not_after = (SELECT max(stored_at) FROM certificate) + ({life}) * 25 / 900, "
+        f"not_before = (SELECT max(stored_at) FROM certificate) - ({life}) * 875 / 900 WHERE ca = 'alpha'",
+    )
+    change(issued, "UPDATE lineage SET renew_at = 1 WHERE ca = 'alpha'")
+    change(issued, "UPDATE renewal_info SET renew_at = 1, life_at = 1 WHERE ca = 'alpha'")
+    change(issued, "UPDATE pair_state SET next_action_at = 1")
+
+    issued.run("renew", "--due")
+    change(issued, "UPDATE pair_state SET next_action_at = 1")
+    issued.run("renew", "--due")
+
+    assert issued.show(name)["primary"]["ca"] == "beta"
+    assert served(lab, name) == backup["sha256"]
+    assert orders_at(issued, "alpha") == 1
+
+
+# --- distrusted ------------------------------------------------------------------------------------------
+
+
+def test_a_distrusted_cas_certificates_are_no_backups(lab: ProjectLab, issued: Program, name: str) -> None:
+    assert issued.run("distrust", "beta").status == 3  # there is no spare
+
+    refused = issued.run("failover", name)
+
+    assert refused.status == 4
+    assert "CA is distrusted" in refused.err
+    assert issued.show(name)["protection"] == "unprotected"
+    assert "unprotected" in issued.done("list").out
+    assert issued.run("thaw", "beta").status == 4
+    issued.done("distrust", "beta", "--lift")
+    assert issued.show(name)["protection"] == "protected"
+    issued.done("failover", name)
+
+
+def test_what_was_issued_before_a_date_goes_on_counting(issued: Program, name: str) -> None:
+    issued.run("distrust", "beta", "--after", "2100-01-01")
+    assert issued.show(name)["protection"] == "protected"
+    issued.run("distrust", "beta", "--after", "2000-01-01")
+    assert issued.show(name)["protection"] == "unprotected"
+
+
+# --- a third CA ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_gamma(lab: ProjectLab, program: Program) -> Program:
+    """[ca.gamma], which is beta's server under another name and in a domain of its own, as a spare.
+
+    Pebble tells who it is by `caaIdentities`, so it may stand beside alpha alone.
+    """
+    text = lab.config_path.read_text()
+    section = text[text.index("[ca.beta]") :].partition("\n[")[0] + "\n"
+    gamma = section.replace("[ca.beta]", "[ca.gamma]")
+    text = text.replace("spares = []", "").replace("[defaults]\n", '[defaults]\nspares = ["gamma"]\n')
+    lab.config_path.write_text(text + "\n" + gamma)
+    return program
+
+
+def test_a_pair_moves_to_another_ca_and_never_lacks_a_backup(
+    lab: ProjectLab, with_gamma: Program, name: str
+) -> None:
+    with_gamma.done("issue", name)
+    before = with_gamma.show(name)
+    text = lab.config_path.read_text()
+    lab.config_path.write_text(text.replace('tsig_name = "', 'tsig_name = "not-'))
+    unfinished = with_gamma.run("pair", "move", name, "--ca", "beta=gamma", "--timeout", "2s")
+    between = with_gamma.show(name)
+    lab.config_path.write_text(text)
+
+    assert unfinished.status != 0
+    assert (between["protection"], between["backup"]["ca"]) == ("protected", "gamma")
+    assert between["backup"]["certificate"] == before["backup"]["certificate"]
+
+    with_gamma.done("pair", "move", name, "--ca", "beta=gamma")
+
+    after = with_gamma.show(name)
+    assert (after["protection"], after["backup"]["ca"], after["backup"]["state"]) == (
+        "protected",
+        "gamma",
+        "ready",
+    )
+    assert after["backup"]["certificate"]["serial"] != before["backup"]["certificate"]["serial"]
+    assert after["primary"] == before["primary"]
+    assert served(lab, name) == before["primary"]["certificate"]["sha256"]
+    with_gamma.done("failover", name)
+    assert with_gamma.show(name)["primary"]["ca"] == "gamma"
+
+
+def test_what_serves_stays_until_the_new_cas_certificate_takes_its_place(
+    lab: ProjectLab, with_gamma: Program, name: str
+) -> None:
+    with_gamma.done("issue", name, "--primary", "beta", "--backup", "alpha")
+    old = with_gamma.show(name)["primary"]["certificate"]
+    assert served(lab, name) == old["sha256"]
+
+    with_gamma.done("pair", "move", name, "--ca", "beta=gamma")
+
+    pair = with_gamma.show(name)
+    assert (pair["protection"], pair["primary"]["ca"], pair["epoch"]) == ("protected", "gamma", 0)
+    assert served(lab, name) == pair["primary"]["certificate"]["sha256"] != old["sha256"]
+    retired = "SELECT ca FROM lineage WHERE retired_at IS NOT NULL"
+    assert rows(with_gamma, retired) == [("beta",)]
+
+
+def test_a_move_that_would_bring_both_sides_together_is_refused(with_gamma: Program, name: str) -> None:
+    with_gamma.done("issue", name)
+    before = with_gamma.show(name)
+
+    refused = with_gamma.run("pair", "move", name, "--ca", "alpha=gamma")
+
+    assert refused.status == 4, refused
+    assert with_gamma.show(name) == before
+    for arguments, status in (
+        (("--ca", "beta=nobody"), 2),
+        (("--ca", "beta"), 2),
+        (("--ca", "beta=beta"), 2),
+    ):
+        assert with_gamma.run("pair", "move", name, *arguments).status == status, arguments
+
+
+@pytest.mark.parametrize("program", ["sqlite", "postgresql"], indirect=True)
+def test_all_pairs_of_a_distrusted_ca_move_to_a_spare(lab: ProjectLab, with_gamma: Program) -> None:
+    names = [f"n{number}.{lab.domain}" for number in range(3)]
+    for one in names:
+        with_gamma.done("issue", one)
+
+    moved = with_gamma.done("distrust", "beta", "--json").json
+    again = with_gamma.done("distrust", "beta", "--json").json
+    with_gamma.done("renew", "--due")
+
+    assert (moved["moved"], moved["not_moved"], again["moved"]) == (3, 0, 0)
+    for one in names:
+        pair = with_gamma.show(one)
+        assert (pair["protection"], pair["backup"]["ca"]) == ("protected", "gamma")
+    assert with_gamma.done("pair", "move", "--all", "--ca", "beta=gamma", "--json").json["moved"] == 0
+
+
+def test_an_order_under_way_at_the_old_ca_is_given_up(
+    lab: ProjectLab, with_gamma: Program, name: str
+) -> None:
+    text = lab.config_path.read_text()
+    lab.config_path.write_text(text.replace('tsig_name = "', 'tsig_name = "not-'))
+    with_gamma.run("issue", name, "--timeout", "2s")
+    lab.config_path.write_text(text)
+
+    with_gamma.done("pair", "move", name, "--ca", "beta=gamma")
+
+    assert rows(with_gamma, "SELECT step FROM acme_order WHERE ca = 'beta'") == [("abandoned",)]
+    pair = with_gamma.show(name)
+    assert (pair["protection"], pair["backup"]["ca"]) == ("protected", "gamma")
+    assert lab.leftovers() == {}

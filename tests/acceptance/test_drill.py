@@ -1,0 +1,166 @@
+"""A drill tries for real what a failover would need, and moves nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.brokenca import change, change_ca, rows
+from tests.labfixture import ProjectLab
+from tests.program import Program
+
+
+@pytest.fixture
+def name(lab: ProjectLab) -> str:
+    return f"a.{lab.domain}"
+
+
+@pytest.fixture
+def issued(program: Program, name: str) -> Program:
+    program.done("issue", name, f"*.{name}")
+    return program
+
+
+def ok_until(program: Program) -> Any:
+    return rows(program, "SELECT backup_ok_until FROM pair_state")[0][0]
+
+
+def drilled(program: Program, *arguments: str) -> tuple[int, Any]:
+    result = program.run("drill", *arguments, "--json")
+    return result.status, next((line for line in result.lines if "pair" in line), None)
+
+
+def test_a_good_backup_is_shown_on_loopback_and_counts_again(
+    lab: ProjectLab, issued: Program, name: str
+) -> None:
+    before, served = issued.show(name), lab.handshake(name)
+    change(issued, "UPDATE pair_state SET backup_ok_until = 1")
+    change(issued, "UPDATE wrapped_key SET proved_at = 1")
+
+    status, told = drilled(issued, name)
+
+    backup = before["backup"]["certificate"]
+    assert (status, told["ok"], told["ca"], told["problems"]) == (0, True, "beta", [])
+    assert (told["serial"], told["handshake"]) == (backup["serial"], "TLSv1.3")
+    assert ok_until(issued) > 1
+    assert lab.handshake(name) == served
+    assert issued.show(name) == before
+    assert [one["kind"] for one in issued.events(name)][-1] == "drilled"
+    assert rows(issued, "SELECT count(*) FROM wrapped_key WHERE proved_at > 1") == [(1,)]
+    assert "directory answers" in issued.done("drill").out
+
+
+def swapped_keys(lab: ProjectLab, program: Program) -> None:
+    change(
+        program,
+        "UPDATE wrapped_key SET wrapped = x'00' WHERE spki = "
+        "(SELECT spki FROM certificate WHERE id = (SELECT standby FROM pair_state))",
+    )
+
+
+def no_chain(lab: ProjectLab, program: Program) -> None:
+    change(program, "UPDATE chain SET pem = ''")
+
+
+def _alphas(lab: ProjectLab) -> str:
+    with lab.config_path.open("rb") as file:
+        return str(lab.config_path.parent / tomllib.load(file)["ca"]["alpha"]["trust_roots"])
+
+
+def another_root(lab: ProjectLab, program: Program) -> None:
+    change_ca(lab.config_path, "beta", trust_roots=_alphas(lab))
+
+
+def revoked(lab: ProjectLab, program: Program) -> None:
+    change(
+        program,
+        "INSERT INTO revocation (certificate_id, at, reason, source) "
+        "SELECT standby, 1, 'unspecified', 'a test' FROM pair_state",
+    )
+
+
+def other_names(lab: ProjectLab, program: Program) -> None:
+    change(program, "UPDATE pair_name SET reversed_name = reversed_name || '.other' WHERE position = 0")
+
+
+def ended(lab: ProjectLab, program: Program) -> None:
+    change(program, "UPDATE certificate SET not_after = not_before + 1")
+
+
+def swapped_leaves(lab: ProjectLab, program: Program) -> None:
+    """The bytes that would be served are those of another certificate."""
+    change(
+        program,
+        "UPDATE leaf SET der = (SELECT der FROM leaf JOIN pair_state ON certificate_id = serving) "
+        "WHERE certificate_id = (SELECT standby FROM pair_state)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (swapped_keys, "private key cannot be opened"),
+        (no_chain, "chain does not lead to a trusted root"),
+        (another_root, "chain does not lead to a trusted root"),
+        (revoked, "revoked"),
+        (other_names, "does not name"),
+        (ended, "expired"),
+        (swapped_leaves, "for another key"),
+    ],
+)
+def test_what_would_not_serve_is_named_and_is_no_backup_any_more(
+    lab: ProjectLab, issued: Program, name: str, spoil: Any, says: str
+) -> None:
+    spoil(lab, issued)
+
+    status, told = drilled(issued)
+
+    assert status == 1
+    assert (told["pair"], told["ok"]) == (name, False)
+    assert says in "; ".join(told["problems"]), told
+    assert ok_until(issued) is None
+    assert [one["kind"] for one in issued.events(name)][-1] == "proof-failed"
+
+
+def test_a_pair_without_a_backup_fails(issued: Program, name: str) -> None:
+    change(issued, "UPDATE pair_state SET standby = NULL")
+    status, told = drilled(issued)
+    assert (status, told["problems"]) == (1, ["there is no backup"])
+
+
+def test_a_ca_that_does_not_answer_is_named(lab: ProjectLab, issued: Program, name: str) -> None:
+    change_ca(lab.config_path, "alpha", directory="https://127.0.0.1:9/dir")
+    result = issued.run("drill", name)
+    assert result.status == 1
+    assert "PROBLEM  CA alpha" in result.out
+    assert f"ok       {name}" in result.out
+
+
+@pytest.mark.parametrize("program", ["sqlite", "postgresql"], indirect=True)
+def test_a_sample_is_rounded_up_and_drawn_anew(lab: ProjectLab, program: Program) -> None:
+    for number in range(4):
+        program.done("issue", f"n{number}.{lab.domain}")
+    change(program, "UPDATE pair_state SET backup_ok_until = 1 WHERE pair_id > 0")
+
+    few = program.run("drill", "--sample", "1%", "--json").lines
+    half = program.run("drill", "--sample", "50%", "--json").lines
+    everything = program.run("drill", "--sample", "100%", "--json").lines
+
+    assert [sum("pair" in one for one in lines) for lines in (few, half, everything)] == [1, 2, 4]
+
+
+def test_the_key_touches_no_disk(lab: ProjectLab, issued: Program, name: str, tmp_path: Path) -> None:
+    before = {path: hashlib.sha256(path.read_bytes()).digest() for path in lab.directory.rglob("*.pem")}
+    issued.done("drill", name)
+    after = {path: hashlib.sha256(path.read_bytes()).digest() for path in lab.directory.rglob("*.pem")}
+    assert before == after
+
+
+@pytest.mark.parametrize("sample", ["0", "101%", "some"])
+def test_a_sample_is_a_percentage(program: Program, sample: str) -> None:
+    refused = program.run("drill", "--sample", sample)
+    assert (refused.status, "percent" in refused.err) == (2, True)

@@ -1,0 +1,169 @@
+"""Watching: what a CA says to have revoked is seen, believed only with its signature, and acted upon."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.daemons import daemon, protected, wait_for
+from tests.labfixture import ProjectLab
+from tests.program import Program
+from tests.revocations import Publisher, Signer, crl, publishing
+from tests.shifted import ShiftedClock, built_on
+
+
+@pytest.fixture
+def publisher() -> Iterator[Publisher]:
+    with publishing() as server:
+        yield server
+
+
+@pytest.fixture
+def alpha(lab: ProjectLab) -> Signer:
+    return Signer.of(lab.alpha)
+
+
+@pytest.fixture
+def watched(program: Program, publisher: Publisher, alpha: Signer) -> Program:
+    """Alpha's CRL is at the publisher's, and empty."""
+    place = publisher.put("/alpha.crl", crl(alpha))
+    configure(program, f'crl = ["{place}"]')
+    return program
+
+
+def configure(program: Program, of_alpha: str, watch: str = "") -> None:
+    text = program.config.read_text()
+    text = text.replace("[ca.alpha]\n", f"[ca.alpha]\n{of_alpha}\n")
+    program.config.write_text(f"{text}\n[watch]\nprivate_networks = true\n{watch}\n")
+
+
+def serial_of(program: Program, name: str, role: str = "primary") -> bytes:
+    return bytes.fromhex(program.show(name)[role]["certificate"]["serial"])
+
+
+def test_a_certificate_on_its_cas_crl_is_promoted_away_from_and_refilled(
+    lab: ProjectLab, watched: Program, publisher: Publisher, alpha: Signer
+) -> None:
+    name = lab.domain
+    watched.done("issue", name)
+    before = watched.show(name)
+    calm = watched.done("watch", "--once", "--json").json
+    assert (calm["revoked"], calm["turned"]) == (0, [])
+
+    publisher.put("/alpha.crl", crl(alpha, {serial_of(watched, name): 4}, number=2))
+    result = watched.done("watch", "--once", "--json").json
+
+    assert result["turned"] == [{"pair": name, "promoted": True, "problem": None}]
+    after = watched.show(name)
+    assert after["primary"]["ca"] == "beta"
+    assert after["targets"][0]["observed"] == "wire"
+    assert hashlib.sha256(lab.handshake(name)).hexdigest() == before["backup"]["certificate"]["sha256"]
+    kinds = {one["kind"]: one for one in watched.events(name)}
+    assert kinds["promoted"]["actor"] == "watch"
+    assert "superseded" in kinds["promoted"]["cause"]
+    assert f"{publisher.url}/alpha.crl" in kinds["promoted"]["cause"]
+    watched.done("renew", "--due")
+    whole = watched.show(name)
+    assert whole["protection"] == "protected"
+    assert whole["backup"]["certificate"]["serial"] != before["primary"]["certificate"]["serial"]
+
+
+def test_the_daemon_watches_by_itself(
+    lab: ProjectLab, watched: Program, publisher: Publisher, alpha: Signer, tmp_path: Path
+) -> None:
+    name = lab.domain
+    watched.done("issue", name)
+    publisher.put("/alpha.crl", crl(alpha, [serial_of(watched, name)], number=2))
+    beta = watched.show(name)["backup"]["certificate"]["sha256"]
+
+    with daemon(watched, tmp_path / "log") as process:
+        wait_for(lambda: hashlib.sha256(lab.handshake(name)).hexdigest() == beta)
+        wait_for(lambda: protected(watched, [name]))
+        assert process.end() == 0
+
+    assert watched.show(name)["primary"]["ca"] == "beta"
+
+
+def test_a_false_alarm_turns_nothing_and_waits_for_a_person(
+    watched: Program, lab: ProjectLab, publisher: Publisher, alpha: Signer
+) -> None:
+    """A CA that lists all it has issued for us, at once."""
+    names = [f"p{number}.{lab.domain}" for number in range(11)]
+    for name in names:
+        watched.done("issue", name)
+    before = {one["pair"]: one["primary"]["ca"] for one in watched.done("list", "--json").lines}
+    listed = [
+        bytes.fromhex(one["primary"]["certificate"]["serial"]) for one in watched.done("list", "--json").lines
+    ]
+    publisher.put("/alpha.crl", crl(alpha, listed, number=2))
+
+    result = watched.run("watch", "--once", "--json")
+
+    assert result.status == 3, result
+    assert (result.json["held"], result.json["turned"], result.json["incident"]) == (11, [], 1)
+    assert result.json["command"].startswith("dualcert incident run 1 --plan ")
+    watched.run("run", "--once", "--timeout", "5s")
+    after = {one["pair"]: one["primary"]["ca"] for one in watched.done("list", "--json").lines}
+    assert after == before
+    assert [one["kind"] for one in watched.done("events", "--json").lines].count("braked") == 1
+
+
+def test_the_blind_are_told_by_watch_and_by_check(
+    watched: Program, lab: ProjectLab, publisher: Publisher, alpha: Signer
+) -> None:
+    watched.done("issue", lab.domain)
+    assert watched.run("watch", "--once").status == 0
+    stranger = Signer(alpha.certificate, ec.generate_private_key(ec.SECP256R1()))
+    publisher.put("/alpha.crl", crl(stranger, [serial_of(watched, lab.domain)], number=2))
+
+    result = watched.run("watch", "--once")
+
+    assert result.status == 3
+    assert "blind" in result.out
+    assert "signature is not that of the CA" in result.err
+    watch = [one for one in watched.run("check", "--json").lines if one["subject"] == "watching ca.alpha"]
+    assert [one["ok"] for one in watch] == [False]
+    assert "last good answer" in watch[0]["problem"]
+    of_beta = [one for one in watched.run("check").out.splitlines() if "watching ca.beta" in one]
+    assert "blind (no source)" in of_beta[0]
+    assert watched.show(lab.domain)["primary"]["ca"] == "alpha"
+
+
+@pytest.mark.parametrize("off", [timedelta(hours=-1), timedelta(hours=1)])
+def test_a_host_whose_clock_is_an_hour_off_sees_all_the_same(
+    watched: Program,
+    lab: ProjectLab,
+    publisher: Publisher,
+    alpha: Signer,
+    monkeypatch: pytest.MonkeyPatch,
+    off: timedelta,
+) -> None:
+    name = lab.domain
+    watched.done("issue", name)
+    serial = serial_of(watched, name)
+    build = built_on(ShiftedClock(off), monkeypatch)
+    publisher.put("/alpha.crl", crl(alpha, [serial], number=2, lasts=timedelta(minutes=30)))
+
+    result = watched.run("watch", "--once", "--json", build=build)
+
+    assert result.json["turned"] == [{"pair": name, "promoted": True, "problem": None}], result
+    assert watched.show(name)["primary"]["ca"] == "beta"
+
+
+def test_an_address_of_ones_own_network_is_not_asked(
+    program: Program, lab: ProjectLab, publisher: Publisher, alpha: Signer
+) -> None:
+    configure(program, f'crl = ["{publisher.put("/alpha.crl", crl(alpha))}"]')
+    program.config.write_text(program.config.read_text().replace("private_networks = true", ""))
+    program.done("issue", lab.domain)
+
+    result = program.run("watch", "--once")
+
+    assert result.status == 3
+    assert "no public address" in result.err
+    assert publisher.asked == []

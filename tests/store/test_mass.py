@@ -1,0 +1,254 @@
+"""Mass promotion on both databases: thousands of pairs, and what else may happen to them meanwhile."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select, update
+
+from dualcert.errors import Refused
+from dualcert.lifecycle.incidents import close, open_incident, plan, running, telling
+from dualcert.lifecycle.incidents.opening import Entry, Selection
+from dualcert.lifecycle.incidents.running import Terms
+from dualcert.lifecycle.world import World
+from dualcert.model.events import EventKind
+from dualcert.model.incident import Incident
+from dualcert.model.work import WorkKind
+from dualcert.store import Store, Transaction, incident_runs, pairs, revocations, tables
+from dualcert.store.incident_runs import Range
+from dualcert.testing.clock import FakeClock
+from tests.store import masses
+from tests.store.building import BACKUP, PRIMARY
+from tests.store.overhearing import overheard, scans
+from tests.store.worlds import Setting, a_world
+
+MANY = 1200
+ALL_AT_ONCE = Terms(waves="100%", max_failures="100%", max_drift="100%")
+
+
+@pytest.fixture
+def world(store: Store, clock: FakeClock) -> World:
+    """Many whole pairs; nothing is deployed, because they have no real keys."""
+    with store.write() as tx:
+        masses.fill(tx, MANY)
+    return a_world(store, clock, Setting())
+
+
+@pytest.fixture
+def undeployed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that only promotes: what brings certificates to targets is tested with real ones."""
+    monkeypatch.setattr(running._Run, "_see", lambda self, wave: None)
+
+
+def an_incident(world: World, count: int = MANY, *, ca: str = PRIMARY) -> Incident:
+    offset = 1 if ca == PRIMARY else 0
+    entries = [Entry(n, serial=masses.serial(2 * n - offset)) for n in range(1, count + 1)]
+    deadline = world.clock.now() + timedelta(hours=24)
+    return open_incident(world, "a test", "a test", deadline, ca, Selection("serials", entries, ca=ca))
+
+
+def promote(tx: Transaction, batch: Range) -> tuple[int, int]:
+    found = incident_runs.promote(tx, batch)
+    incident_runs.follow_up(tx, batch, "a test", refills_held=None)
+    return found
+
+
+def test_statements_grow_with_batches_and_not_with_pairs(world: World, store: Store) -> None:
+    incident = an_incident(world)
+    made = plan(world, incident.id)
+    said: list[int] = []
+    for after, up_to in ((0, 10), (10, 1010)):
+        with store.write() as tx, overheard(tx) as statements:
+            promoted, skipped = promote(tx, Range(incident.id, made.number, after, up_to))
+        assert (promoted, skipped) == (up_to - after, 0)
+        said.append(len(statements))
+    assert said[0] == said[1] <= 9
+
+
+def test_naming_and_planning_take_as_many_statements_for_ten_as_for_thousands(
+    world: World, store: Store
+) -> None:
+    from dualcert.store import incident_members, incident_plans, incidents
+
+    said: list[int] = []
+    for count in (10, 1000):
+        with store.write() as tx:
+            number = incidents.create(
+                tx, title="a test", cause="a test", selector="", ca=None, deadline=tx.now + timedelta(days=1)
+            )
+        with store.write() as tx, overheard(tx) as statements:
+            serials = [(n, masses.serial(2 * n - 1)) for n in range(1, count + 1)]
+            assert incident_members.add_serials(tx, number, serials, ca=PRIMARY) == (count, 0)
+            incident_plans.add(tx, number, 1, 0, 10**9)
+        said.append(len([one for one in statements if "INTO incoming" not in one]))
+    assert said[0] == said[1]
+
+
+def test_every_statement_of_a_batch_goes_by_an_index(world: World, store: Store) -> None:
+    incident = an_incident(world, 50)
+    made = plan(world, incident.id)
+    with store.write() as tx:
+        with overheard(tx) as statements:
+            promote(tx, Range(incident.id, made.number, 0, 50))
+        assert [found for one in statements for found in scans(tx, one) if "plan_row" not in found] == []
+
+
+@pytest.mark.usefixtures("undeployed")
+def test_every_pair_turns_once_with_its_event_its_deployment_and_its_refill(
+    world: World, store: Store
+) -> None:
+    incident = an_incident(world)
+    made = plan(world, incident.id)
+    assert made.counts.usable == MANY
+    with store.read() as tx:
+        clocks = tx.execute(select(tables.pair_state.c.pair_id, tables.pair_state.c.next_action_at)).all()
+
+    assert running.run(world, incident.id, made.hash, replace(ALL_AT_ONCE, refill=True)).stopped is None
+
+    with store.read() as tx:
+        assert set(tx.execute(select(tables.pair_state.c.epoch)).scalars()) == {1}
+        after = tx.execute(select(tables.pair_state.c.pair_id, tables.pair_state.c.next_action_at)).all()
+        assert sorted(map(tuple, after)) == sorted(map(tuple, clocks))
+        kinds = Counter(tx.execute(select(tables.work.c.kind)).scalars())
+        assert kinds == {WorkKind.DEPLOYMENT.value: MANY, WorkKind.REFILL.value: MANY}
+        promoted = tables.event.c.kind == EventKind.PROMOTED.value
+        turned = Counter(tx.execute(select(tables.event.c.pair_id).where(promoted)).scalars())
+        assert (len(turned), set(turned.values())) == (MANY, {1})
+        one = pairs.state(tx, 7)
+        assert (one.serving, one.standby, one.primary_lineage, one.backup_lineage) == (14, 13, 14, 13)
+        assert one.backup_ok_until is None
+
+
+@pytest.mark.usefixtures("undeployed")
+def test_a_run_again_writes_nothing(world: World, store: Store) -> None:
+    incident = an_incident(world, 100)
+    made = plan(world, incident.id)
+    running.run(world, incident.id, made.hash, ALL_AT_ONCE)
+    with store.write() as tx:
+        tx.execute(update(tables.pair_state).where(tables.pair_state.c.pair_id == 5).values(epoch=9))
+
+    ended = running.run(world, incident.id, made.hash, ALL_AT_ONCE)
+
+    assert ended.stopped is None
+    with store.read() as tx:
+        assert pairs.state(tx, 5).epoch == 9
+        assert pairs.state(tx, 6).epoch == 1
+
+
+@pytest.mark.usefixtures("undeployed")
+def test_what_is_against_a_backup_is_found_when_its_turn_comes(world: World, store: Store) -> None:
+    incident = an_incident(world, 40)
+    made = plan(world, incident.id)
+    with store.write() as tx:
+        revocations.revoked(tx, 2 * 3, "superseded", "a test")
+        tx.execute(update(tables.pair_state).where(tables.pair_state.c.pair_id == 4).values(serving=2 * 4))
+        tx.execute(tables.pair_state.delete().where(tables.pair_state.c.pair_id == 5))
+        assert pairs.set_backup_ok(tx, pairs.state(tx, 6), None)
+
+    running.run(world, incident.id, made.hash, ALL_AT_ONCE)
+
+    shown = telling.status(world, incident.id)
+    assert (shown["promoted"], shown["skipped"]) == (36, 4)
+    told = {one["pair"]: one["reason"] for one in shown["stuck"] if one["state"] == "skipped"}
+    assert told == {
+        "pair-000003.example.test": "revoked",
+        "pair-000004.example.test": "the pair has changed since it was planned",
+        "pair-000005.example.test": "the pair is gone",
+        "pair-000006.example.test": "its key was not opened lately, or did not open",
+    }
+
+
+@pytest.mark.usefixtures("undeployed")
+@pytest.mark.parametrize(("moved", "turned"), [(3, MANY), (4, 12)])
+def test_it_stops_above_the_limit_of_what_has_moved_and_three_are_always_let_pass(
+    world: World, store: Store, moved: int, turned: int
+) -> None:
+    incident = an_incident(world)
+    made = plan(world, incident.id)
+    with store.write() as tx:
+        moved_pairs = tables.pair_state.c.pair_id <= moved
+        tx.execute(update(tables.pair_state).where(moved_pairs).values(epoch=3))
+
+    ended = running.run(world, incident.id, made.hash, Terms(max_drift="2%", max_failures="100%"))
+
+    shown = telling.status(world, incident.id)
+    assert shown["promoted"] + shown["skipped"] == turned
+    assert (ended.stopped is None) is (turned == MANY)
+    if ended.stopped is not None:
+        assert f"{moved} of {turned} rows were skipped" in ended.stopped
+
+
+@pytest.mark.usefixtures("undeployed")
+def test_a_run_goes_on_where_another_process_was_killed(world: World, store: Store) -> None:
+    incident = an_incident(world)
+    made = plan(world, incident.id)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(progress: running.Progress) -> None:
+        if progress.turned >= 120:
+            raise Killed
+
+    with pytest.raises(Killed):
+        running.run(world, incident.id, made.hash, Terms(max_failures="100%"), kill)
+    assert telling.status(world, incident.id)["promoted"] == 120
+    with store.read() as tx:
+        left = incident_runs.get(tx, incident.id)
+    assert left is not None
+    assert (left.up_to_pair, left.ended_at) == (120, None)
+
+    assert running.run(world, incident.id, made.hash, Terms(max_failures="100%")).stopped is None
+    assert telling.status(world, incident.id)["promoted"] == MANY
+    with store.read() as tx:
+        assert set(tx.execute(select(tables.pair_state.c.epoch)).scalars()) == {1}
+
+
+def test_a_newer_plan_or_the_end_of_the_incident_ends_a_run(world: World, store: Store) -> None:
+    incident = an_incident(world, 20)
+    old = plan(world, incident.id)
+    one = running.run
+
+    def plan_anew(_progress: running.Progress) -> None:
+        plan(world, incident.id)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running._Run, "_see", lambda self, wave: None)
+        with pytest.raises(Refused, match="not the hash of the newest plan"):
+            one(world, incident.id, old.hash, Terms(waves="10%,100%", max_failures="100%"), plan_anew)
+        new = plan(world, incident.id)
+
+        def end(_progress: running.Progress) -> None:
+            close(world, incident.id)
+
+        with pytest.raises(Refused, match="was closed"):
+            one(world, incident.id, new.hash, Terms(waves="10%,100%", max_failures="100%"), end)
+
+
+def test_a_second_incident_names_the_backups_of_the_first(world: World, store: Store) -> None:
+    first = an_incident(world, 30)
+    made = plan(world, first.id)
+    second = an_incident(world, 10, ca=BACKUP)
+    with store.write() as tx:
+        assert promote(tx, Range(first.id, made.number, 0, 30)) == (20, 10)
+    again = plan(world, second.id)
+    # Of the ten pairs both certificates are named; nothing of them may be promoted.
+    assert (again.counts.serving, again.counts.standby) == (0, 10)
+
+
+def test_a_failover_by_name_between_two_batches_is_nobodys_harm(world: World, store: Store) -> None:
+    incident = an_incident(world, 20)
+    made = plan(world, incident.id)
+    with store.write() as tx:
+        assert promote(tx, Range(incident.id, made.number, 0, 10)) == (10, 0)
+    with store.write() as tx:
+        from dualcert.store.promotion import swap
+
+        assert swap(tx, pairs.state(tx, 15))
+    with store.write() as tx:
+        assert promote(tx, Range(incident.id, made.number, 10, 20)) == (9, 1)
+    with store.read() as tx:
+        assert pairs.state(tx, 15).epoch == 1

@@ -1,0 +1,136 @@
+"""A mass promotion and others who want the same pairs at the same time: none of them aborts the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dualcert.lifecycle import promotion
+from dualcert.lifecycle.incidents import open_incident, plan
+from dualcert.lifecycle.incidents.planning import Plan
+from dualcert.lifecycle.promotion import Turn, Wish
+from dualcert.lifecycle.world import World
+from dualcert.model.pair import Pair
+from dualcert.store import incident_runs, incidents, pairs, revocations, work
+from dualcert.store.incident_runs import Range
+from dualcert.testing.clock import FakeClock
+from tests.postgres import Postgres
+from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
+from tests.store.racing import Arena
+from tests.store.worlds import Setting, issued
+
+COUNT = 4
+
+
+@pytest.fixture
+def arena(server: Postgres, on_postgres: str, clock: FakeClock, tmp_path: Path) -> Iterator[Arena]:
+    made = Arena(server, on_postgres, clock, Setting(), tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def held(arena: Arena) -> list[Pair]:
+    """Pairs with real certificates, whose keys open."""
+    found = []
+    with arena.second.store.write() as tx:
+        for _ in range(COUNT):
+            pair = a_pair(tx)
+            for ca in (PRIMARY, BACKUP):
+                give_role(tx, pair, issued(tx, arena.second, pair, ca))
+            found.append(pair)
+    return found
+
+
+@pytest.fixture
+def planned(arena: Arena, held: list[Pair]) -> Plan:
+    world = arena.second
+    with world.store.read() as tx:
+        serving = [pairs.state(tx, pair.id).serving or 0 for pair in held]
+    deadline = world.clock.now() + timedelta(hours=1)
+    incident = open_incident(world, "a test", "a test", deadline, PRIMARY, serving)
+    return plan(world, incident.id)
+
+
+def promote(planned: Plan) -> Any:
+    def act(world: World) -> tuple[int, int]:
+        batch = Range(planned.incident.id, planned.number, 0, 10**6)
+        with world.store.write() as tx:
+            found = incident_runs.promote(tx, batch)
+            incident_runs.follow_up(tx, batch, "a test", refills_held=None)
+        return found
+
+    return act
+
+
+def epochs(world: World, held: list[Pair]) -> list[int]:
+    with world.store.read() as tx:
+        return [pairs.state(tx, pair.id).epoch for pair in held]
+
+
+def test_a_failover_that_comes_during_a_batch_waits_for_it_and_finds_its_goal_met(
+    arena: Arena, held: list[Pair], planned: Plan
+) -> None:
+    mass, one = arena.race(promote(planned), lambda w: promotion.failover(w, held[2], Wish()))
+
+    assert arena.was_blocked
+    assert mass == (COUNT, 0)
+    assert isinstance(one, Turn), one
+    assert epochs(arena.second, held) == [1] * COUNT
+
+
+def test_a_batch_that_comes_during_a_failover_skips_that_pair_and_takes_the_others(
+    arena: Arena, held: list[Pair], planned: Plan
+) -> None:
+    one, mass = arena.race(lambda w: promotion.failover(w, held[2], Wish()), promote(planned))
+
+    assert arena.was_blocked
+    assert isinstance(one, Turn), one
+    assert mass == (COUNT - 1, 1)
+    assert epochs(arena.second, held) == [1] * COUNT
+
+
+def test_a_backup_whose_revocation_is_recorded_during_a_batch_is_not_promoted_onto(
+    arena: Arena, held: list[Pair], planned: Plan
+) -> None:
+    def revoke(world: World) -> None:
+        with world.store.write() as tx:
+            pairs.lock(tx, [held[1].id])
+            revocations.revoked(tx, pairs.state(tx, held[1].id).standby or 0, "superseded", "a test")
+
+    _, mass = arena.race(revoke, promote(planned))
+
+    assert mass == (COUNT - 1, 1)
+    assert epochs(arena.second, held) == [1, 0, 1, 1]
+
+
+def test_two_processes_at_one_batch_promote_each_pair_once(
+    arena: Arena, held: list[Pair], planned: Plan
+) -> None:
+    one, other = arena.race(promote(planned), promote(planned))
+
+    assert (one, other) == ((COUNT, 0), (0, 0))
+    assert epochs(arena.second, held) == [1] * COUNT
+
+
+def test_a_second_incident_that_names_the_backups_meanwhile_aborts_nothing(
+    arena: Arena, held: list[Pair], planned: Plan
+) -> None:
+    world = arena.second
+    with world.store.read() as tx:
+        backups = [pairs.state(tx, pair.id).standby or 0 for pair in held]
+    deadline = world.clock.now() + timedelta(hours=1)
+
+    mass, other = arena.race(
+        promote(planned), lambda w: open_incident(w, "another", "a test", deadline, BACKUP, backups)
+    )
+
+    assert mass == (COUNT, 0)
+    assert other.members == COUNT
+    with world.store.read() as tx:
+        assert all(incidents.naming(tx, one) == other.id for one in backups)
+        assert len(work.of_pairs(tx, [pair.id for pair in held])) == 2 * COUNT

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import hashlib
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, insert, text, update
+
+from dualcert.clock import SystemClock
+from dualcert.lifecycle import sealing
+from dualcert.lifecycle.sealing import Head
+from dualcert.model.events import EventKind
+from dualcert.store import Store, events, seals
+from dualcert.store.incident_tables import seal
+from dualcert.store.tables import event
+from dualcert.testing.clock import FakeClock
+from tests.postgres import Postgres
+from tests.store.worlds import Setting, a_world
+
+
+def record_some(store: Store, count: int) -> None:
+    with store.write() as tx:
+        for number in range(count):
+            cause = f'number {number}: "quoted" \\ tab\t \x7f \x01 naïve ✓ 🔑'
+            events.record(tx, EventKind.PROMOTED, cause, pair=number, ca="beta", certificate=2, previous=1)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seals of three events, read two at a time."""
+    monkeypatch.setattr(sealing, "MOST", 3)
+    monkeypatch.setattr(seals, "_PAGE", 2)
+
+
+def verdict(store: Store, clock: FakeClock, *kept: Head) -> sealing.Verdict:
+    return sealing.verify(a_world(store, clock, Setting()), kept)
+
+
+@pytest.mark.usefixtures("small")
+def test_everything_is_sealed_and_verified(store: Store, clock: FakeClock) -> None:
+    record_some(store, 7)
+    world = a_world(store, clock, Setting())
+    last = sealing.seal_everything(world)
+    assert last is not None
+    assert (last.no, last.first_id, last.last_id, last.count) == (3, 7, 7, 1)
+    record_some(store, 2)
+    assert verdict(store, clock) == sealing.Verdict(last, 2, 0, None)
+    assert sealing.seal_everything(world) == sealing.seal_everything(world)
+    assert verdict(store, clock, Head(3, last.digest)).compared == 1
+    assert sealing.seal_due(world) == 0
+
+
+@pytest.mark.usefixtures("small")
+def test_the_daemon_seals_one_after_another_until_nothing_is_left(store: Store, clock: FakeClock) -> None:
+    world = a_world(store, clock, Setting())
+    assert sealing.seal_due(world) == 0
+    record_some(store, 7)
+    assert [sealing.seal_due(world) for _ in range(4)] == [1, 1, 0, 0]
+    assert verdict(store, clock).newer == 0
+
+
+def jcs_text(value: str) -> str:
+    """A string as RFC 8785, 3.2.2.2 has it, written from the page of the RFC."""
+    short = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", 34: '\\"', 92: "\\\\"}
+    return (
+        '"'
+        + "".join(short.get(ord(one), one if ord(one) > 31 else f"\\u{ord(one):04x}") for one in value)
+        + '"'
+    )
+
+
+def jcs(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ",".join(map(jcs, value)) + "]"
+    return "null" if value is None else jcs_text(value) if isinstance(value, str) else str(value)
+
+
+@pytest.mark.usefixtures("small")
+def test_an_auditor_computes_the_same_from_the_two_tables_alone(store: Store, clock: FakeClock) -> None:
+    record_some(store, 7)
+    sealing.seal_everything(a_world(store, clock, Setting()))
+    previous = bytes(32)
+    with store.read() as tx:
+        for one in tx.connection.execute(text("SELECT * FROM seal ORDER BY no")).all():
+            rows = tx.connection.execute(
+                text(
+                    "SELECT id, at, kind, actor, cause, pair_id, ca, target, certificate_id, previous_id FROM event"
+                    f" WHERE id BETWEEN {one.first_id} AND {one.last_id} ORDER BY id"
+                )
+            ).all()
+            head = [one.no, one.first_id, one.last_id, one._mapping["count"], previous.hex(), one.at]
+            document = jcs([head, *map(list, rows)])
+            previous = hashlib.sha256(document.encode()).digest()
+            assert (one._mapping["count"], one.digest) == (len(rows), previous)
+
+
+def tampered(store: Store, statement: Any) -> None:
+    with store.write() as tx:
+        assert tx.execute(statement).rowcount == 1
+
+
+A_ROW = {"at": 1, "kind": "promoted", "actor": "nobody", "cause": "slipped in"}
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("what", "statement", "says"),
+    [
+        (
+            "changed",
+            update(event).where(event.c.id == 5).values(cause="another"),
+            "seal 2, events 4 to 6: what",
+        ),
+        ("signed", update(event).where(event.c.id == 7).values(actor="x"), "seal 3, events 7 to 7: what"),
+        (
+            "removed",
+            delete(event).where(event.c.id == 2),
+            "seal 1, events 1 to 3: 3 events were sealed, and there are 2",
+        ),
+        (
+            "added",
+            insert(event).values(id=0, **A_ROW),
+            "seal 1, events 1 to 3: 3 events were sealed, and there are 4",
+        ),
+        ("skipped", delete(seal).where(seal.c.no == 2), "seal 2 is missing"),
+        (
+            "moved",
+            update(seal).where(seal.c.no == 2).values(first_id=5),
+            "seal 2, events 5 to 6: it should begin",
+        ),
+        ("cut", update(seal).where(seal.c.no == 1).values(previous=b"x" * 32), "does not stand on the seal"),
+        ("dated", update(seal).where(seal.c.no == 3).values(at=1), "seal 3, events 7 to 7: what"),
+    ],
+)
+def test_what_was_sealed_is_not_changed_unnoticed(
+    store: Store, clock: FakeClock, what: str, statement: Any, says: str
+) -> None:
+    record_some(store, 7)
+    sealing.seal_everything(a_world(store, clock, Setting()))
+    tampered(store, statement)
+    broken = verdict(store, clock).broken
+    assert broken is not None, what
+    assert says in broken, what
+
+
+@pytest.mark.usefixtures("small")
+def test_a_history_that_was_sealed_anew_is_convicted_by_a_head_kept_elsewhere(
+    store: Store, clock: FakeClock
+) -> None:
+    record_some(store, 7)
+    world = a_world(store, clock, Setting())
+    kept = sealing.seal_everything(world)
+    assert kept is not None
+    tampered(store, update(event).where(event.c.id == 5).values(cause="another"))
+    with store.write() as tx:
+        tx.execute(delete(seal))
+    sealing.seal_everything(world)
+    assert verdict(store, clock).broken is None
+    broken = verdict(store, clock, Head(kept.no, kept.digest, 4)).broken
+    assert broken is not None
+    assert "line 4" in broken
+    shorter = verdict(store, clock, Head(9, kept.digest)).broken
+    assert shorter == "seal 9 was kept elsewhere, and is not in the database"
+    both = verdict(store, clock, Head(1, b"a", 1), Head(1, b"b", 2)).broken
+    assert both == "line 2 and line 1 differ about seal 1"
+
+
+def test_two_sealers_make_one_chain(store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealing, "MOST", 10)
+    record_some(store, 200)
+    world = a_world(store, clock, Setting())
+    threads = [threading.Thread(target=sealing.seal_everything, args=(world,)) for _ in range(2)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    found = verdict(store, clock)
+    assert found.broken is None
+    assert found.head is not None
+    assert (found.head.no, found.head.last_id, found.newer) == (20, 200, 0)
+
+
+def test_nothing_is_sealed_past_a_number_whose_unit_of_work_is_not_over(
+    server: Postgres, on_postgres: str
+) -> None:
+    """Event 1 is written and not committed while event 2 is; a seal over 2 alone would make 1 a forgery."""
+    clock = SystemClock()
+    store = Store(on_postgres, clock, "tester")
+    world = a_world(store, clock, Setting())
+    try:
+        with store.write() as late:
+            events.record(late, EventKind.PROMOTED, "late")
+            record_some(store, 1)
+            began = clock.monotonic()
+            assert seals.decided(store) is None
+            assert clock.monotonic() - began < 0.5
+            assert sealing.seal_due(world) == 1
+            with store.read() as tx:
+                assert seals.last(tx) is None
+        assert seals.decided(store) == 2
+        assert sealing.seal_everything(world) is not None
+        assert sealing.verify(world).broken is None
+    finally:
+        store.close()
+
+
+def test_a_writer_is_not_held_up_by_a_sealer_that_waits(server: Postgres, on_postgres: str) -> None:
+    """The lock is asked for behind a unit of work that stays open: another writer gets past within 50 ms."""
+    clock = SystemClock()
+    store = Store(on_postgres, clock, "tester")
+    waits: list[float] = []
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            began = clock.monotonic()
+            record_some(store, 1)
+            waits.append(clock.monotonic() - began)
+
+    try:
+        with store.write() as late:
+            events.record(late, EventKind.PROMOTED, "late")
+            writer = threading.Thread(target=write)
+            writer.start()
+            try:
+                for _ in range(20):
+                    assert seals.decided(store) is None
+            finally:
+                over.set()
+                writer.join()
+        assert sorted(waits)[len(waits) * 9 // 10 - 1] < 0.05  # the rest is what a busy machine adds
+    finally:
+        store.close()

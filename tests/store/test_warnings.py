@@ -1,0 +1,121 @@
+"""Renewal information as a forerunner of a revocation: kept, told, and promoting nothing unless that is wished."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from dualcert.clock import to_microseconds
+from dualcert.lifecycle import renewal
+from dualcert.lifecycle.world import WatchRules, World
+from dualcert.model.certificate import Certificate
+from dualcert.model.pair import Pair
+from dualcert.model.work import WorkKind
+from dualcert.store import Store, pairs, signals, work
+from dualcert.testing.clock import FakeClock
+from tests.store.building import BACKUP, PRIMARY, a_pair
+from tests.store.renewing import DAY, HOUR, Oracle, Oracles, causes, gets, info, ordering, step, window
+from tests.store.worlds import Setting, a_world, issued
+
+WHY = "https://ca.test/incident"
+
+
+@pytest.fixture
+def oracle() -> Oracle:
+    return Oracle(None)
+
+
+@pytest.fixture
+def world(store: Store, clock: FakeClock, oracle: Oracle) -> World:
+    return a_world(store, clock, Setting(meet=Oracles({PRIMARY: oracle, BACKUP: Oracle(None)})))
+
+
+def a_held(world: World, **how: Any) -> tuple[Pair, Certificate]:
+    with world.store.write() as tx:
+        pair = a_pair(tx)
+        held = gets(tx, pair, PRIMARY, **how)
+        gets(tx, pair, BACKUP, check_in=100 * DAY)
+        renewal.reckon(tx, pair.id)
+    return pair, held
+
+
+def ask(world: World) -> None:
+    renewal.open_due(world)
+    step(world, WorkKind.RENEWAL_INFORMATION)
+
+
+def warns(oracle: Oracle, clock: FakeClock, explanation: str | None = WHY) -> None:
+    past = window(clock.now() - 2 * HOUR, clock.now() - HOUR)
+    oracle.says = replace(past, explanation=explanation)
+
+
+def test_a_past_window_with_a_page_is_kept_with_its_url_and_renews(
+    world: World, oracle: Oracle, clock: FakeClock
+) -> None:
+    pair, held = a_held(world, age=20 * DAY)
+    warns(oracle, clock)
+
+    ask(world)
+
+    with world.store.read() as tx:
+        (told,) = signals.against(tx, held.id)
+        assert (told["kind"], told["url"]) == ("warning", WHY)
+        assert work.get(tx, WorkKind.SIGNAL, pair.id) is None
+        assert pairs.state(tx, pair.id).serving == held.id
+    assert ordering(world, pair) == {PRIMARY}
+    assert len(causes(world, pair, "warned")) == 1
+
+
+@pytest.mark.parametrize("case", ["no page", "not over"])
+def test_another_window_is_no_warning(world: World, oracle: Oracle, clock: FakeClock, case: str) -> None:
+    _, held = a_held(world, age=20 * DAY)
+    warns(oracle, clock, None)
+    if case == "not over":
+        open_now = window(clock.now() - HOUR, clock.now() + HOUR)
+        oracle.says = replace(open_now, explanation=WHY)
+
+    ask(world)
+
+    with world.store.read() as tx:
+        assert signals.against(tx, held.id) == []
+
+
+def test_what_the_ca_issued_within_the_same_hour_is_asked_about_next(
+    world: World, oracle: Oracle, clock: FakeClock
+) -> None:
+    _, sibling = a_held(world, age=20 * DAY, check_in=5 * HOUR)
+    _, stranger = a_held(world, age=19 * DAY, check_in=5 * HOUR)
+    a_held(world, age=20 * DAY)
+    warns(oracle, clock)
+
+    ask(world)
+
+    due = {one.id: info(world, one)["check_at"] for one in (sibling, stranger)}  # type: ignore[index]
+    assert due[sibling.id] == to_microseconds(clock.now())
+    assert due[stranger.id] == to_microseconds(clock.now() + 5 * HOUR)
+    # Each answers with a warning of its own; that one has just been asked keeps it from being asked again.
+    ask(world)
+    ask(world)
+    assert len(oracle.asked) == 2
+
+
+def test_a_warning_promotes_where_that_is_wished(store: Store, clock: FakeClock, oracle: Oracle) -> None:
+    world = a_world(store, clock, Setting(meet=Oracles({PRIMARY: oracle, BACKUP: Oracle(None)})))
+    world = replace(world, watch=WatchRules(early=True))
+    pair, _ = a_held(world, age=20 * DAY)
+    with store.write() as tx:
+        held = issued(tx, world, pair, BACKUP)
+        assert pairs.put_certificate(
+            tx, pairs.state(tx, pair.id), held.lineage_id, held.id, tx.now + timedelta(days=20)
+        )
+    warns(oracle, clock)
+
+    ask(world)
+    step(world, WorkKind.SIGNAL)
+
+    with store.read() as tx:
+        assert pairs.state(tx, pair.id).serving == held.id
+    assert WHY in causes(world, pair, "promoted")[0]

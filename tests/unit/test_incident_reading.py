@@ -1,0 +1,75 @@
+"""Lists of serials as they are found in the world."""
+
+from __future__ import annotations
+
+import gzip
+import io
+
+import pytest
+
+from dualcert.errors import UsageProblem
+from dualcert.lifecycle.incidents import reading
+from dualcert.lifecycle.incidents.opening import Entry
+
+
+def serials(content: bytes) -> list[Entry]:
+    return list(reading.serials(reading.opened(io.BytesIO(content))))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "03a1b2",
+        "3A1B2",
+        "03:A1:B2",
+        "0003a1b2",
+        "00:03:a1:b2",
+        "0x3a1b2",
+        " 03a1b2 \r",
+        '123,"03a1b2",2027-01-01 00:00:00+00:00,example.com,www.example.com',
+        "123,03a1b2,2027-01-01,example.com",
+        "\ufeff03a1b2",
+    ],
+)
+def test_a_serial_is_its_number_however_it_is_written(line: str) -> None:
+    [one] = serials(f"{line}\n".encode())
+    assert one == Entry(1, serial=bytes.fromhex("03a1b2"))
+
+
+@pytest.mark.parametrize("line", ["serial", "0", "00:00", "03a1zz", "11" * 21, "id,,x", "\xff\xfe"])
+def test_what_is_no_serial_is_told_with_its_line_and_the_rest_goes_on(line: str) -> None:
+    found = serials(f"# a remark\n\n{line}\n03a1b2".encode("latin-1"))
+    assert [one.line for one in found] == [3, 4]
+    assert found[0].serial is None
+    assert found[0].problem
+    assert found[1].serial == bytes.fromhex("03a1b2")
+
+
+def test_twenty_bytes_with_a_sign_byte_in_front_are_a_serial() -> None:
+    [one] = serials(b"00" + b"ff" * 20)
+    assert one.serial == b"\xff" * 20
+
+
+def test_a_packed_list_that_is_cut_off_gives_what_it_has_and_says_so() -> None:
+    whole = gzip.compress(b"".join(b"%08x\n" % number for number in range(2**24, 2**24 + 20_000)))
+    found = serials(whole[: len(whole) // 2])
+    assert len(found) > 100
+    assert found[-1].problem is not None
+    assert "ends here" in found[-1].problem
+
+
+def test_a_broken_crl_is_a_usage_problem_before_anything_is_named() -> None:
+    file = reading.opened(io.BytesIO(b"\x30\x82\x01\x00nonsense"))
+    assert reading.is_crl(file)
+    with pytest.raises(UsageProblem, match="CRL"):
+        reading.crl(file)
+
+
+def test_keys_and_names() -> None:
+    key = "ab" * 32
+    found = list(reading.keys(reading.opened(io.BytesIO(f"{key}\n{key[2:]}\n".encode()))))
+    assert found[0].key == bytes.fromhex(key)
+    assert found[1].problem is not None
+    names = list(reading.host_names(reading.opened(io.BytesIO(b"Example.COM.\nno name!\n"))))
+    assert names[0].name == "example.com"
+    assert names[1].problem is not None
