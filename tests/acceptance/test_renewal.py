@@ -318,6 +318,36 @@ def test_a_primary_that_cannot_be_renewed_is_left_before_it_expires(
     assert len([one for one in later.program.events(later.name) if one["kind"] == "promoted"]) == 1
 
 
+# --- what a scheduled run says of what is left --------------------------------------------------------------
+
+
+def test_a_scheduled_run_has_not_failed_where_all_that_is_left_waits_for_its_ca(
+    later: Later, alpha: Broken
+) -> None:
+    later.done("issue", later.name)
+    alpha.proxy.on(NEW_ORDER, too_many("3600"), times=None)
+    later.clock.advance(60 * DAY)
+    for tries in ("the other CA's is done", "nothing is done, and nothing has failed"):
+        result = later.due()
+        assert result.status == 3, (tries, result)
+        [left] = result.json["left"]
+        assert (left["ca"], left["waiting_for"]) == ("alpha", "budget")
+    assert alpha.proxy.count(NEW_ORDER) == 2, "once when it was issued, once when it was due"
+
+
+def test_a_scheduled_run_has_failed_where_it_did_nothing_and_something_goes_wrong(
+    later: Later, alpha: Broken
+) -> None:
+    later.done("issue", later.name)
+    alpha.proxy.on(NEW_ORDER, html(503), times=None)
+    later.clock.advance(60 * DAY)
+    assert later.due().status == 3, "the other CA's is done"
+    result = later.due()
+    assert (result.status, [one["waiting_for"] for one in result.json["left"]]) == (1, [None])
+    later.clock.advance(HOUR)
+    assert later.due().status == 1
+
+
 def test_a_refill_that_is_due_is_shown_to_wait(later: Later) -> None:
     later.done("issue", later.name)
     later.done("revoke", later.name, "--role", "backup")
