@@ -8,7 +8,7 @@ import json
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from tests.faultproxy import Answer, Cut, Fault, Seen, html, problem, too_many
 from tests.labfixture import ProjectLab
 from tests.program import Program, Result
 from tests.shifted import ShiftedClock, built_on
+from tests.years import dated
 
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 RENEWAL_INFO = "renewalInfo/"
@@ -73,6 +74,16 @@ class Later:
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         return rows(self.program, query, *values)
+
+    def live_with_its_cas(self) -> None:
+        """From now on the CAs date certificates by this clock, so that a later one ends later."""
+        build = self.build
+
+        def living(settings: Settings) -> Application:
+            application = build(settings)
+            return replace(application, world=dated(application.world, self.clock))
+
+        self.build = living
 
     def ask_soon(self) -> None:
         """The first question to a CA is spread by chance over some hours; here it is due."""
@@ -289,6 +300,7 @@ def test_the_predecessor_is_named_again_where_the_order_that_carried_it_died(
 def test_a_primary_that_cannot_be_renewed_is_left_before_it_expires(
     lab: ProjectLab, later: Later, alpha: Broken
 ) -> None:
+    later.live_with_its_cas()
     issued = later.done("issue", later.name, "--json").json
     alpha.proxy.on("/", html(503), times=None)
     later.clock.advance(60 * DAY)
