@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from dualcert.errors import CaError, CaRejected, ChallengeFailed, DnsError, DnsUnreachable, DualcertError
 from dualcert.lifecycle import accounts, budgeting, keymaking, replacing, storing, validation
@@ -22,6 +22,9 @@ from dualcert.store import accounts as stored_accounts
 
 _GONE_AT_MOST = 3
 """How often an order that vanished at the CA is replaced at once before backing off."""
+
+_OLD = timedelta(hours=1)
+"""After this time an order may have expired: failures of any kind while it lived do not count against the next one."""
 
 
 def advance(world: World, row: WorkRow) -> Outcome:
@@ -221,10 +224,15 @@ def _recovered(world: World, row: WorkRow, pair: Pair, error: CaError, began: da
             return Failed(str(error))
         case Recovery.NEXT_DAY:
             return Later(backoff.next_day(world.clock.now()), str(error), failed=True, waiting_for=DAY)
-        case Recovery.NEW_ORDER_NOW if row.attempts < _GONE_AT_MOST:
+        case Recovery.NEW_ORDER_NOW if row.attempts < _GONE_AT_MOST or _is_old(order, began):
             return Later(world.clock.now(), str(error), failed=True)
         case _:
             return _later(world, row, error, began, passing=passing(error))
+
+
+def _is_old(order: Order | None, now: datetime) -> bool:
+    """Whether an order has had its time at the CA: to replace such ones at once is no loop."""
+    return order is not None and now - order.created_at >= _OLD
 
 
 def _give_up(world: World, row: WorkRow, pair: Pair, order: Order | None, error: CaError) -> None:

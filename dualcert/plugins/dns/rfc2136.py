@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _TTL = 60
 _SECONDS = 10.0  # for one message, connecting included
 _LONGEST_VALUE = 255  # one character-string of a TXT record (RFC 1035 section 3.3.14)
-# At worst 0.8 KB each (owner name, value, and the name again as a prerequisite): below the 64 KB of a message.
-_VALUES_PER_MESSAGE = 75
+_ROOM = 60_000  # octets of a message, which has at most 65,535, for its changes
+_AROUND = 40  # octets of a change beside names and value: types, classes, lengths, and the prerequisite's
 _KEY_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 _clock = SystemClock()
@@ -274,8 +274,16 @@ def _grant(key: str) -> str:
 
 
 def _parts(changes: Sequence[tuple[TxtValue, bool]]) -> Iterator[Sequence[tuple[TxtValue, bool]]]:
-    for start in range(0, len(changes), _VALUES_PER_MESSAGE):
-        yield changes[start : start + _VALUES_PER_MESSAGE]
+    """As many in each message as surely fit: a change in one message is there as a whole or not at all."""
+    first, room = 0, _ROOM
+    for number, (value, _) in enumerate(changes):
+        # Its name may come twice: as a prerequisite, too.
+        size = 2 * len(value.name) + len(value.value.encode()) + _AROUND
+        if size > room and number > first:
+            yield changes[first:number]
+            first, room = number, _ROOM
+        room -= size
+    yield changes[first:]
 
 
 def _send(host: str, port: int, message: bytes) -> bytes:
