@@ -158,15 +158,33 @@ class Rfc2136Provider:
         import dns.rcode
 
         try:
-            answer = dns.message.from_wire(wire, keyring=self._key(), request_mac=update.mac or b"")
+            signed = dns.message.from_wire(wire, keyring=self._key(), request_mac=update.mac or b"")
         except dns.exception.DNSException as error:
-            raise self._bad_answer(zone, _what_is_wrong(update, wire, error)) from error
+            return self._unsigned_rcode(zone, update, wire, error), False
+        if not update.is_response(signed):
+            raise self._bad_answer(zone, "ForeignAnswer")
+        return dns.rcode.to_text(signed.rcode()), True
+
+    def _unsigned_rcode(
+        self, zone: str, update: dns.update.UpdateMessage, wire: bytes, why: dns.exception.DNSException
+    ) -> str:
+        """The refusal in an answer that has no signature. Raises what speaks against any other."""
+        import dns.exception
+        import dns.message
+        import dns.rcode
+
+        try:
+            answer = dns.message.from_wire(wire, keyring=False)
+        except dns.exception.DNSException as error:
+            raise self._bad_answer(zone, type(error).__name__) from error
         if not update.is_response(answer):
             raise self._bad_answer(zone, "ForeignAnswer")
+        if answer.had_tsig:
+            raise self._bad_answer(zone, type(why).__name__) from why
         rcode = dns.rcode.to_text(answer.rcode())
-        if rcode == "NOERROR" and not answer.had_tsig:
+        if rcode == "NOERROR":
             raise self._bad_answer(zone, "Unsigned")
-        return rcode, answer.had_tsig
+        return rcode
 
     def _bad_answer(self, zone: str, kind: str) -> DnsError:
         """``kind`` is the name of dnspython's exception, or of what it has none for."""
@@ -250,18 +268,6 @@ class Rfc2136Provider:
             remedy="Check `server` and `port`, and that TCP is allowed to it.",
             name=zone,
         )
-
-
-def _what_is_wrong(update: dns.update.UpdateMessage, wire: bytes, error: dns.exception.DNSException) -> str:
-    """The name of what speaks against an answer. One to another question is not judged by its signature."""
-    import dns.exception
-    import dns.message
-
-    try:
-        unverified = dns.message.from_wire(wire, keyring=False)
-    except dns.exception.DNSException as worse:
-        return type(worse).__name__
-    return type(error).__name__ if update.is_response(unverified) else "ForeignAnswer"
 
 
 def _grant(key: str) -> str:
