@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-from bench import commands, failovers, issuance, sealing, watching
+from bench import commands, daemon, failovers, issuance, names, renewing, sealing, watching
+from bench.databases import Databases
 from bench.results import FILE, Result, table, write
-from bench.stage import Stage, dualcert, run, set_up
+from bench.stage import Stage, Stages, dualcert, run
 from dualcert.cli import collect_seldom
 
-_PARTS: dict[str, Callable[[Stage, float], list[Result]]] = {
+_ON_SERVERS: dict[str, Callable[[Stage, float], list[Result]]] = {
     "pair": lambda stage, effort: issuance.one_pair(stage, _rounds(60, effort)),
     "four": lambda stage, effort: issuance.four_at_once(stage, _rounds(5, effort)),
     "issue": lambda stage, effort: commands.issue(stage, _rounds(11, effort)),
@@ -21,12 +23,23 @@ _PARTS: dict[str, Callable[[Stage, float], list[Result]]] = {
     "sealing": lambda stage, effort: sealing.seal_and_verify(stage, _rounds(3, effort)),
     "watching": lambda stage, effort: watching.a_million(stage, _rounds(3, effort)),
     "small": lambda stage, effort: commands.small(stage, _rounds(9, effort)),
+    "names": lambda stage, _: names.hundred(stage),
+    "renewing": lambda stage, effort: renewing.renewing(stage, _rounds(1000, effort)),
 }
+
+_ON_DATABASES: dict[str, Callable[[Databases, float], list[Result]]] = {
+    "tick": lambda databases, effort: daemon.ticks(databases, _rounds(50, effort)),
+    "claim": lambda databases, effort: daemon.claiming(databases, _rounds(15, effort)),
+    "memory": lambda databases, _: daemon.memory(databases),
+}
+
+_LARGE = 1_000_000
 
 _NOTES = """\
 Medians; what is compared took turns within this run. The CAs are asked directly, not through the limiter in front of
 them: never more than four requests are under way at one. Pebble runs without retryAfter, sleeps and rejected nonces
-and reuses no authorization. The floor is the faster one of its two ways; it neither checks nor deploys anything.
+and reuses no authorization. The floor is the faster one of its two ways; it neither checks nor deploys anything. The
+pairs of a large inventory, and those that are renewed, were written straight into the tables.
 """
 
 
@@ -34,24 +47,43 @@ def _rounds(usual: int, effort: float) -> int:
     return max(2, round(usual * effort))
 
 
+def _measured(parts: Sequence[str], effort: float) -> Iterator[list[Result]]:
+    with Stages() as stages, Databases(max(50_000, round(_LARGE * min(1.0, effort)))) as databases:
+        for name in parts:
+            began = time.perf_counter()
+            if name in _ON_SERVERS:
+                part = _ON_SERVERS[name]
+                yield stages.measure(name, lambda stage: part(stage, effort))  # noqa: B023 - called at once
+            else:
+                yield _ON_DATABASES[name](databases, effort)
+            print(f"{name}: measured in {time.perf_counter() - began:.0f} s", file=sys.stderr)
+
+
+@contextmanager
+def _told(results: Sequence[Result]) -> Iterator[None]:
+    """The table is printed in any case: what has been measured is not lost to what could not be."""
+    try:
+        yield
+    finally:
+        print(f"{table(results)}\n{_NOTES}")
+
+
 def main() -> int:
+    every = [*_ON_SERVERS, *_ON_DATABASES]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(_PARTS)}; unsaid: all")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(every)}; unsaid: all")
     parser.add_argument(
         "--effort", type=float, default=1.0, help="how many rounds, as a multiple of the usual"
     )
     chosen = parser.parse_args()
-    if unknown := set(chosen.parts) - set(_PARTS):
+    if unknown := set(chosen.parts) - set(every):
         parser.error(f"there is no part {', '.join(sorted(unknown))}")
     collect_seldom()  # as the commands do
     run([*dualcert(), "--help"])  # compiles what is not compiled yet
     results: list[Result] = []
-    with set_up() as stage:
-        for name in chosen.parts or _PARTS:
-            began = time.perf_counter()
-            results += _PARTS[name](stage, chosen.effort)
-            print(f"{name}: measured in {time.perf_counter() - began:.0f} s", file=sys.stderr)
-    print(f"{table(results)}\n{_NOTES}")
+    with _told(results):
+        for found in _measured(chosen.parts or every, chosen.effort):
+            results += found
     if not chosen.parts:
         write(results)
         print(f"written to {FILE.relative_to(FILE.parents[1])}", file=sys.stderr)

@@ -17,7 +17,7 @@ from typing import Any
 from bench.issuance import fresh_name, issue
 from bench.lego import Lego
 from bench.results import Goal, Result, result
-from bench.stage import Project, Stage, environ, in_turns, seconds
+from bench.stage import LabProject, Stage, environ, in_turns, seconds
 from dualcert.cli.output import to_json
 from dualcert.lab.https import presented_leaf
 from dualcert.lab.ports import LOOPBACK, Port
@@ -91,7 +91,7 @@ def _promote(world: World, pair: Any, to: str) -> float:
 # --- the two ways to a handshake -------------------------------------------------------------------------
 
 
-def _failover(project: Project, name: str, to: str) -> float:
+def _failover(project: LabProject, name: str, to: str) -> float:
     port = project.lab.nginx.port
     old = presented_leaf((LOOPBACK, port), name)
     began = time.perf_counter()

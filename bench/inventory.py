@@ -1,78 +1,227 @@
-"""A large inventory, written straight into the tables: no CA would issue it in time."""
+"""A large inventory, written straight into the tables: no CA would issue it in time.
+
+``python -m bench.inventory --pairs 1000000 --config dualcert.toml`` fills a database that ``dualcert init`` has made
+and that has no pairs yet.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from datetime import timedelta
+import argparse
+import gc
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Table, insert
+from sqlalchemy import BigInteger, Boolean, Integer, LargeBinary, Table, Text, select
 
+from bench.rows import COLUMNS, Inventory, Rows
+from dualcert import bootstrap
 from dualcert.bootstrap import Application
-from dualcert.clock import to_microseconds
-from dualcert.model import names as naming
-from dualcert.store import tables
+from dualcert.errors import EXIT_USAGE, DualcertError
+from dualcert.store import Store, counters, tables
 
-_LIFE = timedelta(days=60) // timedelta(microseconds=1)
+_BATCH = 10_000
+_REAL = 100
+_FEW = 30_000
+"""Up to so many pairs the indexes are kept up to date; for more they are built anew at the end."""
 
-Row = tuple[Table, dict[str, Any]]
-
-
-def fill(application: Application, pairs: int) -> None:
-    """So many whole pairs: two names, two certificates, both seen at the one target."""
-    with application.world.store.write() as tx:
-        rows: dict[Table, list[dict[str, Any]]] = {}
-        for number in range(1, pairs + 1):
-            for table, row in _pair(number, to_microseconds(tx.now)):
-                rows.setdefault(table, []).append(row)
-        for table, content in rows.items():
-            tx.execute(insert(table), content)
+Tell = Callable[[str], None]
+Load = Callable[[Rows], None]
 
 
-def _pair(number: int, at: int) -> Iterator[Row]:
-    name = f"pair-{number:06}.example.test"
-    names = (name, f"*.{name}")
-    primary, backup = 2 * number - 1, 2 * number
-    digest = naming.digest(names)
-    made = {"key_type": "ec-p256", "dns": "lab", "first_wait": 600, "created_at": at}
-    yield tables.pair, {"id": number, "name": name, "names_digest": digest, **made}
-    for position, one in enumerate(names):
-        reversed_name = naming.reversed_name(one)
-        yield tables.pair_name, {"pair_id": number, "position": position, "reversed_name": reversed_name}
-    yield tables.pair_target, {"pair_id": number, "target": "web"}
-    for lineage, ca in ((primary, "alpha"), (backup, "beta")):
-        yield from _side(number, lineage, ca, digest, at)
-    roles = {"serving": primary, "standby": backup, "primary_lineage": primary, "backup_lineage": backup}
-    clocks = {"backup_ok_until": at + _LIFE, "next_action_at": at + _LIFE * 2 // 3}
-    yield tables.pair_state, {"pair_id": number, "epoch": 0, **roles, **clocks}
-    seen = {"sha256": _hash(f"certificate {primary}"), "how": "wire", "at": at}
-    yield tables.observation, {"pair_id": number, "target": "web", **seen}
+def fill(
+    application: Application,
+    pairs: int,
+    *,
+    seed: int = 0,
+    real: int = _REAL,
+    zone: str = "example.test",
+    targets: Sequence[str] | None = None,
+    wildcards: bool = True,
+    history: bool = False,
+    tell: Tell = lambda _: None,
+) -> None:
+    """Whole pairs, deployed at ``targets`` (None: the configured ones), as :class:`bench.rows.Inventory` makes them.
 
-
-def _side(pair: int, number: int, ca: str, digest: bytes, at: int) -> Iterator[Row]:
-    """A lineage and its certificate, which share a number here."""
-    of_pair = {"id": number, "pair_id": pair, "ca": ca}
-    opened = {"domain": f"of {ca}", "opened_at": at, "renew_at": at + _LIFE * 2 // 3}
-    yield tables.lineage, {**of_pair, **opened}
-    issuer = {"issuer": f"CN={ca}", "issuer_hash": _hash(ca), "issuing_key": _hash(f"key of {ca}")}
-    times = {"not_before": at, "not_after": at + _LIFE, "stored_at": at}
-    yield (
-        tables.certificate,
-        {
-            **of_pair,
-            **issuer,
-            **times,
-            "lineage_id": number,
-            "serial": _hash(f"serial {number}")[:16],
-            "sha256": _hash(f"certificate {number}"),
-            "spki": _hash(f"key {number}"),
-            "names_digest": digest,
-            "key_type": "ec-p256",
-            "chain_hash": _hash(f"chain of {ca}"),
-        },
+    ``tell`` hears how far it is. Raises ``ValueError`` where there are pairs already.
+    """
+    world = application.world
+    with world.store.read() as tx:
+        if tx.connection.execute(select(tables.pair.c.id).limit(1)).first() is not None:
+            raise ValueError("there are pairs in this database; take an empty one")
+    inventory = Inventory(
+        world, pairs, seed=seed, real=real, zone=zone, targets=targets, wildcards=wildcards, history=history
     )
+    began = time.perf_counter()
+    with _loading(world.store, pairs > _FEW, tell) as load, _no_collection():
+        for number, rows in enumerate(inventory.batches(_BATCH), 1):
+            load(rows)
+            done = min(number * _BATCH, pairs)
+            tell(f"{done:,} of {pairs:,} pairs, {done / (time.perf_counter() - began):,.0f} a second")
+    with world.store.write() as tx:
+        counters.add(tx, counters.PAIRS, pairs)
 
 
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Millions of rows that refer to nothing would be gone through again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@contextmanager
+def _loading(store: Store, many: bool, tell: Tell) -> Iterator[Load]:
+    """One connection of its own, whose settings end with it."""
+    with closing(store.engine.connect()) as connection:
+        driver: Any = connection.connection.driver_connection
+        way = _into_sqlite if store.dialect == "sqlite" else _into_postgresql
+        with way(driver, many, tell) as load:
+            yield load
+
+
+# --- SQLite ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _into_sqlite(driver: Any, many: bool, tell: Tell) -> Iterator[Load]:
+    """A transaction for each batch."""
+    indexes = []
+    if many:
+        driver.execute("PRAGMA synchronous = OFF")
+        driver.execute("PRAGMA cache_size = -1000000")
+        query = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+        names = {table.name for table in COLUMNS}
+        indexes = driver.execute(
+            f"{query} AND tbl_name IN ({','.join('?' * len(names))})", [*names]
+        ).fetchall()
+    for name, _ in indexes:
+        driver.execute(f'DROP INDEX "{name}"')
+
+    def load(rows: Rows) -> None:
+        driver.execute("BEGIN IMMEDIATE")
+        for table, content in rows.items():
+            places = ", ".join("?" * len(COLUMNS[table]))
+            driver.executemany(f"INSERT INTO {_into(table)} VALUES ({places})", content)
+        driver.execute("COMMIT")
+
+    yield load
+    for name, text in indexes:
+        tell(f"index {name}")
+        driver.execute(text)
+    driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+# --- PostgreSQL ------------------------------------------------------------------------------------------
+
+_CONSTRAINTS = """
+    SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)
+    FROM pg_constraint WHERE contype IN ('p', 'u') AND conrelid = ANY (%s::regclass[])
+"""
+_INDEXES = """
+    SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid)
+    FROM pg_index WHERE indrelid = ANY (%s::regclass[])
+"""
+_TYPES = {BigInteger: "int8", Integer: "int4", Text: "text", LargeBinary: "bytea", Boolean: "bool"}
+_SEQUENCE = "SELECT setval(pg_get_serial_sequence(%s, 'id'), (SELECT coalesce(max(id), 1) FROM {}))"
+
+
+@contextmanager
+def _into_postgresql(driver: Any, many: bool, tell: Tell) -> Iterator[Load]:
+    """One transaction: to tables that it has emptied itself, PostgreSQL writes without a log (wal_level minimal)."""
+    names = [table.name for table in COLUMNS]
+    freeze = ", FREEZE" if many else ""
+    with driver.transaction():
+        driver.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        remake = _without_indexes(driver, names) if many else []
+
+        def load(rows: Rows) -> None:
+            with driver.cursor() as cursor:
+                for table, content in rows.items():
+                    with cursor.copy(f"COPY {_into(table)} FROM STDIN (FORMAT BINARY{freeze})") as copy:
+                        copy.set_types([_TYPES[type(table.c[name].type)] for name in COLUMNS[table]])
+                        write_row = copy.write_row
+                        for row in content:
+                            write_row(row)
+
+        yield load
+        for what, statement in remake:
+            tell(f"index {what}")
+            driver.execute(statement)
+        for table in COLUMNS:
+            if "id" in table.columns:
+                driver.execute(_SEQUENCE.format(table.name), [table.name])
+    for name in names:
+        driver.execute(f"ANALYZE {name}")
+
+
+def _without_indexes(driver: Any, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Empty tables and no indexes; what makes these again, with their names."""
+    driver.execute("SET LOCAL maintenance_work_mem = '1GB'")
+    driver.execute(f"TRUNCATE {', '.join(names)}")
+    remake = []
+    for table, name, text in driver.execute(_CONSTRAINTS, [names]).fetchall():
+        driver.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+        remake.append((name, f"ALTER TABLE {table} ADD CONSTRAINT {name} {text}"))
+    for name, text in driver.execute(_INDEXES, [names]).fetchall():
+        driver.execute(f"DROP INDEX {name}")
+        remake.append((name, text))
+    return remake
+
+
+def _into(table: Table) -> str:
+    return f"{table.name} ({', '.join(COLUMNS[table])})"
+
+
+# --- the command -----------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.inventory", description=__doc__)
+    parser.add_argument("--pairs", type=int, required=True, metavar="N", help="how many")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="dualcert.toml")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same inventory")
+    parser.add_argument(
+        "--real", type=int, default=_REAL, metavar="N", help="how many pairs have keys that open"
+    )
+    parser.add_argument("--zone", default="example.test", help="below which all names are")
+    parser.add_argument(
+        "--history", action="store_true", help="with all events, which take as much room again"
+    )
+    chosen = parser.parse_args()
+    began = time.perf_counter()
+    try:
+        with closing(bootstrap.build(bootstrap.load_settings(chosen.config))) as application:
+            fill(
+                application,
+                chosen.pairs,
+                seed=chosen.seed,
+                real=chosen.real,
+                zone=chosen.zone,
+                history=chosen.history,
+                tell=_tell,
+            )
+    except (DualcertError, ValueError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return EXIT_USAGE
+    _tell(f"{chosen.pairs:,} pairs in {time.perf_counter() - began:.0f} s")
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    return 0
+
+
+def _tell(text: str) -> None:
+    """Over the line before on a terminal, in a line of its own elsewhere."""
+    beginning, end = ("\r", "\033[K") if sys.stderr.isatty() else ("", "\n")
+    print(f"{beginning}{text}", end=end, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,17 +8,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from types import TracebackType
+from typing import Self, TypeVar
 
 from dualcert import bootstrap
 from dualcert.bootstrap import Application
 from dualcert.lab import Lab, LabOptions, LabServers
 
+T = TypeVar("T")
+
 ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".cache"
 ZONE = "example.test"
+_ATTEMPTS = 3
 OPTIONS = LabOptions(nonce_reject=0, authz_reuse=0, va_sleep=False, retry_after=None)
 
 
@@ -30,7 +36,7 @@ class Stage:
     folder: Path
 
     @contextmanager
-    def project(self, name: str) -> Iterator[Project]:
+    def project(self, name: str) -> Iterator[LabProject]:
         """A project with an nginx and a database of its own."""
         with Lab.on(self.servers, self.folder / name) as lab:
             config = lab.config_path
@@ -40,18 +46,14 @@ class Stage:
                 text = text.replace(ca.directory_url, ca.direct_url)
             config.write_text(text)
             bootstrap.upgrade_database(bootstrap.load_settings(config))
-            yield Project(lab)
+            yield LabProject(config, lab)
 
 
 @dataclass(frozen=True)
 class Project:
     """dualcert over one configuration."""
 
-    lab: Lab
-
-    @property
-    def config(self) -> Path:
-        return self.lab.config_path
+    config: Path
 
     @contextmanager
     def application(self) -> Iterator[Application]:
@@ -66,6 +68,13 @@ class Project:
         return [*dualcert(), "--config", str(self.config), *arguments]
 
 
+@dataclass(frozen=True)
+class LabProject(Project):
+    """With an nginx of its own."""
+
+    lab: Lab
+
+
 def dualcert() -> list[str]:
     """The installed console script."""
     return [str(Path(sys.executable).with_name("dualcert"))]
@@ -74,12 +83,48 @@ def dualcert() -> list[str]:
 @contextmanager
 def set_up() -> Iterator[Stage]:
     """Start the servers in a folder beside the checkout's caches: /tmp may be memory, where no commit costs."""
-    cache = ROOT / ".cache"
-    cache.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=cache) as name:
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=CACHE) as name:
         folder = Path(name).resolve()
         with LabServers.start(folder / "servers", OPTIONS) as servers:
             yield Stage(servers, folder)
+
+
+class Stages:
+    """A context manager: the servers, for one part after another."""
+
+    def __init__(self) -> None:
+        self._undo = ExitStack()
+        self._stage: Stage | None = None
+
+    def measure(self, name: str, part: Callable[[Stage], T]) -> T:
+        """A Pebble that stands still for good takes a part with it: that is measured again, on new servers."""
+        for left in reversed(range(_ATTEMPTS)):
+            stage = self._stage = self._stage or self._undo.enter_context(set_up())
+            try:
+                return part(stage)
+            except Exception as error:
+                ill = [ca.name for ca in (stage.servers.alpha, stage.servers.beta) if ca.hangs()]
+                if not ill or not left:
+                    raise
+                print(
+                    f"{name}: {' and '.join(ill)} stood still ({type(error).__name__}); again on new servers",
+                    file=sys.stderr,
+                )
+                self._end()
+        raise AssertionError
+
+    def _end(self) -> None:
+        self._stage = None
+        self._undo.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
 
 
 # --- measuring -------------------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ _FORGOTTEN = timedelta(days=1)
 """When a daemon of another machine that says nothing any more is struck off."""
 
 _STEP = timedelta(seconds=2)
+_OTHERS_NOTICE = 2.0
+"""Seconds in which other daemons have noticed as well that the clock was put, and have prolonged their leases."""
 
 
 class Daemon:
@@ -185,4 +187,7 @@ class Daemon:
         if now < expected:
             with self._world.store.write() as tx:
                 clockwork.still_due(tx, expected)
+        else:
+            # Those of others seem to have run out as well: they prolong them before we look for work.
+            self._world.clock.sleep(_OTHERS_NOTICE)
         self._tick_wanted = True

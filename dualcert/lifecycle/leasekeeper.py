@@ -6,19 +6,27 @@ import threading
 import weakref
 from collections.abc import Callable
 
+from dualcert.clock import Clock
 from dualcert.store import leases
 
 _RENEW_EVERY = leases.LEASE_SECONDS / 3
+_LOOK_EVERY = 1.0
+_STEP = 2.0
+"""By how many seconds the clock must have been put right at once to have been put right at all."""
+
 _Renewals = dict[str, Callable[[], None]]
 
 
 class LeaseKeeper:
     """Its thread starts with the first owner of leases. Safe to use from several threads.
 
-    A thread of its own: whoever holds leases may be held up, by a database or by a terminal that takes no line.
+    A thread of its own: whoever holds leases may be held up, by a database or by a terminal that takes no line. On
+    SQLite leases go by this machine's clock: when that is put forward, all of them seem to have ended, and are renewed
+    at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._renewals: _Renewals = {}
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -32,7 +40,7 @@ class LeaseKeeper:
             if not self._started:
                 self._started = True
                 threading.Thread(
-                    target=_renew, args=(self._renewals, self._over), name="leases", daemon=True
+                    target=_renew, args=(self._renewals, self._over, self._clock), name="leases", daemon=True
                 ).start()
 
     def leave(self, owner: str) -> None:
@@ -44,7 +52,18 @@ class LeaseKeeper:
         self._over.set()
 
 
-def _renew(renewals: _Renewals, over: threading.Event) -> None:
-    while not over.wait(_RENEW_EVERY):
-        for renew in list(renewals.values()):
-            renew()
+def _renew(renewals: _Renewals, over: threading.Event, clock: Clock) -> None:
+    renewed = clock.monotonic()
+    ahead = _ahead(clock)
+    while not over.wait(min(_LOOK_EVERY, _RENEW_EVERY)):
+        then, ahead = ahead, _ahead(clock)
+        now = clock.monotonic()
+        if now - renewed >= _RENEW_EVERY or abs(ahead - then) > _STEP:
+            renewed = now
+            for renew in list(renewals.values()):
+                renew()
+
+
+def _ahead(clock: Clock) -> float:
+    """By how many seconds the wall clock is ahead of the monotonic one, whatever that says."""
+    return clock.now().timestamp() - clock.monotonic()

@@ -26,6 +26,9 @@ _GONE_AT_MOST = 3
 _CLOSED_LOOK = timedelta(hours=1)
 """A CA that is opened again wakes those who wait; this is for what has come in between."""
 
+_OLD = timedelta(hours=1)
+"""After this time an order may have expired: failures of any kind while it lived do not count against the next one."""
+
 
 def advance(world: World, row: WorkRow) -> Outcome:
     """Take one step of the order of a pair at a CA."""
@@ -228,10 +231,15 @@ def _recovered(world: World, row: WorkRow, pair: Pair, error: CaError, began: da
             return Failed(str(error))
         case Recovery.NEXT_DAY:
             return Later(backoff.next_day(world.clock.now()), str(error), failed=True, waiting_for=DAY)
-        case Recovery.NEW_ORDER_NOW if row.attempts < _GONE_AT_MOST:
+        case Recovery.NEW_ORDER_NOW if row.attempts < _GONE_AT_MOST or _is_old(order, began):
             return Later(world.clock.now(), str(error), failed=True)
         case _:
             return _later(world, row, error, began, passing=passing(error))
+
+
+def _is_old(order: Order | None, now: datetime) -> bool:
+    """Whether an order has had its time at the CA: to replace such ones at once is no loop."""
+    return order is not None and now - order.created_at >= _OLD
 
 
 def _give_up(world: World, row: WorkRow, pair: Pair, order: Order | None, error: CaError) -> None:

@@ -210,4 +210,5 @@ def _told(row: WorkRow, pair: str | None) -> dict[str, Any]:
         "due_at": row.due_at,
         "tries": row.attempts,
         "reason": row.reason,
+        "waiting_for": row.waiting_for,
     }

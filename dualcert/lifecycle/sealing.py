@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from dualcert.clock import to_microseconds
 from dualcert.errors import StoreUnavailable
 from dualcert.lifecycle.world import World
 from dualcert.model.seal import BEGINNING, Seal, digest
@@ -103,7 +104,7 @@ def _seal_next(world: World, decided: int) -> Seal | None:
             last_id=last,
             count=count,
             previous=before,
-            digest=digest(no, after + 1, last, count, before, at, rows),
+            digest=digest(no, after + 1, last, count, before, to_microseconds(at), rows),
             at=at,
         )
         with world.store.write() as tx:
@@ -174,9 +175,14 @@ def _broken(world: World, one: Seal, previous: Seal | None) -> str | None:
     after = one.first_id - 1 if previous else _LOWEST
     try:
         made = digest(
-            one.no, one.first_id, one.last_id, one.count, one.previous, one.at,
+            one.no,
+            one.first_id,
+            one.last_id,
+            one.count,
+            one.previous,
+            to_microseconds(one.at),
             counted(seals.rows(world.store, after, one.last_id)),
-        )  # fmt: skip
+        )
     except TypeError as error:
         return f"{where}: there is something that is no event ({error})"
     if count != one.count:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from dualcert.clock import to_microseconds
-
 BEGINNING = bytes(32)
 """What the first seal stands on."""
 
@@ -41,15 +39,15 @@ def digest(
     last_id: int,
     count: int,
     previous: bytes,
-    at: datetime,
+    at: int,
     events: Iterable[Sequence[Sequence[Any]]],
 ) -> bytes:
-    """SHA-256 over a seal's head and its events, which come in lists of rows.
+    """SHA-256 over a seal's head (``at`` in UTC microseconds) and its events, which come in lists of rows.
 
     A row is id, at, kind, actor, cause, pair_id, ca, target, certificate_id, previous_id. Raises ``TypeError`` where
     a row has what no event has.
     """
-    head = [no, first_id, last_id, count, previous.hex(), to_microseconds(at)]
+    head = [no, first_id, last_id, count, previous.hex(), at]
     hashed = hashlib.sha256(f"[{_TEXT(head)}".encode())
     for rows in events:
         if rows:

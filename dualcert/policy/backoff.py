@@ -46,8 +46,8 @@ def after_failure(
     """When to try again.
 
     A failure that may pass by itself is tried again at once, three times at the most and only while the whole trouble
-    is seconds old: one that has hung for long would hang again. Otherwise 5 minutes doubling to a day, and up to a
-    tenth more: never less, or a command that waits 5 minutes would sit out the first one.
+    is seconds old: one that has hung for long would hang again. Otherwise 5 minutes doubling to a day, up to a tenth
+    less or more, but never less than 5 minutes: a command that waits so long would sit out the first pause.
     """
     began = min(failure.began, failure.since or failure.began)
     if wished is not None:
@@ -56,7 +56,7 @@ def after_failure(
         return now + _QUICK[failure.attempts]
     doublings = max(0, failure.attempts - len(_QUICK)) if passing else failure.attempts
     delay: timedelta = min(_FIRST * int(2 ** min(doublings, 12)), _MOST)
-    return now + delay * (1 + _JITTER * failure.draw)
+    return now + max(_FIRST, delay * (1 + _JITTER * (2 * failure.draw - 1)))
 
 
 def _least(attempts: int, age: timedelta) -> timedelta:

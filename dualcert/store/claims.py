@@ -14,6 +14,7 @@ from dualcert.model.work import WorkKind, WorkRow
 from dualcert.store import work
 from dualcert.store.columns import instant, micros
 from dualcert.store.leases import LEASE
+from dualcert.store.picked import picked
 from dualcert.store.statements import Prepared, is_among, is_one_of, prepared
 from dualcert.store.tables import work as table
 from dualcert.store.transaction import Transaction, database_now
@@ -97,7 +98,7 @@ def _take(form: _Form) -> ReturningUpdate[Any]:
     )
     return (
         update(table)
-        .where(table.c.id.in_(select(due.c.id)))
+        .where(picked(table.c.id, select(due.c.id)))
         .values(owner=bindparam("new_owner"), lease_until=database_now + LEASE, fence=table.c.fence + 1)
         .returning(*table.c)
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Select,
     Update,
     bindparam,
     delete,
@@ -208,10 +209,16 @@ def ended_attempts(tx: Transaction, limit: int) -> list[EndedAttempt]:
     Looked for among the keys without an end, found by index: all others of those are of orders under way. Of them a
     bounded number is gone through.
     """
+    rows = tx.execute(_ended_attempts(), {"limit": limit})
+    return [EndedAttempt(row.spki, row.url is not None) for row in rows]
+
+
+@prepared
+def _ended_attempts() -> Select[Any]:
     without_end = (
         select(wrapped_key.c.spki).where(wrapped_key.c.destroy_at.is_(None)).limit(_WITHOUT_END).subquery()
     )
-    query = (
+    return (
         select(without_end.c.spki, acme_order.c.url)
         .join(public_key, public_key.c.spki == without_end.c.spki)
         .join(
@@ -221,9 +228,8 @@ def ended_attempts(tx: Transaction, limit: int) -> list[EndedAttempt]:
             & (acme_order.c.spki == without_end.c.spki),
         )
         .where(acme_order.c.step == OrderStep.ABANDONED.value)
-        .limit(limit)
+        .limit(bindparam("limit"))
     )
-    return [EndedAttempt(row.spki, row.url is not None) for row in tx.execute(query)]
 
 
 @dataclass(frozen=True)
@@ -237,17 +243,24 @@ class EndedKey:
     not_after: datetime | None
 
 
-def _over(tx: Transaction) -> tuple[ColumnElement[bool], ...]:
+def _over() -> tuple[ColumnElement[bool], ...]:
+    """At the instant that the parameter ``at`` gives."""
     subject = certificate.alias()
     needed = exists().where(
         subject.c.spki == wrapped_key.c.spki, revocation_request.c.certificate_id == subject.c.id
     )
-    return wrapped_key.c.destroy_at <= tx.at, ~needed.correlate(wrapped_key)
+    return wrapped_key.c.destroy_at <= bindparam("at"), ~needed.correlate(wrapped_key)
 
 
 def ended(tx: Transaction, limit: int) -> list[EndedKey]:
     """Keys whose end has come, the earliest first; not those that a revocation still waits for."""
-    query = (
+    rows = tx.execute(_ended(), {"at": tx.at, "limit": min(limit, _AT_ONCE)})
+    return [EndedKey(row.spki, row.pair_id, row.ca, row.number, instant(row.not_after)) for row in rows]
+
+
+@prepared
+def _ended() -> Select[Any]:
+    return (
         select(
             wrapped_key.c.spki,
             public_key.c.pair_id,
@@ -257,14 +270,10 @@ def ended(tx: Transaction, limit: int) -> list[EndedKey]:
         )
         .join(public_key, public_key.c.spki == wrapped_key.c.spki)
         .outerjoin(certificate, certificate.c.spki == wrapped_key.c.spki)
-        .where(*_over(tx))
+        .where(*_over())
         .order_by(wrapped_key.c.destroy_at)
-        .limit(min(limit, _AT_ONCE))
+        .limit(bindparam("limit"))
     )
-    return [
-        EndedKey(row.spki, row.pair_id, row.ca, row.number, instant(row.not_after))
-        for row in tx.execute(query)
-    ]
 
 
 def destroy(tx: Transaction, subjects: Collection[EndedKey]) -> list[EndedKey]:
@@ -272,10 +281,10 @@ def destroy(tx: Transaction, subjects: Collection[EndedKey]) -> list[EndedKey]:
     if not subjects:
         return []
     spkis = [one.spki for one in subjects]
-    statement = delete(wrapped_key).where(wrapped_key.c.spki.in_(spkis), *_over(tx))
+    statement = delete(wrapped_key).where(wrapped_key.c.spki.in_(spkis), *_over())
     with _overwriting(tx):
         # Another process may have been first with some of them.
-        gone = {row.spki for row in tx.execute(statement.returning(wrapped_key.c.spki))}
+        gone = {row.spki for row in tx.execute(statement.returning(wrapped_key.c.spki), {"at": tx.at})}
     return [one for one in subjects if one.spki in gone]
 
 

@@ -18,6 +18,7 @@ from sqlalchemy import (
     update,
 )
 
+from dualcert.store.picked import picked
 from dualcert.store.statements import prepared
 from dualcert.store.tables import lease, work
 from dualcert.store.transaction import Transaction, database_now, upsert
@@ -33,9 +34,8 @@ def _of(column: Column[Any]) -> ColumnElement[bool]:
     Who takes many rows at once must not wait for one while he holds another: its writer may wait for that.
     """
     table = column.table
-    return column.in_(
-        select(column).where(table.c.owner == bindparam("of")).with_for_update(skip_locked=True)
-    )
+    held = select(column).where(table.c.owner == bindparam("of")).with_for_update(skip_locked=True)
+    return picked(column, held)
 
 
 @prepared

@@ -137,7 +137,7 @@ def test_new_terms_wait_for_a_person_and_go_on_after_an_update(scene: Broken) ->
     assert "dualcert account update alpha" in result.err
     assert scene.lineage(result.json)["state"] == "waiting"
     scene.proxy.calm()
-    scene.program.run("renew", "--due")
+    scene.program.run("renew", "--due", "--timeout", "1m")
     assert scene.lineage(scene.program.show(scene.name))["state"] == "waiting"
 
     assert scene.program.done("account", "update", "alpha", "--json").json["woken"] == 1

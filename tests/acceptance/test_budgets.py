@@ -100,7 +100,7 @@ def test_what_a_ca_has_asked_for_holds_for_every_pair_and_every_process_and_for_
     # Another process, with another pair, and a person who insists: nobody asks the CA again.
     assert finish(program.start("issue", other_pair, "--json")).status == 3
     assert program.run("renew", scene.name).status == 3
-    program.run("renew", "--due")
+    program.run("renew", "--due", "--timeout", "1m")
     assert scene.proxy.count(NEW_ORDER) == 1
     view = program.show(other_pair)
     assert scene.lineage(view, scene.other)["state"] in {"serving", "ready"}
@@ -184,7 +184,7 @@ def test_a_new_set_waits_when_the_budget_is_used_up_and_a_known_one_does_not(sce
     assert len(scene.orders()) == 2
     # Looked at again without anybody's asking: it waits on, and that is no news.
     change(program, "UPDATE work SET due_at = 1 WHERE waiting_for = 'budget'")
-    program.run("renew", "--due")
+    program.run("renew", "--due", "--timeout", "1m")
     assert len(scene.orders()) == 2
     assert len(waited(program, second)) == 1
     assert "it goes on at" in waited(program, second)[0]
@@ -288,7 +288,7 @@ def test_revocations_wait_for_their_budget(scene: Broken) -> None:
     assert rows(program, "SELECT waiting_for FROM work WHERE kind = 'revocation'") == [("budget",)]
     assert "revocations (1/d) are used up" in waited(program, second)[0]
     let_pass(program, DAY)
-    program.run("renew", "--due")
+    program.run("renew", "--due", "--timeout", "1m")
     assert revoked(program) == 2
 
 
@@ -305,7 +305,7 @@ def test_a_ca_that_wants_fewer_revocations_is_asked_for_none_until_then(scene: B
     assert scene.proxy.count(REVOKE) == 1
     scene.proxy.calm()
     let_pass(program, HOUR)
-    program.run("renew", "--due")
+    program.run("renew", "--due", "--timeout", "1m")
     assert revoked(program) == 2
 
 

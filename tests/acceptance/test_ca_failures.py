@@ -201,7 +201,7 @@ def test_retry_after_in_seconds_is_obeyed_and_told(scene: Broken) -> None:
         seconds=20
     )
     assert scene.proxy.count(NEW_ORDER) == 1
-    scene.program.run("renew", "--due")
+    scene.program.run("renew", "--due", "--timeout", "1m")
     assert scene.proxy.count(NEW_ORDER) == 1, "what the CA asked for holds for runs that nobody hurries"
     scene.proxy.calm()
     assert issue(scene).status == 3, "and for a person who does"
@@ -339,7 +339,7 @@ def test_a_refused_name_waits_for_a_person_and_says_which_name(scene: Broken) ->
     assert (missing["state"], missing["renewal"]["state"]) == ("waiting", "waiting")
     assert missing["renewal"]["next_try"] is None
     assert scene.proxy.count(NEW_ORDER) == 1
-    scene.program.run("renew", "--due")
+    scene.program.run("renew", "--due", "--timeout", "1m")
     assert scene.proxy.count(NEW_ORDER) == 1, "nothing changes before a person acts"
     scene.proxy.calm()
     assert issue(scene).status == 0

@@ -66,7 +66,7 @@ def test_a_paused_account_waits_for_a_person_who_is_told_where_to_go(
     assert f"visit {UNPAUSE};" in result.err, "the whole address, however long"
     assert (missing["state"], missing["renewal"]["next_try"]) == ("waiting", None)
     assert UNPAUSE in missing["renewal"]["error"]
-    scene.program.run("renew", "--due")
+    scene.program.run("renew", "--due", "--timeout", "1m")
     assert scene.proxy.count(NEW_ORDER) == 1, "no waiting ends this, and no asking"
     demand_mended(lab, scene)
 

@@ -300,7 +300,7 @@ def test_a_value_that_cannot_be_withdrawn_is_remembered_until_it_can(
     assert result.status == 0, "the certificates do not suffer from it"
     (left,) = lab.leftovers().values()
     assert len(left) == 4
-    waiting = program.run("renew", "--due", "--json")
+    waiting = program.run("renew", "--due", "--timeout", "1m", "--json")
     assert waiting.status == 1
     (step,) = waiting.json["left"]
     assert (step["step"], step["tries"]) == ("withdrawal", 1)

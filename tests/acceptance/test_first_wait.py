@@ -130,7 +130,7 @@ def test_before_first_wait_is_over_nothing_is_promoted_and_a_later_run_does_it(
     past = int(timedelta(minutes=11) / timedelta(microseconds=1))
     change(scene.program, "UPDATE pair SET created_at = created_at - ?", past)
     change(scene.program, "UPDATE work SET due_at = due_at - ?", past)
-    scene.program.run("renew", "--due")
+    scene.program.run("renew", "--due", "--timeout", "1m")
 
     view = scene.program.show(scene.name)
     assert (view["epoch"], view["primary"]["ca"], view["primary"]["state"]) == (1, "beta", "serving")

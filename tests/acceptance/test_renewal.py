@@ -8,7 +8,7 @@ import json
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from tests.faultproxy import Answer, Cut, Fault, Seen, html, problem, too_many
 from tests.labfixture import ProjectLab
 from tests.program import Program, Result
 from tests.shifted import ShiftedClock, built_on
+from tests.years import dated
 
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 RENEWAL_INFO = "renewalInfo/"
@@ -73,6 +74,16 @@ class Later:
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         return rows(self.program, query, *values)
+
+    def live_with_its_cas(self) -> None:
+        """From now on the CAs date certificates by this clock, so that a later one ends later."""
+        build = self.build
+
+        def living(settings: Settings) -> Application:
+            application = build(settings)
+            return replace(application, world=dated(application.world, self.clock))
+
+        self.build = living
 
     def ask_soon(self) -> None:
         """The first question to a CA is spread by chance over some hours; here it is due."""
@@ -289,6 +300,7 @@ def test_the_predecessor_is_named_again_where_the_order_that_carried_it_died(
 def test_a_primary_that_cannot_be_renewed_is_left_before_it_expires(
     lab: ProjectLab, later: Later, alpha: Broken
 ) -> None:
+    later.live_with_its_cas()
     issued = later.done("issue", later.name, "--json").json
     alpha.proxy.on("/", html(503), times=None)
     later.clock.advance(60 * DAY)
@@ -316,6 +328,36 @@ def test_a_primary_that_cannot_be_renewed_is_left_before_it_expires(
     assert later.show()["primary"]["ca"] == "beta", "nobody turns back by himself"
     assert serials(later.show())["alpha"] != serials(issued)["alpha"]
     assert len([one for one in later.program.events(later.name) if one["kind"] == "promoted"]) == 1
+
+
+# --- what a scheduled run says of what is left --------------------------------------------------------------
+
+
+def test_a_scheduled_run_has_not_failed_where_all_that_is_left_waits_for_its_ca(
+    later: Later, alpha: Broken
+) -> None:
+    later.done("issue", later.name)
+    alpha.proxy.on(NEW_ORDER, too_many("3600"), times=None)
+    later.clock.advance(60 * DAY)
+    for tries in ("the other CA's is done", "nothing is done, and nothing has failed"):
+        result = later.due()
+        assert result.status == 3, (tries, result)
+        [left] = result.json["left"]
+        assert (left["ca"], left["waiting_for"]) == ("alpha", "budget")
+    assert alpha.proxy.count(NEW_ORDER) == 2, "once when it was issued, once when it was due"
+
+
+def test_a_scheduled_run_has_failed_where_it_did_nothing_and_something_goes_wrong(
+    later: Later, alpha: Broken
+) -> None:
+    later.done("issue", later.name)
+    alpha.proxy.on(NEW_ORDER, html(503), times=None)
+    later.clock.advance(60 * DAY)
+    assert later.due().status == 3, "the other CA's is done"
+    result = later.due()
+    assert (result.status, [one["waiting_for"] for one in result.json["left"]]) == (1, [None])
+    later.clock.advance(HOUR)
+    assert later.due().status == 1
 
 
 def test_a_refill_that_is_due_is_shown_to_wait(later: Later) -> None:

@@ -341,7 +341,7 @@ def test_a_renewal_that_does_not_get_to_its_target_is_made_up_for(
     assert "exit status 1" in result.err
     assert served(lab) == sha256(before, "primary")
     assert program.show(name)["protection"] == "unprotected"
-    scheduled = program.run("renew", "--due", "--json")
+    scheduled = program.run("renew", "--due", "--timeout", "1m", "--json")
     assert scheduled.status == 1, "nothing got on"
     assert [one["step"] for one in scheduled.json["left"]] == ["deployment"], (
         "it is not hurried before its time"

@@ -372,7 +372,7 @@ def test_a_slow_deployment_that_holds_its_lease_ends_with_what_serves_by_then(
         assert program.show(name)["epoch"] == 1, "a promotion waits for nobody"
 
     assert slow.status in {0, 3}
-    program.run("renew", "--due")
+    program.run("renew", "--due", "--timeout", "1m")
     demand_whole_again(lab, program, before)
 
 

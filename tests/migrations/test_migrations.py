@@ -17,10 +17,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 import dualcert
+import dualcert.store.incident_tables
 from dualcert.errors import ConfigurationError, DatabaseRevisionError
 from dualcert.model.events import EventKind
 from dualcert.store import Store, events, migrations
-from dualcert.store.incident_tables import metadata
+from dualcert.store.tables import metadata
 from dualcert.testing.clock import FakeClock
 from tests.postgres import Postgres
 

@@ -19,6 +19,7 @@ from dualcert.store import Store, certificates, events, keys, orders, revocation
 from dualcert.store.tables import public_key
 from dualcert.testing.clock import FakeClock
 from tests.store.building import PRIMARY, a_certificate, a_pair, an_order
+from tests.store.overhearing import indexes, overheard, scans
 from tests.store.worlds import Setting, a_world
 
 
@@ -131,24 +132,10 @@ def test_many_go_in_batches(world: World, clock: FakeClock) -> None:
 
 @pytest.mark.parametrize("look", [lambda tx: keys.ended(tx, 1), lambda tx: keys.ended_attempts(tx, 1)])
 def test_what_is_to_go_is_found_by_index(store: Store, look: Callable[..., object]) -> None:
-    said: list[str] = []
-    with store.read() as tx:
-        execute = tx.connection.exec_driver_sql
-        real = tx.connection.execute
-
-        def explained(statement: object, *arguments: object) -> object:
-            text = str(statement.compile(tx.connection.engine, compile_kwargs={"literal_binds": True}))  # type: ignore[attr-defined]
-            if store.dialect == "sqlite":
-                said.extend(row[3] for row in execute(f"EXPLAIN QUERY PLAN {text}"))
-            return real(statement, *arguments)  # type: ignore[call-overload]
-
-        tx.connection.execute = explained  # type: ignore[method-assign, assignment]
-        try:
+    with store.write() as tx:
+        with overheard(tx) as said:
             look(tx)
-        finally:
-            del tx.connection.execute
-    if store.dialect == "sqlite":
         assert said
         # The keys without an end are picked out first, by index, and then gone through.
-        assert [line for line in said if line.startswith("SCAN") and "anon_1" not in line] == []
-        assert any("ix_wrapped_key_destroy_at" in line for line in said), said
+        assert [line for one in said for line in scans(tx, one) if "anon_1" not in line] == []
+        assert all("ix_wrapped_key_destroy_at" in indexes(tx, one, sorting=False) for one in said)

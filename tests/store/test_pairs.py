@@ -7,7 +7,7 @@ import pytest
 
 from dualcert.errors import StoreError
 from dualcert.model.pair import KeyType, PairState, Role
-from dualcert.store import Store, certificates, pairs
+from dualcert.store import Store, certificates, pairs, renewals
 from dualcert.testing.clock import FakeClock
 from tests.store.building import BACKUP, PRIMARY, a_certificate, a_full_pair, a_pair, give_role, lineage_of
 
@@ -218,8 +218,8 @@ def test_due_pairs_come_the_longest_overdue_first(store: Store, clock: FakeClock
         pairs.set_next_action(tx, exact.id, now)
         pairs.set_next_action(tx, future.id, now + timedelta(microseconds=1))
         pairs.set_next_action(tx, never.id, None)
-        assert pairs.due(tx, 10) == [late.id, later.id, exact.id]
-        assert pairs.due(tx, 2) == [late.id, later.id]
+        assert renewals.due(tx, 10) == [late.id, later.id, exact.id]
+        assert renewals.due(tx, 2) == [late.id, later.id]
 
 
 def test_a_lineage_keeps_when_it_is_to_be_renewed(store: Store, clock: FakeClock) -> None:

@@ -160,7 +160,8 @@ def test_help_lists_every_command_in_order(capsys: pytest.CaptureFixture[str]) -
     assert places == sorted(places)
     assert set(COMMANDS) == {
         "init", "check", "issue", "pair", "remove", "renew", "failover", "revoke", "list", "show", "events",
-        "export", "chain", "account", "keys", "run", "db", "lab",
+        "export", "chain", "account", "keys", "run", "db", "lab", "watch", "drill", "compromise", "incident",
+        "freeze", "thaw", "distrust",
     }  # fmt: skip
 
 

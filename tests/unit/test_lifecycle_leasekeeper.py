@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
+from dualcert.clock import SystemClock
 from dualcert.lifecycle import leasekeeper
 from dualcert.lifecycle.leasekeeper import LeaseKeeper
+from dualcert.testing.clock import FakeClock
 
 PATIENCE = 10
 
@@ -14,7 +17,7 @@ PATIENCE = 10
 @pytest.fixture
 def keeper(monkeypatch: pytest.MonkeyPatch) -> Iterator[LeaseKeeper]:
     monkeypatch.setattr(leasekeeper, "_RENEW_EVERY", 0.01)
-    keeper = LeaseKeeper()
+    keeper = LeaseKeeper(SystemClock())
     yield keeper
     keeper.close()
 
@@ -50,3 +53,22 @@ def test_its_thread_ends_when_it_is_closed(keeper: LeaseKeeper) -> None:
     keeper.close()
     thread.join(PATIENCE)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("by", [timedelta(hours=1), -timedelta(hours=1)])
+def test_a_clock_that_is_put_right_has_every_lease_renewed_at_once(
+    monkeypatch: pytest.MonkeyPatch, by: timedelta
+) -> None:
+    monkeypatch.setattr(leasekeeper, "_LOOK_EVERY", 0.01)
+    clock, renewed = FakeClock(), threading.Semaphore(0)
+    keeper = LeaseKeeper(clock)
+    keeper.keep("one", renewed.release)
+    try:
+        assert not renewed.acquire(timeout=0.1), "its time has not come"
+        clock.set(clock.now() + by)
+        assert renewed.acquire(timeout=PATIENCE)
+        assert not renewed.acquire(timeout=0.1), "once is enough"
+        clock.advance(leasekeeper._RENEW_EVERY)
+        assert renewed.acquire(timeout=PATIENCE)
+    finally:
+        keeper.close()

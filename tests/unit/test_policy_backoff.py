@@ -17,7 +17,7 @@ draws = st.floats(0, 1, exclude_max=True)
 
 
 def failure(
-    number: int, *, began: datetime = NOW, since: datetime | None = None, draw: float = 0.0
+    number: int, *, began: datetime = NOW, since: datetime | None = None, draw: float = 0.5
 ) -> Failure:
     return Failure(began, number, since, draw)
 
@@ -62,9 +62,20 @@ def test_five_minutes_double_to_a_day(number: int, minutes: int) -> None:
     assert after_failure(NOW, failure(number), passing=False) == NOW + minutes * MINUTE
 
 
-@pytest.mark.parametrize(("draw", "share"), [(0.0, 1.0), (0.25, 1.025), (0.5, 1.05)])
-def test_the_draw_adds_up_to_a_tenth_and_takes_nothing_off(draw: float, share: float) -> None:
-    assert after_failure(NOW, failure(0, draw=draw), passing=False) == NOW + 5 * MINUTE * share
+@pytest.mark.parametrize(("draw", "share"), [(0.0, 0.9), (0.25, 0.95), (0.5, 1.0), (0.75, 1.05)])
+@pytest.mark.parametrize(("number", "minutes"), [(1, 10), (7, 640), (9, 1440), (500, 1440)])
+def test_the_draw_takes_off_or_adds_up_to_a_tenth(
+    number: int, minutes: int, draw: float, share: float
+) -> None:
+    at = after_failure(NOW, failure(number, draw=draw), passing=False)
+    assert at == NOW + minutes * MINUTE * share
+
+
+@pytest.mark.parametrize(("draw", "share"), [(0.0, 1.0), (0.25, 1.0), (0.5, 1.0), (0.75, 1.05)])
+def test_the_first_pause_is_never_shorter_than_a_command_waits(draw: float, share: float) -> None:
+    for first, passing in ((0, False), (3, True)):
+        at = after_failure(NOW, failure(first, draw=draw), passing=passing)
+        assert at == NOW + 5 * MINUTE * share
 
 
 @given(number=attempts, draw=draws, passing=st.booleans())

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _TTL = 60
 _SECONDS = 10.0  # for one message, connecting included
 _LONGEST_VALUE = 255  # one character-string of a TXT record (RFC 1035 section 3.3.14)
-# At worst 0.8 KB each (owner name, value, and the name again as a prerequisite): below the 64 KB of a message.
-_VALUES_PER_MESSAGE = 75
+_ROOM = 60_000  # octets of a message, which has at most 65,535, for its changes
+_AROUND = 40  # octets of a change beside names and value: types, classes, lengths, and the prerequisite's
 _KEY_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 _clock = SystemClock()
@@ -158,15 +158,33 @@ class Rfc2136Provider:
         import dns.rcode
 
         try:
-            answer = dns.message.from_wire(wire, keyring=self._key(), request_mac=update.mac or b"")
+            signed = dns.message.from_wire(wire, keyring=self._key(), request_mac=update.mac or b"")
         except dns.exception.DNSException as error:
-            raise self._bad_answer(zone, _what_is_wrong(update, wire, error)) from error
+            return self._unsigned_rcode(zone, update, wire, error), False
+        if not update.is_response(signed):
+            raise self._bad_answer(zone, "ForeignAnswer")
+        return dns.rcode.to_text(signed.rcode()), True
+
+    def _unsigned_rcode(
+        self, zone: str, update: dns.update.UpdateMessage, wire: bytes, why: dns.exception.DNSException
+    ) -> str:
+        """The refusal in an answer that has no signature. Raises what speaks against any other."""
+        import dns.exception
+        import dns.message
+        import dns.rcode
+
+        try:
+            answer = dns.message.from_wire(wire, keyring=False)
+        except dns.exception.DNSException as error:
+            raise self._bad_answer(zone, type(error).__name__) from error
         if not update.is_response(answer):
             raise self._bad_answer(zone, "ForeignAnswer")
+        if answer.had_tsig:
+            raise self._bad_answer(zone, type(why).__name__) from why
         rcode = dns.rcode.to_text(answer.rcode())
-        if rcode == "NOERROR" and not answer.had_tsig:
+        if rcode == "NOERROR":
             raise self._bad_answer(zone, "Unsigned")
-        return rcode, answer.had_tsig
+        return rcode
 
     def _bad_answer(self, zone: str, kind: str) -> DnsError:
         """``kind`` is the name of dnspython's exception, or of what it has none for."""
@@ -252,18 +270,6 @@ class Rfc2136Provider:
         )
 
 
-def _what_is_wrong(update: dns.update.UpdateMessage, wire: bytes, error: dns.exception.DNSException) -> str:
-    """The name of what speaks against an answer. One to another question is not judged by its signature."""
-    import dns.exception
-    import dns.message
-
-    try:
-        unverified = dns.message.from_wire(wire, keyring=False)
-    except dns.exception.DNSException as worse:
-        return type(worse).__name__
-    return type(error).__name__ if update.is_response(unverified) else "ForeignAnswer"
-
-
 def _grant(key: str) -> str:
     return (
         "Give the key that right on the zone's primary. In BIND, inside the zone: "
@@ -274,8 +280,16 @@ def _grant(key: str) -> str:
 
 
 def _parts(changes: Sequence[tuple[TxtValue, bool]]) -> Iterator[Sequence[tuple[TxtValue, bool]]]:
-    for start in range(0, len(changes), _VALUES_PER_MESSAGE):
-        yield changes[start : start + _VALUES_PER_MESSAGE]
+    """As many in each message as surely fit: a change in one message is there as a whole or not at all."""
+    first, room = 0, _ROOM
+    for number, (value, _) in enumerate(changes):
+        # Its name may come twice: as a prerequisite, too.
+        size = 2 * len(value.name) + len(value.value.encode()) + _AROUND
+        if size > room and number > first:
+            yield changes[first:number]
+            first, room = number, _ROOM
+        room -= size
+    yield changes[first:]
 
 
 def _send(host: str, port: int, message: bytes) -> bytes:

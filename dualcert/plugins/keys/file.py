@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from dualcert.errors import KeyProblem, KeyUnreadable
 from dualcert.plugins.keys import kekfile
 from dualcert.plugins.keys.kekfile import ID, KEY, Hold, Kek
@@ -70,6 +67,8 @@ class FileKeyProtector:
                 f"a key of domain {context.domain!r} was to be wrapped under the KEK of domain {self._domain!r}",
                 remedy="this is a fault in dualcert: please report it",
             )
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
         kek = self._kek()
         head = _FORMAT + kek.id
         drawn = secrets.token_bytes(KEY + 2 * _NONCE)
@@ -79,6 +78,9 @@ class FileKeyProtector:
         return b"".join((head, outer, wrapped_key, inner, sealed))
 
     def unwrap(self, wrapped: bytes, context: KeyContext) -> bytes:
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
         head, rest = wrapped[:_HEAD], wrapped[_HEAD:]
         if len(wrapped) < _SHORTEST or not wrapped.startswith(_FORMAT):
             raise self._unreadable("is not in a format that this dualcert knows", None)

@@ -22,11 +22,14 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from typing import TYPE_CHECKING
 
 from dualcert.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY, ID = 32, 8
 """How many bytes a KEK and its id have."""
@@ -39,9 +42,16 @@ Version = tuple[int, int, int]
 
 @dataclass(frozen=True, repr=False)
 class Kek:
-    cipher: AESGCM
+    key: bytes
     id: bytes
     version: Version
+
+    @cached_property
+    def cipher(self) -> AESGCM:
+        # Every command looks at the KEKs, few use them: importing this is a twentieth of what a `list` takes.
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        return AESGCM(self.key)
 
 
 class Hold:
@@ -66,7 +76,7 @@ def read(path: Path, domain: str) -> Kek:
     finally:
         os.close(descriptor)
     digest = hmac.digest(key, b"dualcert key id", "sha256")
-    return Kek(AESGCM(key), hashlib.sha256(digest).digest()[:ID], _version(status))
+    return Kek(key, hashlib.sha256(digest).digest()[:ID], _version(status))
 
 
 def version(path: Path, domain: str) -> Version:

@@ -1,0 +1,37 @@
+"""Rows that a subquery has picked, looked up one by one by their key, whatever is believed about their table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import NullType
+
+
+class _Picked(FunctionElement[Any]):
+    inherit_cache = True
+    # Not Boolean: SQLAlchemy would write "... = 1" for SQLite, which then goes through the whole table.
+    type = NullType()
+
+
+@compiles(_Picked)
+def _in(element: _Picked, compiler: Any, **options: Any) -> str:
+    column, query = element.clauses
+    return f"{compiler.process(column, **options)} IN {compiler.process(query, **options)}"
+
+
+@compiles(_Picked, "postgresql")
+def _any(element: _Picked, compiler: Any, **options: Any) -> str:
+    column, query = element.clauses
+    return f"{compiler.process(column, **options)} = ANY (ARRAY{compiler.process(query, **options)})"
+
+
+def picked(column: Column[Any], query: Select[Any]) -> ColumnElement[bool]:
+    """``column IN (query)``, for a few rows of a table that may be empty now and huge in a second.
+
+    PostgreSQL makes a join of an IN. As long as it believes that the table is empty, it compares each row of it with
+    each that was picked, and a backlog of a hundred thousand rows takes half a minute. An array is no join.
+    """
+    return _Picked(column, query.scalar_subquery())

@@ -1,0 +1,86 @@
+"""Of a long backlog as much as is wanted is claimed by going along the index of times, and not by sorting it all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from dualcert.model.work import WorkKind
+from dualcert.store import Store, Transaction, claims, leases
+from dualcert.testing.clock import FakeClock
+from tests.store.overhearing import overheard
+
+ROWS, LIMIT = 20_000, 1_000
+ALL = tuple(WorkKind)
+
+
+@pytest.fixture
+def backlogged(fresh_postgres: str) -> Iterator[Store]:
+    store = Store(fresh_postgres, FakeClock(), "tester")
+    with store.write() as tx:
+        tx.connection.execute(
+            text(
+                "INSERT INTO work (kind, pair_id, ca, due_at)"
+                " SELECT :kind, number, 'alpha', :at - number FROM generate_series(0, :last) number"
+            ),
+            {"kind": WorkKind.ORDER.value, "at": tx.at, "last": ROWS - 1},
+        )
+    yield store
+    store.close()
+
+
+def nodes(tx: Transaction, statement: str) -> list[dict[str, Any]]:
+    [[plan]] = tx.connection.execute(text(f"EXPLAIN (FORMAT JSON) {statement.replace(':', chr(92) + ':')}"))
+    found, left = [], [(plan if not isinstance(plan, str) else json.loads(plan))[0]["Plan"]]
+    while left:
+        found.append(left.pop())
+        left += found[-1].get("Plans", [])
+    return found
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["statistics are missing", "statistics are there"])
+@pytest.mark.parametrize(
+    "kinds", [ALL, tuple(kind for kind in ALL if kind is not WorkKind.PUBLICATION)], ids=["all", "but one"]
+)
+def test_the_longest_overdue_are_found_without_looking_at_the_others(
+    backlogged: Store, kinds: tuple[WorkKind, ...], known: bool
+) -> None:
+    with backlogged.write() as tx:
+        if known:
+            tx.connection.execute(text("ANALYZE work"))
+        with overheard(tx) as said:
+            taken = claims.claim(tx, "me", kinds=kinds, limit=LIMIT)
+        used = nodes(tx, said[0])
+    assert {row.pair_id for row in taken} == set(range(ROWS - LIMIT, ROWS))
+    assert not [node for node in used if "Sort" in node["Node Type"]]
+    assert "ix_work_due_at" in {node.get("Index Name") for node in used}
+
+
+def test_a_table_that_is_believed_to_be_empty_is_not_gone_through_for_each_row_that_is_taken(
+    backlogged: Store,
+) -> None:
+    """Its statistics are of before the backlog came; the next ones may be a minute away."""
+    with backlogged.write() as tx:
+        tx.connection.execute(text("ANALYZE work"))
+        tx.connection.execute(text("UPDATE pg_class SET reltuples = 1 WHERE relname = 'work'"))
+    with backlogged.write() as tx:
+        with overheard(tx) as said:
+            claims.claim(tx, "me", kinds=ALL, limit=16)
+            leases.renew(tx, "me")
+            leases.release_owner(tx, "me")
+        used = [node for one in said if "UPDATE work" in one for node in nodes(tx, one)]
+    assert {"ix_work_due_at", "ix_work_owner", "pk_work"} == {
+        node["Index Name"] for node in used if "Index Name" in node
+    }
+    assert not [node for node in used if node["Node Type"] in {"Nested Loop", "Hash Join", "Merge Join"}]
+
+
+def test_a_kind_that_is_not_asked_for_is_left(backlogged: Store) -> None:
+    with backlogged.write() as tx:
+        assert claims.claim(tx, "me", kinds=[WorkKind.REFILL], limit=16) == []
+        assert not claims.claimable(tx, "me", kinds=[WorkKind.REFILL])
+        assert claims.claimable(tx, "me", kinds=[WorkKind.ORDER])
