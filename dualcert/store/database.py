@@ -28,13 +28,14 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
 
-from dualcert.clock import Clock
+from dualcert.clock import Clock, SystemClock
 from dualcert.errors import ConfigurationError, StoreError, StoreUnavailable
 from dualcert.store import postgresql
 from dualcert.store.together import Together
 from dualcert.store.transaction import Transaction
 
 BUSY_TIMEOUT_MS = 5000
+_clock = SystemClock()  # for how long a file is waited for, which is no matter of the instants in it
 _BEGINNINGS = 3
 """How often a unit of work asks for the lock, and waits so long: SQLite serves a crowd of writers in no order."""
 
@@ -296,9 +297,23 @@ def _sqlite(parsed: URL) -> Engine:
 def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
     # None hands BEGIN and COMMIT to us: the driver's own idea of them leaves DDL outside of transactions.
     connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode=WAL")
+    _use_wal(connection)
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Several that open a new file at once want to change it at once, and SQLite's busy handler is not asked then."""
+    until = _clock.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or _clock.monotonic() > until:
+                raise
+            _clock.sleep(0.02)
+        else:
+            return
 
 
 def _begin(driver: Any, begin: str) -> None:
@@ -306,7 +321,12 @@ def _begin(driver: Any, begin: str) -> None:
         try:
             driver.execute(begin)
         except sqlite3.OperationalError as error:
-            if not left or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            if not left or not _is_busy(error):
                 raise
         else:
             return
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    """The lowest byte is the code itself, the rest tells more: that the file is being recovered, for one."""
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY

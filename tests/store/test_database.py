@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -303,3 +304,31 @@ def test_the_file_of_a_database() -> None:
     assert database_file("sqlite:////var/lib/dualcert.db") == Path("/var/lib/dualcert.db")
     assert database_file("postgresql://host/name") is None
     assert database_file("sqlite://") is None
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY])
+def test_a_new_file_that_several_open_at_once_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """SQLite does not ask its busy handler where two want to change the journal's mode at once."""
+    refusals = [code, code]
+
+    class Contested(sqlite3.Connection):
+        def execute(self, text: str, *arguments: Any) -> Any:
+            if text == "PRAGMA journal_mode=WAL" and refusals:
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorcode = refusals.pop()
+                raise error
+            return super().execute(text, *arguments)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3.dbapi2,
+        "connect",
+        lambda *arguments, **options: connect(*arguments, **options, factory=Contested),
+    )
+    store = Store(f"sqlite:///{tmp_path / 'new.db'}", SystemClock(), "test")
+    with store.read() as tx:
+        assert tx.connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    assert refusals == []
+    store.close()
