@@ -131,6 +131,7 @@ def _attempts() -> Select[Any]:
         .join(public_key, public_key.c.pair_id == acme_order.c.pair_id)
         .where(
             public_key.c.spki == acme_order.c.spki,
+            public_key.c.ca == acme_order.c.ca,  # what the index on orders goes on by
             is_one_of(acme_order.c.step, [*_UNSENT, OrderStep.FINALIZING.value]),
         )
     )
