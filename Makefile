@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup venv servers demo test test-failed test-long bench check docs lock wheel clean
+.PHONY: help setup venv servers demo test test-long bench check docs lock wheel clean
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
 CACHE := .cache
@@ -57,9 +57,6 @@ demo: setup  ## a whole incident played on loopback: issue, revoke, fail over, r
 
 test: setup  ## all tests but those marked long
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal -m "not long"
-
-test-failed: setup  ## what failed at the last `make test`, once more, one after another
-	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none -m "not long"
 
 test-long: setup  ## the tests marked long
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal -m long --timeout 1800
