@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, or_, select
+from sqlalchemy import Select, bindparam, exists, func, or_, select
 
 from dualcert.model.certificate import Certificate
 from dualcert.model.events import Event, EventKind
@@ -30,6 +31,7 @@ from dualcert.store.tables import (
 )
 from dualcert.store.transaction import Transaction
 
+_AT_ONCE = 500
 _UNSENT = (OrderStep.PLACING.value, OrderStep.PLACED.value)
 
 
@@ -125,13 +127,15 @@ def held(tx: Transaction, ids: Collection[int]) -> list[Held]:
     return found
 
 
-def _attempts() -> Select[Any]:
+@prepared
+def _attempts(*, one: bool) -> Select[Any]:
     return (
         select(acme_order.c.id, acme_order.c.pair_id, acme_order.c.ca, acme_order.c.spki, acme_order.c.step)
         .join(public_key, public_key.c.pair_id == acme_order.c.pair_id)
         .where(
             public_key.c.spki == acme_order.c.spki,
             public_key.c.ca == acme_order.c.ca,  # what the index on orders goes on by
+            is_among(public_key.c.spki, one=one),
             is_one_of(acme_order.c.step, [*_UNSENT, OrderStep.FINALIZING.value]),
         )
     )
@@ -139,18 +143,39 @@ def _attempts() -> Select[Any]:
 
 def attempts_with(tx: Transaction, spki: bytes) -> list[Attempt]:
     """Orders under way for a certificate with this key."""
-    return _found(tx, _attempts().where(public_key.c.spki == spki))
+    return _found(tx, [spki])
 
 
 def attempts_in(tx: Transaction, domain: str, before: datetime) -> list[Attempt]:
     """Orders under way under keys of an isolation domain that were made before an instant."""
-    query = _attempts().join(wrapped_key, wrapped_key.c.spki == public_key.c.spki)
-    return _found(tx, query.where(wrapped_key.c.domain == domain, public_key.c.created_at <= micros(before)))
+    made = {"of_domain": domain, "before": micros(before)}
+    keys = iter([row.spki for row in tx.execute(_without_certificate(), made)])
+    found: list[Attempt] = []
+    while some := list(islice(keys, _AT_ONCE)):
+        found += _found(tx, some)
+    return found
 
 
-def _found(tx: Transaction, query: Select[Any]) -> list[Attempt]:
+@prepared
+def _without_certificate() -> Select[Any]:
+    """Few of a domain's keys: those of attempts that are under way, or that came to nothing."""
+    has_one = exists().where(certificate.c.spki == wrapped_key.c.spki)
+    return (
+        select(wrapped_key.c.spki)
+        .join(public_key, public_key.c.spki == wrapped_key.c.spki)
+        .where(
+            wrapped_key.c.domain == bindparam("of_domain"),
+            public_key.c.created_at <= bindparam("before"),
+            ~has_one,
+        )
+        .order_by(wrapped_key.c.spki)
+    )
+
+
+def _found(tx: Transaction, spkis: Collection[bytes]) -> list[Attempt]:
     return [
-        Attempt(row.id, row.pair_id, row.ca, row.spki, row.step not in _UNSENT) for row in tx.execute(query)
+        Attempt(row.id, row.pair_id, row.ca, row.spki, row.step not in _UNSENT)
+        for row in tx.execute(*for_ids(_attempts, spkis))
     ]
 
 

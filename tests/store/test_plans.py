@@ -142,7 +142,8 @@ ACTS: dict[str, Act] = {
     "keys of a domain": lambda tx, pair, row: compromise.in_domain(tx, "one", tx.now),
     "what a leak concerns": lambda tx, pair, row: compromise.held(tx, [1, 2]),
     "orders under a key": lambda tx, pair, row: compromise.attempts_with(tx, b"spki"),
-    # Orders under a domain's keys are not here: they may be most of a table, and to go through it is right then.
+    "orders under a domain's keys": lambda tx, pair, row: compromise.attempts_in(tx, "one", tx.now),
+    "orders under some keys": lambda tx, pair, row: compromise._found(tx, [b"one", b"two"]),
     "an earlier leak": lambda tx, pair, row: compromise.last_told(tx, "isolation domain one"),
     "a CA's standing": lambda tx, pair, row: standings.get(tx, PRIMARY),
     "last seal": lambda tx, pair, row: seals.last(tx),
