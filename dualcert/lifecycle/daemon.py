@@ -13,10 +13,11 @@ from datetime import datetime, timedelta
 
 from dualcert.errors import StoreUnavailable
 from dualcert.lifecycle import destruction, renewal, sealing
+from dualcert.lifecycle.beside import Job
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.owner import is_dead
 from dualcert.lifecycle.runner import DAEMON, Runner, Scope
-from dualcert.lifecycle.watching.job import WatchJob
+from dualcert.lifecycle.watching import job as watching
 from dualcert.lifecycle.world import World
 from dualcert.store import clockwork, daemons
 
@@ -25,10 +26,12 @@ log = logging.getLogger(__name__)
 _OPENINGS: dict[Callable[[World], int], float] = {
     renewal.open_due: 0.0,
     destruction.destroy_ended: 60.0,
-    sealing.seal_due: 60.0,
 }
 """What time alone makes due, found by index and a few hundred at once; how many seconds after nothing was found one
 looks again. Where something was, the rest follows at the next tick."""
+
+_BESIDE: dict[str, Callable[[World], float]] = {"watching": watching.watch, "sealing": sealing.seal}
+"""What takes its time: a list of a million entries, a history of as many events."""
 
 _IDLE = 1.0
 _HEARTBEAT = 10.0
@@ -49,7 +52,7 @@ class Daemon:
         self._version = version
         self._engine = Engine(world)
         self._runner = Runner(self._engine, Scope(), DAEMON, look_every=float("inf"))
-        self._watch = WatchJob(world)
+        self._jobs = [Job(world, name, act) for name, act in _BESIDE.items()]
         self._thread = threading.Thread(target=self._run, name="daemon", daemon=True)
         self._tick_wanted = False
         self._stopping: float | None = None
@@ -145,7 +148,8 @@ class Daemon:
         for opening, at in self._open_at.items():
             if now >= at:
                 self._open_at[opening] = now + self._open(opening)
-        self._watch.look()
+        for job in self._jobs:
+            job.look()
         self._runner.claim()
 
     def _open(self, opening: Callable[[World], int]) -> float:

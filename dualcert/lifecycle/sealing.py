@@ -19,6 +19,7 @@ from dualcert.store import events, seals
 MOST = 50_000
 """How many events one seal covers at most."""
 
+_IDLE = 60.0
 _PATIENCE = 10.0
 _PAUSE = 0.05
 _PAGE = 1000
@@ -46,17 +47,17 @@ class Verdict:
     broken: str | None
 
 
-def seal_due(world: World) -> int:
-    """Seal what is decided, once; for the daemon. 0 where there is no more to do for a while."""
+def seal(world: World) -> float:
+    """Seal what is decided, once, for the daemon; in how many seconds again."""
     with world.store.read() as tx:
         previous = seals.last(tx)
         if events.last(tx) <= (previous.last_id if previous else 0):
-            return 0  # most of the time; no writer is held up for it
+            return _IDLE  # most of the time; no writer is held up for it
     decided = seals.decided(world.store)
     if decided is None:
-        return 1
+        return 0.0
     made = _seal_next(world, decided)
-    return 1 if made is not None and made.count == MOST else 0
+    return 0.0 if made is not None and made.count == MOST else _IDLE
 
 
 def seal_everything(world: World) -> Seal | None:

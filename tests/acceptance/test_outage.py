@@ -199,10 +199,10 @@ def test_a_command_that_finds_no_database_fails_at_once_and_changes_nothing(
 
 
 def _said_since(process: Process, text: str, before: str) -> bool:
-    """Several threads may each meet one outage, and each says so. Watching does it for itself, and just tries again."""
+    """Several threads may each meet one outage, and each says so. Jobs beside the steps do it for themselves."""
 
     def times(log: str) -> int:
-        return sum(text in line and "watching waits" not in line for line in log.splitlines())
+        return sum(text in line and "waits for the database" not in line for line in log.splitlines())
 
     return times(process.log) > times(before)
 

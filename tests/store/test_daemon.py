@@ -22,7 +22,7 @@ from sqlalchemy import update
 
 from dualcert import scheduling
 from dualcert.cli.logs import _Json
-from dualcert.errors import CaRejected
+from dualcert.errors import CaRejected, StoreUnavailable
 from dualcert.lifecycle import daemon as daemons_module
 from dualcert.lifecycle import leasekeeper, runner, telling
 from dualcert.lifecycle.daemon import Daemon
@@ -242,6 +242,52 @@ def test_what_cannot_be_opened_is_told_and_holds_up_nothing_else(
         soon(lambda: refused(world, pair))
         daemon.check()
     assert caplog.text.count("could not be opened") == 1
+
+
+def test_what_takes_its_time_beside_holds_up_nothing_due(
+    world: World, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on = threading.Semaphore(0), threading.Event()
+
+    def endless(_world: World) -> float:
+        begun.release()
+        assert goes_on.wait(60)
+        return 0.0
+
+    monkeypatch.setattr(daemons_module, "_BESIDE", {"endless": endless})
+    setting.meet = no
+    with running(world) as daemon:
+        assert begun.acquire(timeout=20)
+        [pair] = orders_due(world, 1, PRIMARY)
+        soon(lambda: refused(world, pair))
+        daemon.tick_soon()
+        assert not begun.acquire(timeout=0.2), "one round at a time"
+        goes_on.set()
+
+        def next_round() -> bool:
+            daemon.tick_soon()
+            return begun.acquire(timeout=0.1)
+
+        soon(next_round)
+
+
+def test_trouble_beside_is_told_and_ends_nothing(
+    world: World, setting: Setting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_world: World) -> float:
+        raise ZeroDivisionError("nobody foresaw this")
+
+    def away(_world: World) -> float:
+        raise StoreUnavailable("the database is being moved")
+
+    monkeypatch.setattr(daemons_module, "_BESIDE", {"breaking": broken, "moving": away})
+    setting.meet = no
+    with running(world) as daemon:
+        soon(lambda: "breaking has failed" in caplog.text)
+        soon(lambda: "moving waits for the database: the database is being moved" in caplog.text)
+        [pair] = orders_due(world, 1, PRIMARY)
+        soon(lambda: refused(world, pair))
+        daemon.check()
 
 
 def test_a_database_that_is_away_costs_time_and_nothing_else(

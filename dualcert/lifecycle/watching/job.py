@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
-from dualcert.errors import StoreUnavailable
 from dualcert.lifecycle.watching import asking, places, turning
 from dualcert.lifecycle.watching.asking import Round
 from dualcert.lifecycle.world import World
@@ -17,38 +16,14 @@ log = logging.getLogger(__name__)
 IDLE = 10.0
 """Seconds after which one looks again whether anything is due."""
 
-_MISHAP_PAUSE = 60.0
 _OLDER_AT_ONCE = 20
 _KEPT = timedelta(days=1)
 
 
-class WatchJob:
-    """``look`` costs the caller no time; what is due is asked in a thread of its own, by one at a time."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._busy = False
-        self._look_at = world.clock.monotonic()
-
-    def look(self) -> None:
-        """Begin a round if it is time and none is under way."""
-        if self._busy or self._world.clock.monotonic() < self._look_at:
-            return
-        self._busy = True
-        self._world.pools.get("watch", 1).submit(self._round)
-
-    def _round(self) -> None:
-        pause = _MISHAP_PAUSE
-        try:
-            pause = 0.0 if turn(self._world)[0] else IDLE
-        except StoreUnavailable as error:
-            log.warning("watching waits for the database: %s", error.reason)
-        except Exception:
-            # What is watched goes on being watched; whatever this is, it is told again and again.
-            log.exception("watching has failed; again in %.0f s", _MISHAP_PAUSE)
-        finally:
-            self._look_at = self._world.clock.monotonic() + pause
-            self._busy = False
+def watch(world: World) -> float:
+    """One round for the daemon; in how many seconds the next one."""
+    more, _ = turn(world)
+    return 0.0 if more else IDLE
 
 
 def turn(world: World) -> tuple[bool, Round]:
