@@ -26,6 +26,7 @@ from dualcert.store.incident_tables import ca_standing, plan_row
 from dualcert.store.statements import prepared
 from dualcert.store.tables import deployment, lineage, pair_state, pair_target, work
 from dualcert.store.transaction import Transaction, upsert
+from dualcert.store.work import or_sooner
 
 _row = plan_row.c
 
@@ -71,11 +72,7 @@ def _order_anew() -> Insert:
         )
         .order_by(_row.pair_id)
     )
-    statement = upsert(work).from_select(["kind", "pair_id", "ca", "due_at", "reason"], found)
-    return statement.on_conflict_do_update(
-        index_elements=["pair_id", "kind", "ca", "target"],
-        set_={"due_at": statement.excluded.due_at, "waiting_for": None},
-    )
+    return or_sooner(upsert(work).from_select(["kind", "pair_id", "ca", "due_at", "reason"], found))
 
 
 @prepared

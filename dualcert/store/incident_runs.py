@@ -41,6 +41,7 @@ from dualcert.store.tables import (
     work,
 )
 from dualcert.store.transaction import Transaction, upsert
+from dualcert.store.work import or_sooner
 
 _row = plan_row.c
 
@@ -241,14 +242,7 @@ def _swap() -> Update:
             _as_planned(),
             promotion.standby_usable(bindparam("now")),
         )
-        .values(
-            epoch=pair_state.c.epoch + 1,
-            serving=pair_state.c.standby,
-            standby=pair_state.c.serving,
-            primary_lineage=pair_state.c.backup_lineage,
-            backup_lineage=pair_state.c.primary_lineage,
-            backup_ok_until=promotion.usable_until(pair_state.c.serving),
-        )
+        .values(promotion.exchanged())
     )
 
 
@@ -294,7 +288,7 @@ def promote(tx: Transaction, batch: Range) -> tuple[int, int]:
 
 
 @prepared
-def _record_promotions() -> Insert:
+def _record(state: RowState, serves: str, served: str) -> Insert:
     found = (
         select(
             bindparam("now"),
@@ -303,12 +297,12 @@ def _record_promotions() -> Insert:
             bindparam("because"),
             _row.pair_id,
             certificate.c.ca,
-            _row.standby,
-            _row.serving,
+            _row[serves],
+            _row[served],
         )
         .select_from(plan_row)
-        .join(certificate, certificate.c.id == _row.standby)
-        .where(in_range(RowState.PROMOTED), _row.at == bindparam("now"))
+        .join(certificate, certificate.c.id == _row[serves])
+        .where(in_range(state), _row.at == bindparam("now"))
         .order_by(_row.pair_id)
     )
     columns = ["at", "kind", "actor", "cause", "pair_id", "ca", "certificate_id", "previous_id"]
@@ -316,26 +310,33 @@ def _record_promotions() -> Insert:
 
 
 @prepared
-def _deployments() -> Insert:
+def _deployments(state: RowState) -> Insert:
     found = (
         select(literal(WorkKind.DEPLOYMENT.value), _row.pair_id, pair_target.c.target, bindparam("now"))
         .select_from(plan_row)
         .join(pair_target, pair_target.c.pair_id == _row.pair_id)
-        .where(in_range(RowState.PROMOTED), _row.at == bindparam("now"))
+        .where(in_range(state), _row.at == bindparam("now"))
         .order_by(_row.pair_id)
     )
-    statement = upsert(work).from_select(["kind", "pair_id", "target", "due_at"], found)
-    wanted = statement.excluded.due_at
-    return statement.on_conflict_do_update(
-        index_elements=["pair_id", "kind", "ca", "target"],
-        set_={
-            # As for one pair (`work.schedule`): a row that waits is due, one that is held is taken again.
-            "due_at": case(
-                (and_(work.c.due_at < wanted, work.c.owner.is_(None)), work.c.due_at), else_=wanted
-            ),
-            "waiting_for": None,
-        },
-    )
+    return or_sooner(upsert(work).from_select(["kind", "pair_id", "target", "due_at"], found))
+
+
+def announce(
+    tx: Transaction,
+    batch: Range,
+    cause: str,
+    state: RowState,
+    *,
+    serves: str = "standby",
+    served: str = "serving",
+) -> None:
+    """An event for each pair that this unit has brought into a state, and a deployment at every target of it.
+
+    ``serves`` and ``served``: the columns of the plan with the certificates that serve now, and did before.
+    """
+    values = {**batch.values, "now": tx.at}
+    tx.execute(_record(state, serves, served), {**values, "by": tx.actor, "because": cause})
+    tx.execute(_deployments(state), values)
 
 
 @prepared
@@ -364,7 +365,6 @@ def follow_up(tx: Transaction, batch: Range, cause: str, *, refills_held: str | 
 
     ``refills_held``: why what served is not ordered anew yet; None where it is due at once.
     """
-    values = {**batch.values, "now": tx.at}
-    tx.execute(_record_promotions(), {**values, "by": tx.actor, "because": cause})
-    tx.execute(_deployments(), values)
-    tx.execute(_refills(held=refills_held is not None), {**values, "because": refills_held})
+    announce(tx, batch, cause, RowState.PROMOTED)
+    values = {**batch.values, "now": tx.at, "because": refills_held}
+    tx.execute(_refills(held=refills_held is not None), values)

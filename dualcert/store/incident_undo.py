@@ -6,7 +6,6 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Insert,
     Select,
     Update,
     and_,
@@ -14,22 +13,20 @@ from sqlalchemy import (
     case,
     exists,
     func,
-    insert,
     literal,
     select,
     update,
 )
 
-from dualcert.model.events import EventKind
 from dualcert.model.incident import Action, RowState
 from dualcert.model.work import WorkKind
 from dualcert.store import promotion
 from dualcert.store.incident_plans import why_not
-from dualcert.store.incident_runs import Range, in_range
+from dualcert.store.incident_runs import Range, announce, in_range
 from dualcert.store.incident_tables import plan_row
 from dualcert.store.statements import is_one_of, prepared
-from dualcert.store.tables import certificate, event, pair_state, pair_target, work
-from dualcert.store.transaction import Transaction, upsert
+from dualcert.store.tables import pair_state, work
+from dualcert.store.transaction import Transaction
 
 _row = plan_row.c
 _BEFORE = (RowState.PROMOTED, RowState.OBSERVED)
@@ -96,14 +93,7 @@ def _swap() -> Update:
     return (
         update(pair_state)
         .where(_as_left(), in_range(RowState.UNDONE), _row.at == bindparam("now"))
-        .values(
-            epoch=pair_state.c.epoch + 1,
-            serving=pair_state.c.standby,
-            standby=pair_state.c.serving,
-            primary_lineage=pair_state.c.backup_lineage,
-            backup_lineage=pair_state.c.primary_lineage,
-            backup_ok_until=promotion.usable_until(pair_state.c.serving),
-        )
+        .values(promotion.exchanged())
     )
 
 
@@ -127,51 +117,9 @@ def turn_back(tx: Transaction, batch: Range) -> tuple[int, int]:
     return turned, stayed
 
 
-@prepared
-def _record() -> Insert:
-    found = (
-        select(
-            bindparam("now"),
-            literal(EventKind.PROMOTED.value),
-            bindparam("by"),
-            bindparam("because"),
-            _row.pair_id,
-            certificate.c.ca,
-            _row.serving,
-            _row.standby,
-        )
-        .select_from(plan_row)
-        .join(certificate, certificate.c.id == _row.serving)
-        .where(in_range(RowState.UNDONE), _row.at == bindparam("now"))
-        .order_by(_row.pair_id)
-    )
-    columns = ["at", "kind", "actor", "cause", "pair_id", "ca", "certificate_id", "previous_id"]
-    return insert(event).from_select(columns, found)
-
-
-@prepared
-def _deployments() -> Insert:
-    found = (
-        select(literal(WorkKind.DEPLOYMENT.value), _row.pair_id, pair_target.c.target, bindparam("now"))
-        .select_from(plan_row)
-        .join(pair_target, pair_target.c.pair_id == _row.pair_id)
-        .where(in_range(RowState.UNDONE), _row.at == bindparam("now"))
-        .order_by(_row.pair_id)
-    )
-    statement = upsert(work).from_select(["kind", "pair_id", "target", "due_at"], found)
-    wanted = statement.excluded.due_at
-    earlier = and_(work.c.due_at < wanted, work.c.owner.is_(None))
-    return statement.on_conflict_do_update(
-        index_elements=["pair_id", "kind", "ca", "target"],
-        set_={"due_at": case((earlier, work.c.due_at), else_=wanted), "waiting_for": None},
-    )
-
-
 def follow_up(tx: Transaction, batch: Range, cause: str) -> None:
     """The events and deployments of what this unit has turned back."""
-    values = {**batch.values, "now": tx.at}
-    tx.execute(_record(), {**values, "by": tx.actor, "because": cause})
-    tx.execute(_deployments(), values)
+    announce(tx, batch, cause, RowState.UNDONE, serves="serving", served="standby")
 
 
 @prepared

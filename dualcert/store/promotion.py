@@ -203,20 +203,25 @@ def trust_again(tx: Transaction, incident_id: int, after: int, up_to: int) -> No
     tx.execute(_trust_again(), values)
 
 
+def exchanged() -> dict[str, ColumnElement[Any]]:
+    """What a ``pair_state`` row has after its two roles were exchanged.
+
+    ``next_action_at`` is not among it, so that the update touches no index.
+    """
+    return {
+        "epoch": pair_state.c.epoch + 1,
+        "serving": pair_state.c.standby,
+        "standby": pair_state.c.serving,
+        "primary_lineage": pair_state.c.backup_lineage,
+        "backup_lineage": pair_state.c.primary_lineage,
+        "backup_ok_until": usable_until(pair_state.c.serving),
+    }
+
+
 @prepared
 def _swap(*, opened: bool) -> Update:
-    return (
-        update(pair_state)
-        .where(*as_seen(), standby_usable(bindparam("at"), opened=opened))
-        .values(
-            epoch=pair_state.c.epoch + 1,
-            serving=pair_state.c.standby,
-            standby=pair_state.c.serving,
-            primary_lineage=pair_state.c.backup_lineage,
-            backup_lineage=pair_state.c.primary_lineage,
-            backup_ok_until=usable_until(pair_state.c.serving),
-        )
-    )
+    conditions = (*as_seen(), standby_usable(bindparam("at"), opened=opened))
+    return update(pair_state).where(*conditions).values(exchanged())
 
 
 def swap(tx: Transaction, seen: PairState, *, opened: bool = False) -> bool:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects.sqlite import Insert as Upsert
 
 from dualcert.errors import LeaseLost
 from dualcert.model.work import ANOTHER_STEP, BUDGET, DAY, NO_PAIR, WorkKind, WorkRow
@@ -53,9 +54,8 @@ def row_of(row: Any) -> WorkRow:
     )
 
 
-@prepared
-def _schedule() -> Insert:
-    statement = upsert(work)
+def or_sooner(statement: Upsert) -> Upsert:
+    """Rows of work to be inserted: where one stands already, it becomes due sooner, never later."""
     wanted = statement.excluded.due_at
     return statement.on_conflict_do_update(
         index_elements=["pair_id", "kind", "ca", "target"],
@@ -67,6 +67,11 @@ def _schedule() -> Insert:
             "waiting_for": None,
         },
     )
+
+
+@prepared
+def _schedule() -> Insert:
+    return or_sooner(upsert(work))
 
 
 def schedule(
