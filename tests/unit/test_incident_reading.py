@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
+import tracemalloc
+import zlib
 
 import pytest
 
@@ -63,6 +66,68 @@ def test_a_broken_crl_is_a_usage_problem_before_anything_is_named() -> None:
     assert reading.is_crl(file)
     with pytest.raises(UsageProblem, match="CRL"):
         reading.crl(file)
+
+
+def damaged(content: bytes, *, at: int) -> bytes:
+    """Packed, with bytes in the middle that no packer writes: found by its checks, not by the end of the file."""
+    packed = bytearray(gzip.compress(content))
+    packed[at : at + 64] = b"\xff" * 64
+    return bytes(packed)
+
+
+def test_a_packed_list_that_is_damaged_in_the_middle_gives_what_it_has_and_says_so() -> None:
+    lines = b"".join(b"%08x\n" % (number * 2654435761 % 2**32) for number in range(20_000))
+    packed = damaged(lines, at=60_000)
+    with pytest.raises(zlib.error):
+        gzip.decompress(packed)
+    found = serials(packed)
+    assert len(found) > 100
+    assert found[-1].problem is not None
+    assert "ends here" in found[-1].problem
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        pytest.param(damaged(b"03a1b2\n", at=10), id="damaged at once"),
+        pytest.param(gzip.compress(b"03a1b2\n")[:12], id="cut off at once"),
+        pytest.param(b"\x1f\x8bnothing that was ever packed", id="not packed at all"),
+        pytest.param(b"\x1f\x8b", id="two bytes"),
+    ],
+)
+def test_what_cannot_be_unpacked_is_a_usage_problem_whatever_was_in_it(packed: bytes) -> None:
+    with pytest.raises(UsageProblem, match="unpacked"):
+        reading.is_crl(reading.opened(io.BytesIO(packed)))
+
+
+@pytest.mark.parametrize("end", ["cut off", "damaged", "wrong sum"])
+def test_a_packed_crl_that_is_cut_off_or_damaged_is_a_usage_problem(end: str) -> None:
+    noise = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(10_000))
+    packed = gzip.compress(b"\x30\x84" + noise)
+    broken = {
+        "cut off": packed[:100_000],
+        "damaged": packed[:100_000] + b"\xff" * 1000 + packed[101_000:],
+        "wrong sum": packed[:-8] + bytes(8),
+    }[end]
+    file = reading.opened(io.BytesIO(broken))
+    assert reading.is_crl(file)
+    with pytest.raises(UsageProblem, match="unpacked"):
+        reading.crl(file)
+
+
+def test_a_crl_that_unpacks_to_more_than_any_crl_has_is_refused_before_it_is_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "LARGEST_CRL", 1_000_000)
+    packed = gzip.compress(b"\x30\x84" + bytes(50_000_000))
+    file = reading.opened(io.BytesIO(packed))
+    assert reading.is_crl(file)
+    tracemalloc.start()
+    with pytest.raises(UsageProblem, match="larger than"):
+        reading.crl(file)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4_000_000
 
 
 def test_keys_and_names() -> None:

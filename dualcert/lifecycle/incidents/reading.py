@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, cast
 
@@ -22,6 +23,12 @@ _LONGEST_SERIAL = 20
 
 _SPKI = 32
 
+LARGEST_CRL = 256 * 2**20
+"""Bytes, unpacked: some five million entries. A few kilobytes can unpack to more than any machine holds."""
+
+_NOT_UNPACKED = (EOFError, gzip.BadGzipFile, zlib.error)
+"""What gzip says of a file that is cut off, is none, or is damaged."""
+
 
 def opened(file: BinaryIO) -> io.BufferedReader:
     """The file, unpacked where it is packed by gzip."""
@@ -32,17 +39,31 @@ def opened(file: BinaryIO) -> io.BufferedReader:
 
 
 def is_crl(file: io.BufferedReader) -> bool:
-    """Whether it is a CRL, by its first bytes: no text begins like DER does."""
-    head = file.peek(len(_PEM_CRL)).lstrip()
+    """Whether it is a CRL, by its first bytes: no text begins like DER does.
+
+    Raises ``UsageProblem`` where it is packed and cannot be unpacked.
+    """
+    try:
+        head = file.peek(len(_PEM_CRL)).lstrip()
+    except _NOT_UNPACKED as error:
+        raise _packed_badly(error) from None
     return head.startswith(_PEM_CRL) or (head[:1] == b"\x30" and head[1:2] >= b"\x80")
 
 
 def crl(file: io.BufferedReader) -> Iterator[Entry]:
     """The entries of a CRL, with their issuer. Its signature is not looked at: whoever gives it answers for it.
 
-    Raises ``UsageProblem``, at once, where it cannot be read.
+    Raises ``UsageProblem``, at once, where it cannot be read, or is larger than ``LARGEST_CRL``.
     """
-    data = file.read()
+    try:
+        data = file.read(LARGEST_CRL + 1)
+    except _NOT_UNPACKED as error:
+        raise _packed_badly(error) from None
+    if len(data) > LARGEST_CRL:
+        raise UsageProblem(
+            f"the CRL is larger than {LARGEST_CRL >> 20} MB",
+            remedy="Give the serials as a list, one a line: that has no limit.",
+        )
     try:
         read = x509.load_pem_x509_crl if data.lstrip().startswith(_PEM_CRL) else x509.load_der_x509_crl
         found = read(data)
@@ -50,6 +71,10 @@ def crl(file: io.BufferedReader) -> Iterator[Entry]:
     except ValueError as error:
         raise UsageProblem(f"the CRL cannot be read: {error}", remedy="Fetch it again.") from None
     return _revoked(found, issuer_hash)
+
+
+def _packed_badly(error: Exception) -> UsageProblem:
+    return UsageProblem(f"the file cannot be unpacked: {error}", remedy="Fetch it again.")
 
 
 def _revoked(found: x509.CertificateRevocationList, issuer_hash: bytes) -> Iterator[Entry]:
@@ -73,7 +98,7 @@ def _lines(file: io.BufferedReader, read: Callable[[int, str], Entry]) -> Iterat
             text = line.decode("utf-8", "replace").strip().removeprefix("\ufeff")
             if text and not text.startswith("#"):
                 yield read(number, text)
-    except (EOFError, gzip.BadGzipFile) as error:
+    except _NOT_UNPACKED as error:
         # What is cut off in the middle has named some of the certificates and not the others.
         yield Entry(number + 1, problem=f"the file ends here: {error}")
 
