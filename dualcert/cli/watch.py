@@ -123,7 +123,7 @@ _COLUMNS = (
 def _tell(
     done: Round, pairs: list[dict[str, Any]], standings: list[Standing], waiting: dict[str, int]
 ) -> None:
-    from dualcert.lifecycle.watching.telling import ago
+    from dualcert.lifecycle.watching.telling import ago, left_out
 
     print_columns(
         _COLUMNS,
@@ -150,10 +150,7 @@ def _tell(
             "and hour of issuance was taken"
         )
     for ca, number in waiting.items():
-        note(
-            f"{ca}: {number} certificates wait for more than an hour to be asked about (ARI); those that are asked "
-            "about are a sample by hour of issuance"
-        )
+        note(f"{ca}: {left_out(number)}")
     if done.revoked:
         say(f"{done.revoked} of our certificates are revoked")
     for pair in pairs:

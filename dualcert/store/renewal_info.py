@@ -33,6 +33,9 @@ from dualcert.store.statements import prepared
 from dualcert.store.tables import account, acme_order, certificate, lineage, pair_state, renewal_info
 from dualcert.store.transaction import Transaction
 
+_PROBES = 8
+"""At how many instants one looks into what is due, where that is too much to be read."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -119,7 +122,10 @@ def _due() -> Select[Any]:
         .outerjoin(certificate, certificate.c.id == renewal_info.c.certificate_id)
         .outerjoin(lineage, lineage.c.id == certificate.c.lineage_id)
         .outerjoin(pair_state, pair_state.c.pair_id == renewal_info.c.pair_id)
-        .where(renewal_info.c.ca == bindparam("ca"), renewal_info.c.check_at <= bindparam("at"))
+        .where(
+            renewal_info.c.ca == bindparam("ca"),
+            renewal_info.c.check_at.between(bindparam("since"), bindparam("at")),
+        )
         .order_by(renewal_info.c.check_at)
         .limit(bindparam("limit"))
     )
@@ -127,8 +133,20 @@ def _due() -> Select[Any]:
 
 def due(tx: Transaction, ca: str, limit: int) -> tuple[list[Subject], list[int]]:
     """What a CA is to be asked about now, the longest overdue first; and the numbers of those certificates among them
-    about which there is nothing to ask any more: expired, or no longer the one that their lineage has."""
-    rows = tx.execute(_due(), {"ca": ca, "at": tx.at, "limit": limit}).all()
+    about which there is nothing to ask any more: expired, or no longer the one that their lineage has.
+
+    Where there are more, some that are less overdue come besides: what waits longest may all be of one kind.
+    """
+    rows = tx.execute(_due(), {"ca": ca, "since": 0, "at": tx.at, "limit": limit}).all()
+    if len(rows) == limit:
+        known = {row.certificate_id for row in rows}
+        first = rows[0].check_at
+        for part in range(1, _PROBES):
+            since = first + (tx.at - first) * part // _PROBES
+            values = {"ca": ca, "since": since, "at": tx.at, "limit": limit // _PROBES}
+            more = [row for row in tx.execute(_due(), values) if row.certificate_id not in known]
+            known.update(row.certificate_id for row in more)
+            rows += more
     current = [row for row in rows if row.lineage_id is not None and row.not_after > tx.at]
     stale = [row.certificate_id for row in rows if row not in current]
     return [_subject(row) for row in current], stale

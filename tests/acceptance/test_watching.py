@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests import rawdatabase
 from tests.daemons import daemon, protected, wait_for
 from tests.labfixture import ProjectLab
 from tests.program import Program
@@ -132,6 +133,20 @@ def test_the_blind_are_told_by_watch_and_by_check(
     of_beta = [one for one in watched.run("check").out.splitlines() if "watching ca.beta" in one]
     assert "blind (no source)" in of_beta[0]
     assert watched.show(lab.domain)["primary"]["ca"] == "alpha"
+
+
+def test_what_waits_too_long_to_be_asked_about_is_reported_as_left_out_of_a_sample(
+    lab: ProjectLab, watched: Program
+) -> None:
+    watched.done("issue", lab.domain)
+    assert watched.done("watch", "--once", "--json").json["not_asked_about"] == 0
+    # As where a CA's budget of requests has been too small for long.
+    assert rawdatabase.change(watched.config, "UPDATE renewal_info SET check_at = 1") == 2
+    assert watched.done("watch", "--once", "--json").json["not_asked_about"] == 2
+    told = watched.done("watch", "--once")
+    assert "alpha: 1 certificate waits for more than an hour to be asked about (ARI)" in told.err
+    assert "sample by hour of issuance" in told.err
+    assert "(ARI)" in watched.run("check").out
 
 
 @pytest.mark.parametrize("off", [timedelta(hours=-1), timedelta(hours=1)])

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
-from dualcert.clock import to_microseconds
+from dualcert.clock import Clock, to_microseconds
 from dualcert.errors import CaError
+from dualcert.lifecycle import renewal
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
@@ -16,11 +18,12 @@ from dualcert.model.work import NO_PAIR, Outcome, WorkKind, WorkRow
 from dualcert.policy import due
 from dualcert.policy.due import Life
 from dualcert.ports.ca import CertificateAuthority, RenewalInformation
-from dualcert.store import Transaction, events, pairs, renewal_info, work
+from dualcert.store import Store, Transaction, events, pairs, renewal_info, work
 from dualcert.store import tables as t
 from dualcert.store.renewals import Renewable
 from dualcert.store.renewals import of_pairs as renewables
-from tests.store.building import a_certificate, give_role
+from tests.store.building import BACKUP, PRIMARY, a_certificate, a_pair, give_role
+from tests.store.worlds import Setting, a_world
 
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 LIFE = 90 * DAY
@@ -57,6 +60,11 @@ class Oracles:
         return self.known[ca]  # type: ignore[return-value]
 
 
+def asking_world(store: Store, clock: Clock, oracle: Oracle) -> World:
+    """The primary's CA is the oracle; the backup's has nothing to say."""
+    return a_world(store, clock, Setting(meet=Oracles({PRIMARY: oracle, BACKUP: Oracle(None)})))
+
+
 def gets(
     tx: Transaction,
     pair: Pair,
@@ -85,6 +93,22 @@ def gets(
     )
     pairs.set_renew_at(tx, held.lineage_id, life_at)
     return held
+
+
+def a_held(world: World, **how: Any) -> tuple[Pair, Certificate]:
+    """A pair with a certificate of the primary's CA, which is to be asked about it."""
+    with world.store.write() as tx:
+        pair = a_pair(tx)
+        held = gets(tx, pair, PRIMARY, **how)
+        gets(tx, pair, BACKUP, check_in=100 * DAY)
+        renewal.reckon(tx, pair.id)
+    return pair, held
+
+
+def ask(world: World) -> None:
+    """Ask the CAs about what is due, once."""
+    renewal.open_due(world)
+    step(world, WorkKind.RENEWAL_INFORMATION)
 
 
 def ordering(world: World, pair: Pair) -> set[str]:

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -21,7 +20,6 @@ from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.renewal_information import identifier
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
-from dualcert.model.pair import Pair
 from dualcert.model.work import WorkKind
 from dualcert.ports.ca import RenewalInformation
 from dualcert.store import Store, promotion
@@ -36,14 +34,16 @@ from tests.store.renewing import (
     Oracle,
     Oracles,
     Says,
+    a_held,
+    ask,
     asking,
+    asking_world,
     causes,
     clock_of,
     gets,
     info,
     lineage,
     ordering,
-    step,
     window,
 )
 from tests.store.worlds import Setting, a_world
@@ -59,22 +59,7 @@ def oracle() -> Oracle:
 
 @pytest.fixture
 def world(store: Store, clock: FakeClock, oracle: Oracle) -> World:
-    return a_world(store, clock, Setting(meet=Oracles({PRIMARY: oracle, BACKUP: Oracle(None)})))
-
-
-def a_held(world: World, **how: Any) -> tuple[Pair, Certificate]:
-    """A pair with a certificate of the primary's CA, which is to be asked about it."""
-    with world.store.write() as tx:
-        pair = a_pair(tx)
-        held = gets(tx, pair, PRIMARY, **how)
-        gets(tx, pair, BACKUP, check_in=100 * DAY)
-        renewal.reckon(tx, pair.id)
-    return pair, held
-
-
-def ask(world: World) -> None:
-    renewal.open_due(world)
-    step(world, ASK)
+    return asking_world(store, clock, oracle)
 
 
 def checked_at(world: World, held: Certificate) -> datetime | None:

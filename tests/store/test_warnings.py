@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from dualcert.clock import to_microseconds
-from dualcert.lifecycle import renewal
 from dualcert.lifecycle.world import WatchRules, World
-from dualcert.model.certificate import Certificate
-from dualcert.model.pair import Pair
 from dualcert.model.work import WorkKind
 from dualcert.store import Store, pairs, signals, work
 from dualcert.testing.clock import FakeClock
-from tests.store.building import BACKUP, PRIMARY, a_pair
-from tests.store.renewing import DAY, HOUR, Oracle, Oracles, causes, gets, info, ordering, step, window
-from tests.store.worlds import Setting, a_world, issued
+from tests.store.building import BACKUP, PRIMARY
+from tests.store.renewing import (
+    DAY,
+    HOUR,
+    Oracle,
+    a_held,
+    ask,
+    asking_world,
+    causes,
+    info,
+    ordering,
+    step,
+    window,
+)
+from tests.store.worlds import issued
 
 WHY = "https://ca.test/incident"
 
@@ -30,21 +38,7 @@ def oracle() -> Oracle:
 
 @pytest.fixture
 def world(store: Store, clock: FakeClock, oracle: Oracle) -> World:
-    return a_world(store, clock, Setting(meet=Oracles({PRIMARY: oracle, BACKUP: Oracle(None)})))
-
-
-def a_held(world: World, **how: Any) -> tuple[Pair, Certificate]:
-    with world.store.write() as tx:
-        pair = a_pair(tx)
-        held = gets(tx, pair, PRIMARY, **how)
-        gets(tx, pair, BACKUP, check_in=100 * DAY)
-        renewal.reckon(tx, pair.id)
-    return pair, held
-
-
-def ask(world: World) -> None:
-    renewal.open_due(world)
-    step(world, WorkKind.RENEWAL_INFORMATION)
+    return asking_world(store, clock, oracle)
 
 
 def warns(oracle: Oracle, clock: FakeClock, explanation: str | None = WHY) -> None:
@@ -103,7 +97,7 @@ def test_what_the_ca_issued_within_the_same_hour_is_asked_about_next(
 
 
 def test_a_warning_promotes_where_that_is_wished(store: Store, clock: FakeClock, oracle: Oracle) -> None:
-    world = a_world(store, clock, Setting(meet=Oracles({PRIMARY: oracle, BACKUP: Oracle(None)})))
+    world = asking_world(store, clock, oracle)
     world = replace(world, watch=WatchRules(early=True))
     pair, _ = a_held(world, age=20 * DAY)
     with store.write() as tx:

@@ -97,6 +97,15 @@ def overdue(world: World) -> dict[str, int]:
     return {ca: number for ca, number in counted.items() if number}
 
 
+def left_out(waiting: int) -> str:
+    """What is said of a CA of which ``overdue`` has so many."""
+    number = f"{waiting} certificates wait" if waiting != 1 else "1 certificate waits"
+    return (
+        f"{number} for more than an hour to be asked about (ARI); those that are asked about are a sample by hour of "
+        "issuance"
+    )
+
+
 def findings(world: World) -> Iterator[Finding]:
     """What ``check`` says of watching."""
     seen = 0
@@ -127,8 +136,7 @@ def findings(world: World) -> Iterator[Finding]:
         yield Finding(
             f"watching ca.{ca}",
             remedy=f"See what it allows: [ca.{ca}] requests; and that dualcert run is running.",
-            detail=f"{waiting} certificates wait for more than an hour to be asked about (ARI); those that are asked "
-            "about are a sample by hour of issuance",
+            detail=left_out(waiting),
         )
     if seen:
         yield Finding("watching", detail=f"{seen} source{'s' if seen != 1 else ''} of CAs gave a good answer")
