@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from dualcert.ports.dns import DnsProvider
     from dualcert.ports.evidence import Evidence
     from dualcert.ports.keys import KeyProtector
+    from dualcert.ports.weakness import KeyInspector
     from dualcert.store import Store
 
 __all__ = [
@@ -110,6 +111,7 @@ def _world(
         draw=random.SystemRandom().random,
         watch=WatchRules(settings.watch.promote, settings.watch.early, settings.watch.brake_then),
         evidence=_evidence(settings, clock),
+        inspector=Lazy(_inspector),
     )
 
 
@@ -121,6 +123,12 @@ def _evidence(settings: Settings, clock: Clock) -> Lazy[Evidence]:
         return EvidenceReader(Fetcher(clock, f"dualcert/{version('dualcert')}", private=private))
 
     return Lazy(make)
+
+
+def _inspector() -> KeyInspector | None:
+    from dualcert.evidence import weakkeys
+
+    return weakkeys.installed()
 
 
 def examine(settings: Settings, names: Sequence[str] = ()) -> Scene:

@@ -188,6 +188,10 @@ class KeyUnreadable(KeyProblem):
     """A wrapped key does not open: another KEK or domain, or its bytes were changed."""
 
 
+class KeyWeak(KeyProblem):
+    """Keys that are made here are of a kind that others can compute, or know; none of them was used."""
+
+
 class DeployError(DualcertError):
     """A target could not be brought to serve what it should; what it served before is still there."""
 

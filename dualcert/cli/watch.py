@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,14 +15,17 @@ from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.watching.asking import Round
+    from dualcert.lifecycle.watching.keys import Looked
     from dualcert.lifecycle.watching.telling import Standing
 
 _USUAL = "5m"
+_TOLD_EACH = 10_000
 _AWAY = 3600.0
 """How long the database may be away, in seconds, before watching is given up."""
 
 _EXAMPLES = """
 dualcert watch --once                # ask every source now, and act on what it says
+dualcert watch --once --keys         # the same, and look for weaknesses in every key that is in use
 dualcert watch                       # go on asking until it is told to stop
 dualcert watch --once --json | jq '.sources[] | select(.state == "blind")'
 """
@@ -40,12 +44,17 @@ _EXITS = {
 )
 @click.option("--once", is_flag=True, help="Ask every source once, now, then end.")
 @click.option(
+    "--keys",
+    is_flag=True,
+    help="With --once: also look at the key of every certificate, with badkeys. Takes about a millisecond for each.",
+)
+@click.option(
     "--timeout",
     metavar="TIME",
     help="With --once: how long to wait for what follows, such as deployments.  [default: 5m]",
 )
 @pass_context
-def watch(context: Context, once: bool, timeout: str | None) -> int:
+def watch(context: Context, once: bool, keys: bool, timeout: str | None) -> int:
     """Ask the CAs what they have revoked, and turn to the backup where that concerns what serves.
 
     Asked are the CRLs and OCSP responders that certificates name, those of intermediates too, and what `[ca.NAME] crl`
@@ -55,27 +64,32 @@ def watch(context: Context, once: bool, timeout: str | None) -> int:
     A pair whose serving certificate is revoked is promoted to its backup, deployed, verified and refilled, unless
     `[watch] promote` says otherwise. Where that would be many pairs at once the brake holds: none of them turns, and
     an incident with a plan is opened.
+
+    A key with a known weakness is as good as leaked. badkeys, where it is installed, looks at every key that enters;
+    --keys looks at those that are there, because more becomes known. A weak one is blocked, and left in the same way.
     """
-    if timeout is not None and not once:
-        raise UsageProblem("--timeout goes with --once", remedy="See dualcert watch --help.")
+    if (timeout is not None or keys) and not once:
+        option = "--keys" if keys else "--timeout"
+        raise UsageProblem(f"{option} goes with --once", remedy="See dualcert watch --help.")
     if once:
-        return _once(context, duration(timeout or _USUAL))
+        return _once(context, duration(timeout or _USUAL), keys=keys)
     _go_on(context)
     return EXIT_DONE
 
 
-def _once(context: Context, seconds: float) -> int:
+def _once(context: Context, seconds: float, *, keys: bool) -> int:
     from dualcert.lifecycle.driver import Scope, patiently
     from dualcert.lifecycle.promotion import AFTERMATH
     from dualcert.lifecycle.watching import asking, places, telling, turning
     from dualcert.model.work import WorkKind
 
     world = context.application.world
+    looked = patiently(world, seconds, lambda: _look(context)) if keys else None
 
     def ask() -> Round:
         while places.register_older(world):
             pass
-        return asking.ask_due(world, all_of_them=True)
+        return asking.ask_due(world, all_of_them=True, found=looked.turnings if looked else ())
 
     done = patiently(world, seconds, ask)
     pairs = frozenset(done.decided.turning)
@@ -85,15 +99,33 @@ def _once(context: Context, seconds: float) -> int:
     standings = patiently(world, seconds, lambda: telling.standings(world))
     waiting = patiently(world, seconds, lambda: telling.overdue(world))
     if context.json:
-        print_json(_data(done, turned, standings, waiting))
+        print_json(_data(done, turned, standings, waiting, looked))
     else:
         _tell(done, turned, standings, waiting)
+        if looked is not None:
+            _tell_of_keys(looked)
     unfinished = done.decided.held or any(not one["promoted"] for one in turned)
-    return EXIT_PARTIAL if unfinished or any(one.blind for one in standings) else EXIT_DONE
+    above = looked is not None and looked.authorities
+    return EXIT_PARTIAL if unfinished or above or any(one.blind for one in standings) else EXIT_DONE
+
+
+def _look(context: Context) -> Looked:
+    from dualcert.lifecycle.watching import keys
+
+    def progress(number: int) -> None:
+        if number % _TOLD_EACH == 0:
+            note(f"{number} keys looked at")
+
+    watched = sys.stderr.isatty() and not context.json
+    return keys.look_at_all(context.application.world, *([progress] if watched else []))
 
 
 def _data(
-    done: Round, pairs: list[dict[str, Any]], standings: list[Standing], waiting: dict[str, int]
+    done: Round,
+    pairs: list[dict[str, Any]],
+    standings: list[Standing],
+    waiting: dict[str, int],
+    looked: Looked | None,
 ) -> dict[str, Any]:
     decided = done.decided
     return {
@@ -106,6 +138,9 @@ def _data(
         "why": decided.why,
         "command": decided.command,
         "not_asked_about": done.unasked + sum(waiting.values()),
+        "keys": {"looked_at": looked.keys, "weak": looked.weak, "authorities": looked.authorities}
+        if looked is not None
+        else None,
         "sources": [one.told() for one in standings],
     }
 
@@ -161,6 +196,14 @@ def _tell(
     if decided.held:
         say(f"the brake holds {decided.held} pairs: {decided.why}")
         say(f"  {decided.command}")
+
+
+def _tell_of_keys(looked: Looked) -> None:
+    say(f"{looked.keys} keys were looked at, and {looked.weak} of them are weak")
+    for one in looked.authorities:
+        say(f"  {one}")
+    if looked.weak:
+        note("`dualcert events` says which; to have them revoked, too: dualcert compromise NAME")
 
 
 def _go_on(context: Context) -> None:

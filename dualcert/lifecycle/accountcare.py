@@ -14,7 +14,7 @@ from dualcert.errors import (
     KeyProblem,
     UsageProblem,
 )
-from dualcert.lifecycle import accountkeys, accounts, keymaking
+from dualcert.lifecycle import accountkeys, accounts, keymaking, weakkeys
 from dualcert.lifecycle.world import CaBinding, World
 from dualcert.model.events import EventKind
 from dualcert.ports.ca import Account, AccountSnapshot, CaFacts, CertificateAuthority
@@ -197,7 +197,7 @@ def _usable(
     try:
         client.find_account(accountkeys.open_key(world, stored.key))
     except AccountProblem:
-        key = keymaking.wrap(world, stored.key.domain, keymaking.account_key(), "account")
+        key = keymaking.wrap(world, stored.key.domain, weakkeys.account_key(world, ca.name), "account")
         with world.store.write() as tx:
             table.begin_anew(tx, stored, key)
         return accounts.stored_or_new(world, ca, client)

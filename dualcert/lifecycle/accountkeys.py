@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from dualcert.errors import AccountProblem, CaError, CaRejected, CaServerError, KeyUnreadable, Refused
-from dualcert.lifecycle import keymaking
+from dualcert.lifecycle import keymaking, weakkeys
 from dualcert.lifecycle.owner import is_dead, new_owner
 from dualcert.lifecycle.world import CaBinding, World
 from dualcert.model.certificate import WrappedKey
@@ -101,7 +101,7 @@ def settle(world: World, ca: CaBinding, client: CertificateAuthority, stored: St
 
 
 def _begin(world: World, ca: CaBinding, stored: StoredAccount, *, now: bool) -> StoredAccount:
-    coming = keymaking.wrap(world, stored.key.domain, keymaking.account_key(), "account")
+    coming = keymaking.wrap(world, stored.key.domain, weakkeys.account_key(world, ca.name), "account")
     with world.store.write() as tx:
         hanging = 0 if now else accounts.between_challenges(tx, ca.name)
         if not hanging and accounts.want_key(tx, stored, coming):

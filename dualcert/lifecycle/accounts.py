@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 
 from dualcert.errors import AccountProblem, CaError, CaRejected, ConfigurationError
-from dualcert.lifecycle import accountkeys, keymaking
+from dualcert.lifecycle import accountkeys, keymaking, weakkeys
 from dualcert.lifecycle.world import CaBinding, World
 from dualcert.model.events import EventKind
 from dualcert.policy.recovery import about_account, lost_account
@@ -56,7 +56,7 @@ def stored_or_new(world: World, ca: CaBinding, client: CertificateAuthority) -> 
         stored = accounts.get(tx, ca.name)
     if stored is None:
         identities = frozenset(client.facts().caa_identities)
-        wrapped = keymaking.wrap(world, ca.domain, keymaking.account_key(), "account")
+        wrapped = keymaking.wrap(world, ca.domain, weakkeys.account_key(world, ca.name), "account")
         mine = StoredAccount(ca.name, ca.directory, wrapped, None, identities)
         with world.store.write() as tx:
             # Another process may have been first; then its key is the account's.

@@ -9,7 +9,7 @@ from datetime import timedelta
 from functools import partial
 
 from dualcert.errors import DnsError, DnsUnreachable, ProbeFailed
-from dualcert.lifecycle import probing
+from dualcert.lifecycle import probing, weakkeys
 from dualcert.lifecycle.checking import Finding, Look, Scene, trouble
 from dualcert.lifecycle.watching import telling
 from dualcert.lifecycle.world import DnsBinding, TargetBinding, World
@@ -39,6 +39,7 @@ def looks(scene: Scene) -> Iterator[tuple[str, Look]]:
         yield f"dns.{dns}", partial(_dns, scene, dns)
     for target in scene.world.targets:
         yield f"target.{target}", partial(_target, scene, target)
+    yield "weak keys", partial(weakkeys.findings, scene.world)
     if scene.database is None:
         yield "work", partial(_work, scene.world)
         yield "watching", partial(telling.findings, scene.world)

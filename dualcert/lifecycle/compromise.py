@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from dualcert.errors import CaError, ConfigurationError, DualcertError, KeyProblem, Refused, UsageProblem
 from dualcert.lifecycle import accountcare, accounts, keymaking, promotion, renewal, rewrapping, validation
 from dualcert.lifecycle.incidents import add_to_incident, open_incident
+from dualcert.lifecycle.weakkeys import account_key
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.model.events import EventKind
@@ -292,7 +293,7 @@ def _roll_once(world: World, name: str) -> None:
         return
     # The CA has never heard of this key: another one takes its place before it does.
     accounts.check_recorded(ca, stored)
-    key = keymaking.wrap(world, stored.key.domain, keymaking.account_key(), "account")
+    key = keymaking.wrap(world, stored.key.domain, account_key(world, name), "account")
     with world.store.write() as tx:
         account_table.begin_anew(tx, stored, key)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from dualcert.errors import CaError, CaRejected, ChallengeFailed, DnsError, DnsUnreachable, DualcertError
-from dualcert.lifecycle import accounts, budgeting, keymaking, replacing, storing, validation
+from dualcert.lifecycle import accounts, budgeting, keymaking, replacing, storing, validation, weakkeys
 from dualcert.lifecycle.world import CaBinding, World, look_again
 from dualcert.model.events import EventKind
 from dualcert.model.order import ChallengeRecord, Order, OrderStep
@@ -107,7 +107,7 @@ def _intend(
     world: World, row: WorkRow, pair: Pair, ca: CaBinding, lost: Order | None
 ) -> tuple[Order, str | None]:
     """Make the attempt's key and CSR, and write the order down before it leaves, with what it replaces."""
-    key = keymaking.make(pair.key_type, pair.names)
+    key = weakkeys.sound(world, lambda: keymaking.make(pair.key_type, pair.names), ca=ca.name, pair=pair.id)
     wrapped = keymaking.wrap(world, ca.domain, key)
     with world.store.write() as tx:
         work.hold(tx, row)

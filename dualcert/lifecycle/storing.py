@@ -6,7 +6,7 @@ import hashlib
 from datetime import datetime, timedelta
 
 from dualcert.errors import CertificateUnfit, ResourceGone
-from dualcert.lifecycle import chains, inspection, renewal, renewal_information
+from dualcert.lifecycle import chains, inspection, renewal, renewal_information, weakkeys
 from dualcert.lifecycle.inspection import Arrival
 from dualcert.lifecycle.watching import places
 from dualcert.lifecycle.world import World
@@ -45,8 +45,10 @@ def store(world: World, row: WorkRow, pair: Pair, order: Order, issued: IssuedCe
         now=world.clock.now(),
         trust_roots=world.ca(order.ca).trust_roots,
     )
+    found += weakkeys.flaws(world, arrival)
     with world.store.write() as tx:
         work.hold(tx, row)
+        weakkeys.block(world, tx, arrival, pair=pair.id, ca=order.ca)
         state = pairs.state(tx, pair.id)
         found += _dependence(tx, state, order, arrival, root_key)
         leaked = compromise.blocked(tx, [order.spki])
@@ -54,6 +56,7 @@ def store(world: World, row: WorkRow, pair: Pair, order: Order, issued: IssuedCe
             found += ("its key was blocked while it was ordered",)
         arrived = _certificate(order, arrival, root_key, tx.now, "; ".join(found) or None)
         number = certificates.insert_certificate(tx, arrived, arrival.der, arrival.chain_pem)
+        weakkeys.remember(world, tx, arrival, arrived, number)
         keys.ends_at(tx, order.spki, arrived.not_after)
         chains.keep(tx, number, issued, arrival)
         orders.set_step(tx, order.id, OrderStep.STORED, arrived.flaw)

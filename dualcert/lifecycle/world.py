@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dualcert.ports.dns import DnsProvider
     from dualcert.ports.evidence import Evidence
     from dualcert.ports.keys import KeyProtector
+    from dualcert.ports.weakness import KeyInspector
 
 T = TypeVar("T")
 
@@ -132,12 +133,17 @@ def _no_evidence() -> Evidence:
     raise ConfigurationError("nothing here asks CAs what they have revoked")
 
 
+def _no_inspector() -> KeyInspector | None:
+    return None
+
+
 @dataclass(frozen=True)
 class World:
     """``draw`` gives a random number in [0, 1): the lifecycle draws, a policy is told.
 
-    ``unrecorded``: answers to newOrder, by the order's number, that are not in the database yet. ``pools`` and
-    ``leases`` are shared by all that runs in this process: a CA's ``max_concurrency`` is for all of it.
+    ``inspector``: who looks for weaknesses in keys that enter; None where nobody does. ``unrecorded``: answers to
+    newOrder, by the order's number, that are not in the database yet. ``pools`` and ``leases`` are shared by all
+    that runs in this process: a CA's ``max_concurrency`` is for all of it.
     """
 
     clock: Clock
@@ -150,6 +156,7 @@ class World:
     draw: Callable[[], float]
     watch: WatchRules = field(default_factory=WatchRules)
     evidence: Lazy[Evidence] = field(default_factory=lambda: Lazy(_no_evidence))
+    inspector: Lazy[KeyInspector | None] = field(default_factory=lambda: Lazy(_no_inspector))
     unrecorded: dict[int, OrderSnapshot] = field(default_factory=dict, repr=False, compare=False)
     pools: Pools = field(default_factory=Pools, repr=False, compare=False)
     leases: LeaseKeeper = field(init=False, repr=False, compare=False)

@@ -49,6 +49,7 @@ class SignalKind(StrEnum):
 
     REVOKED = "revoked"
     WARNING = "warning"
+    WEAK_KEY = "weak-key"
 
 
 @dataclass(frozen=True)

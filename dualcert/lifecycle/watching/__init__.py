@@ -2,5 +2,5 @@
 
 Reading order: places (what a certificate is watched by), asking (CRLs and OCSP responders), warnings (renewal
 information as a forerunner), suspicion (what is written down of a certificate), turning (promotions that nobody
-ordered, and the brake), job (when all that happens), telling.
+ordered, and the brake), job (when all that happens), keys (looking at all of them, when a person wants it), telling.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -55,15 +56,16 @@ class _Answer:
     problem: bool = False
 
 
-def ask_due(world: World, *, all_of_them: bool = False) -> Round:
-    """Ask every source that is due, or all there are, each once; then decide for all that was found together.
+def ask_due(world: World, *, all_of_them: bool = False, found: Sequence[Turning] = ()) -> Round:
+    """Ask every source that is due, or all there are, each once; then decide for all that was found together, with what
+    was ``found`` elsewhere.
 
     A source that told of a serving certificate is settled only when that was decided: whatever happens between, it is
     asked again and tells it again.
     """
     done = Round()
     after = 0 if all_of_them else None
-    turnings: list[Turning] = []
+    turnings = list(found)
     kept: list[tuple[Source, _Answer]] = []
     while (source := _claim(world, after)) is not None:
         after = None if after is None else source.id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
@@ -18,6 +18,22 @@ _BATCH = 200
 def revoked(world: World, suspects: Sequence[Suspect], source: str) -> list[Turning]:
     """The CA's own signature says that they are revoked: it is kept, none of them is promoted onto from here on, and
     those that stand by are refilled. Returns those that serve; what becomes of them is decided for all together."""
+    return _written(world, suspects, source, SignalKind.REVOKED, _record)
+
+
+def weak(world: World, suspects: Sequence[Suspect], source: str) -> list[Turning]:
+    """Their keys have a known weakness: they are blocked for ever, and the rest is as for those that are revoked. Their
+    CA is not asked to revoke them: what cannot be undone is for a person."""
+    return _written(world, suspects, source, SignalKind.WEAK_KEY, _block)
+
+
+def _written(
+    world: World,
+    suspects: Sequence[Suspect],
+    source: str,
+    kind: SignalKind,
+    record: Callable[[Transaction, Suspect, str], None],
+) -> list[Turning]:
     turnings: list[Turning] = []
     for begin in range(0, len(suspects), _BATCH):
         batch = suspects[begin : begin + _BATCH]
@@ -26,8 +42,8 @@ def revoked(world: World, suspects: Sequence[Suspect], source: str) -> list[Turn
             pairs.lock(tx, ids)
             states = pairs.states(tx, ids)
             for one in batch:
-                number, fresh = signals.remember(tx, one, SignalKind.REVOKED, source)
-                _record(tx, one, source)
+                number, fresh = signals.remember(tx, one, kind, source)
+                record(tx, one, source)
                 state = states.get(one.pair_id)
                 if state is not None and state.serving == one.certificate_id:
                     turnings.append(Turning(one.pair_id, one.certificate_id, number, fresh))
@@ -43,6 +59,11 @@ def _record(tx: Transaction, one: Suspect, source: str) -> None:
     compromised = one.reason == Reason.KEY_COMPROMISE.value
     if compromised and certificates.block_key(tx, one.spki, f"{one.reason}: {source}"):
         _told(tx, EventKind.KEY_BLOCKED, one, f"{one.reason}: {source}")
+
+
+def _block(tx: Transaction, one: Suspect, source: str) -> None:
+    if certificates.block_key(tx, one.spki, f"{one.evidence} ({source})"):
+        _told(tx, EventKind.KEY_BLOCKED, one, f"{one.evidence} ({source})")
 
 
 def _told(tx: Transaction, kind: EventKind, one: Suspect, cause: str) -> None:
