@@ -12,21 +12,26 @@ from dualcert.cli.completion import pairs
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.output import Column, note, print_columns, print_json, print_json_lines, say
+from dualcert.clock import rfc3339
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, UsageProblem
 
 if TYPE_CHECKING:
-    from dualcert.lifecycle.sealing import Head, Verdict
+    from collections.abc import Mapping
+
+    from dualcert.lifecycle.sealing import Head
+    from dualcert.lifecycle.signing import Checked
     from dualcert.model.seal import Seal
 
 _EXAMPLES = """
 dualcert events example.com
 dualcert events --json | jq -c 'select(.kind == "promoted")'
 dualcert events --head >> heads.jsonl           # then copy that file to another machine
-dualcert events --verify --against heads.jsonl
+dualcert events --public-key > signing-key.pem  # once, and by hand to whoever will verify
+dualcert events --verify --against heads.jsonl --signed-by signing-key.pem
 """
 _EXITS = {
     EXIT_DONE: "Told; with --verify: every seal is right, and every head of --against was found.",
-    EXIT_FAILED: "With --verify: the history is not what was sealed. The first seal that is wrong is named.",
+    EXIT_FAILED: "With --verify: the history is not what was sealed or signed. The first thing that is wrong is named.",
 }
 
 _COLUMNS = (
@@ -60,25 +65,46 @@ _COLUMNS = (
     help="With --verify: heads that --head gave, kept elsewhere, one a line; - for stdin.",
 )
 @click.option(
-    "--head", is_flag=True, help="Seal all there is, and print the last seal as a line for --against."
+    "--signed-by",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="With --against: what --public-key gave, kept elsewhere: each of these heads must be signed with it.",
 )
+@click.option(
+    "--head",
+    is_flag=True,
+    help="Seal all there is, sign the last seal, and print it as a line for --against.",
+)
+@click.option("--public-key", is_flag=True, help="Print the public key that heads are signed with, in PEM.")
 @pass_context
-def events(context: Context, name: str | None, verify: bool, against: str | None, head: bool) -> int:
+def events(
+    context: Context,
+    name: str | None,
+    verify: bool,
+    against: str | None,
+    signed_by: str | None,
+    head: bool,
+    public_key: bool,
+) -> int:
     """Show what happened to a pair, or to all, oldest first: who, what, why and when.
 
     The history is sealed as it grows: each seal holds the hash of its events and of the seal before it. --verify
-    computes them all anew. Whoever can write to the database can compute them anew as well, so keep the line that
-    --head prints where he cannot write, and compare with it by --against.
+    computes them all anew, and compares with the head that was signed here last. Whoever can write to the database
+    can compute seals anew as well, so keep the line that --head prints where he cannot write, and compare with it by
+    --against. Whoever has the public key from before can take that line from anybody.
     """
-    if (verify and head) or (name and (verify or head)) or (against and not verify):
+    if verify + head + public_key + bool(name) > 1 or (against and not verify) or (signed_by and not against):
         raise UsageProblem(
-            "--verify and --head stand alone and take no NAME; --against belongs to --verify",
+            "--verify, --head and --public-key stand alone and take no NAME; --against belongs to --verify, "
+            "--signed-by to --against",
             remedy="See `dualcert events --help`.",
         )
     if head:
         return _head(context)
+    if public_key:
+        return _public_key(context)
     if verify:
-        return _verify(context, against)
+        return _verify(context, against, signed_by)
     _show(context, name)
     return EXIT_DONE
 
@@ -101,13 +127,24 @@ def _show(context: Context, name: str | None) -> None:
 
 
 def _head(context: Context) -> int:
-    from dualcert.lifecycle import sealing
+    from dualcert.lifecycle import signing
 
-    last = sealing.seal_everything(context.application.world)
-    if last is None:
+    line = signing.head(context.application.world)
+    if line is None:
         note("nothing has happened yet: there is nothing to seal")
         return EXIT_DONE
-    print_json(_shown(last))
+    print_json(line)
+    return EXIT_DONE
+
+
+def _public_key(context: Context) -> int:
+    from dualcert.lifecycle import signing
+
+    pem = signing.public_key(context.application.world)
+    if context.json:
+        print_json({"public_key": pem})
+    else:
+        say(pem.rstrip())
     return EXIT_DONE
 
 
@@ -115,11 +152,18 @@ def _shown(seal: Seal) -> dict[str, Any]:
     return {"no": seal.no, "last_id": seal.last_id, "digest": seal.digest, "at": seal.at}
 
 
-def _verify(context: Context, against: str | None) -> int:
-    from dualcert.lifecycle import sealing
+def _verify(context: Context, against: str | None, signed_by: str | None) -> int:
+    from dualcert.lifecycle import sealing, signing
 
     world = context.application.world
-    verdict = sealing.verify(world, [] if against is None else _kept(against))
+    key = None if signed_by is None else _read(signed_by).encode()
+    try:
+        checked = signing.verify(world, [] if against is None else _kept(against), key)
+    except ValueError as error:
+        raise UsageProblem(
+            f"{signed_by} holds no such key: {error}", remedy="Name what `events --public-key` printed."
+        ) from error
+    verdict = checked.verdict
     if verdict.broken is None and verdict.newer:
         # Where no daemon runs, nobody else does it.
         sealing.seal_everything(world)
@@ -130,15 +174,20 @@ def _verify(context: Context, against: str | None) -> int:
                 "head": None if verdict.head is None else _shown(verdict.head),
                 "newer": verdict.newer,
                 "compared": verdict.compared,
+                "by_signature": checked.by_signature,
+                "signed": None
+                if checked.signed is None
+                else {"no": checked.signed[0], "at": checked.signed[1]},
                 "broken": verdict.broken,
             }
         )
     else:
-        _tell(verdict)
+        _tell(checked)
     return EXIT_DONE if verdict.broken is None else EXIT_FAILED
 
 
-def _tell(verdict: Verdict) -> None:
+def _tell(checked: Checked) -> None:
+    verdict = checked.verdict
     head = verdict.head
     if verdict.broken is not None:
         say(f"BROKEN: {verdict.broken}")
@@ -149,30 +198,34 @@ def _tell(verdict: Verdict) -> None:
     if head is not None:
         say(f"  {head.no} seals are right; the last is {head.digest.hex()}")
     if verdict.compared:
-        say(f"  {verdict.compared} of them were kept elsewhere, and are the same")
+        signed = ", each signed with the key that was given" if checked.by_signature else ""
+        say(f"  {verdict.compared} of them were kept elsewhere, and are the same{signed}")
+    if checked.signed is not None:
+        say(f"  seal {checked.signed[0]} is the one that was signed at {rfc3339(checked.signed[1])}")
     if verdict.newer:
         say("  what was newer is sealed now")
 
 
-def _kept(file: str) -> list[Head]:
+def _read(file: str) -> str:
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageProblem(f"{file} cannot be read: {error}", remedy="Name what `events` printed.") from None
+
+
+def _kept(file: str) -> list[tuple[Head, Mapping[str, Any]]]:
     """Raises ``UsageProblem`` for a file that is not what --head prints."""
     import json
 
     from dualcert.lifecycle.sealing import Head
 
-    try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageProblem(
-            f"{file} cannot be read: {error}", remedy="Name what `events --head` printed."
-        ) from None
-    heads = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    heads: list[tuple[Head, Mapping[str, Any]]] = []
+    for number, line in enumerate(_read(file).splitlines(), start=1):
         if not line.strip():
             continue
         try:
             read = json.loads(line)
-            heads.append(Head(int(read["no"]), bytes.fromhex(read["digest"]), number))
+            heads.append((Head(int(read["no"]), bytes.fromhex(read["digest"]), number), read))
         except (ValueError, TypeError, KeyError):
             raise UsageProblem(
                 f"{file}, line {number}: this is not a head of the history",

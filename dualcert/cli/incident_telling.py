@@ -117,8 +117,10 @@ def write_markdown(summary: dict[str, Any], columns: Sequence[str], lines: Itera
     head = summary["sealed"]
     if head is not None:
         say(
-            f"\nSealed history: seal {head['seal']} up to event {head['last_event']}, SHA-256 {head['digest'].hex()}."
+            f"\nSealed history: seal {head['no']} up to event {head['last_id']}, SHA-256 {head['digest']}. "
+            "This line, signed (docs/audit.md says how it is verified):\n"
         )
+        say(f"    {to_json(head)}")
     say(f"\n| {' | '.join(column.replace('_', ' ') for column in columns)} |\n|{'---|' * len(columns)}")
     for line in lines:
         say(f"| {' | '.join(cell(line[name]).replace('|', '/') for name in columns)} |")

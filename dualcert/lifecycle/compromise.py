@@ -35,6 +35,7 @@ from dualcert.store import (
     orders,
     pairs,
     revocations,
+    signed_heads,
     work,
 )
 from dualcert.store import accounts as account_table
@@ -230,6 +231,8 @@ def _replace_kek(world: World, leak: Leak) -> list[str]:
             events.record(tx, EventKind.COMPROMISED, leak.described)
             for ca in compromise.accounts_in(tx, domain):
                 _block_account(tx, ca, leak)
+            for spki in signed_heads.keys_in(tx, domain):
+                certificates.block_key(tx, spki, leak.described)
     problems = [f"domain {domain}: {one.reason}" for one in done.problems]
     return [*problems, *(f"domain {domain}: the old KEK {one.kek} stays: {one.reason}" for one in done.kept)]
 

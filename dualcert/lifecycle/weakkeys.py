@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dualcert.lifecycle.inspection import Arrival
 
 
-def sound(world: World, make: Callable[[], NewKey], *, ca: str, pair: int | None = None) -> NewKey:
+def sound(world: World, make: Callable[[], NewKey], *, ca: str | None, pair: int | None = None) -> NewKey:
     """A key as ``make`` makes it, of which no weakness is known. A weak one is blocked for ever, and another is made.
 
     Raises ``KeyWeak`` where that one is weak, too: then it is not the key.
@@ -52,8 +52,8 @@ def sound(world: World, make: Callable[[], NewKey], *, ca: str, pair: int | None
     )
 
 
-def account_key(world: World, ca: str) -> NewKey:
-    """A fresh key for an account at a CA. Raises ``KeyWeak``."""
+def account_key(world: World, ca: str | None = None) -> NewKey:
+    """A fresh key for an account at a CA, or to sign with. Raises ``KeyWeak``."""
     return sound(world, keymaking.account_key, ca=ca)
 
 

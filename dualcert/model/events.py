@@ -60,6 +60,7 @@ class EventKind(StrEnum):
     INCIDENT_OPENED = "incident-opened"
     INCIDENT_CLOSED = "incident-closed"
     INCIDENT_RUN = "incident-run"
+    SIGNING_KEY_MADE = "signing-key-made"
 
 
 @dataclass(frozen=True)

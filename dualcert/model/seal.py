@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -31,6 +31,34 @@ class Seal:
     previous: bytes
     digest: bytes
     at: datetime
+
+
+# What a signature is of: strings of ASCII and whole numbers, the names in order, as RFC 8785 has it.
+_SORTED = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+
+
+def statement(seal: Seal, history: bytes, key: bytes, signed_at: datetime) -> dict[str, Any]:
+    """What is said of the head of a history: ``history`` is the digest of its first seal, ``key`` the SHA-256 of the
+    SubjectPublicKeyInfo of who says it."""
+    return {
+        "what": "head of a dualcert history",
+        "history": history.hex(),
+        "no": seal.no,
+        "last_id": seal.last_id,
+        "digest": seal.digest.hex(),
+        "at": _instant(seal.at),
+        "key": key.hex(),
+        "signed_at": _instant(signed_at),
+    }
+
+
+def _instant(at: datetime) -> str:
+    return at.isoformat().replace("+00:00", "Z")
+
+
+def text_of(said: Mapping[str, Any]) -> bytes:
+    """The bytes that are signed."""
+    return _SORTED(said).encode()
 
 
 def digest(

@@ -204,3 +204,22 @@ seal = Table(
     Column("digest", LargeBinary, nullable=False),
     Column("at", Number, nullable=False),
 )
+
+# The keys that heads of the history are signed with; the private ones lie wrapped among those of certificates.
+signing_key = Table(
+    "signing_key",
+    metadata,
+    Column("spki", LargeBinary, primary_key=True),
+    Column("made_at", Number, nullable=False),
+)
+
+# Seals that were signed: what a signature is of follows from the seal.
+signed_head = Table(
+    "signed_head",
+    metadata,
+    Column("no", Number, nullable=False, autoincrement=False),
+    Column("spki", LargeBinary, nullable=False),
+    Column("at", Number, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("no", "spki"),
+)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.labfixture import ProjectLab
 from tests.program import Program
@@ -50,6 +55,13 @@ def test_a_head_that_was_kept_convicts_whoever_sealed_anew(
     assert broken.json["head"]["no"] == 1
 
     changed(lab, "DELETE FROM seal WHERE no = 2")
+    refused = issued.run("events", "--head")
+    assert refused.status == 1
+    assert "seal 2 is not the one that was signed" in refused.err
+    assert "seal 2, which was signed at" in issued.run("events", "--verify").out
+
+    # Who can delete a seal can delete its signature.
+    changed(lab, "DELETE FROM signed_head WHERE no = 2")
     issued.done("events", "--head")
     issued.done("events", "--verify")
     found = issued.run("events", "--verify", "--against", str(kept))
@@ -64,6 +76,7 @@ def test_a_history_that_ends_too_early_is_noticed(lab: ProjectLab, issued: Progr
     changed(lab, f"DELETE FROM event WHERE id = {last}")
     assert "were sealed, and there are" in issued.run("events", "--verify").out
     changed(lab, "DELETE FROM seal")
+    changed(lab, "DELETE FROM signed_head")
     issued.done("events", "--verify")
     found = issued.run("events", "--verify", "--against", str(kept))
     assert found.status == 1, found
@@ -95,3 +108,149 @@ def test_an_empty_history_has_no_head(program: Program) -> None:
     empty = program.done("events", "--head")
     assert (empty.out, "nothing has happened yet" in empty.err) == ("", True)
     assert program.done("events", "--verify").out.startswith("nothing was sealed yet, 0 newer")
+
+
+# --- signatures ------------------------------------------------------------------------------------------
+
+
+def test_a_signed_head_is_known_by_the_public_key_alone(
+    lab: ProjectLab, issued: Program, tmp_path: Path
+) -> None:
+    key, kept = tmp_path / "signing-key.pem", tmp_path / "heads.jsonl"
+    key.write_text(issued.done("events", "--public-key").out)
+    kept.write_text(issued.done("events", "--head").out)
+    issued.done("failover", lab.domain)
+    kept.write_text(kept.read_text() + issued.done("events", "--head").out)
+
+    told = issued.done("events", "--verify", "--against", str(kept), "--signed-by", str(key))
+    assert (
+        "2 of them were kept elsewhere, and are the same, each signed with the key that was given" in told.out
+    )
+    assert "is the one that was signed at" in told.out
+    data = issued.done("events", "--verify", "--against", str(kept), "--signed-by", str(key), "--json").json
+    assert (data["ok"], data["compared"], data["by_signature"], data["signed"]["no"]) == (True, 2, 2, 2)
+    assert [one["kind"] for one in issued.done("events", "--json").lines].count("signing-key-made") == 1
+
+    # The same head again is the same line: what one has signed is signed once.
+    assert issued.done("events", "--head").out == kept.read_text().splitlines(keepends=True)[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["no", "last_id", "digest", "at", "signed_at", "history", "key", "what", "signature"]
+)
+def test_no_part_of_a_signed_head_can_be_changed(issued: Program, tmp_path: Path, name: str) -> None:
+    key, kept = tmp_path / "signing-key.pem", tmp_path / "heads.jsonl"
+    key.write_text(issued.done("events", "--public-key").out)
+    line = issued.done("events", "--head").json
+    other = line[name] + 1 if isinstance(line[name], int) else line[name][::-1]
+    kept.write_text(json.dumps({**line, name: other}) + "\n")
+    found = issued.run("events", "--verify", "--against", str(kept), "--signed-by", str(key))
+    assert found.status == 1
+    assert "line 1 (seal" in found.out
+    assert "is not signed with that key" in found.out
+
+
+def test_a_head_that_is_signed_with_another_key_or_not_at_all_is_not_believed(
+    issued: Program, tmp_path: Path
+) -> None:
+    kept, stranger = tmp_path / "heads.jsonl", tmp_path / "stranger.pem"
+    line = issued.done("events", "--head").json
+    kept.write_text(json.dumps(line) + "\n")
+    other = ec.generate_private_key(ec.SECP256R1()).public_key()
+    stranger.write_bytes(other.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    assert issued.run("events", "--verify", "--against", str(kept), "--signed-by", str(stranger)).status == 1
+    key = tmp_path / "signing-key.pem"
+    key.write_text(issued.done("events", "--public-key").out)
+    del line["signature"]
+    kept.write_text(json.dumps(line) + "\n")
+    assert issued.run("events", "--verify", "--against", str(kept), "--signed-by", str(key)).status == 1
+    key.write_text("no key\n")
+    assert issued.run("events", "--verify", "--against", str(kept), "--signed-by", str(key)).status == 2
+
+
+def test_openssl_and_jq_verify_a_head_as_the_page_for_auditors_says(issued: Program, tmp_path: Path) -> None:
+    """`jq -cjS` writes names in order and no white space; so does this, where there is no jq."""
+    (tmp_path / "signing-key.pem").write_text(issued.done("events", "--public-key").out)
+    line = issued.done("events", "--head").json
+    signature = base64.b64decode(line.pop("signature"))
+    (tmp_path / "head.txt").write_text(json.dumps(line, sort_keys=True, separators=(",", ":")))
+    (tmp_path / "head.sig").write_bytes(signature)
+    command = [
+        "openssl",
+        "dgst",
+        "-sha256",
+        "-verify",
+        "signing-key.pem",
+        "-signature",
+        "head.sig",
+        "head.txt",
+    ]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert told.stdout == "Verified OK\n", told
+    der = subprocess.run(
+        ["openssl", "pkey", "-pubin", "-in", "signing-key.pem", "-outform", "DER"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+    ).stdout
+    assert hashlib.sha256(der).hexdigest() == line["key"]
+
+
+def test_who_has_the_database_and_no_kek_cannot_sign_a_history_of_his_own(
+    lab: ProjectLab, issued: Program, tmp_path: Path
+) -> None:
+    issued.done("events", "--head")
+    changed(lab, "UPDATE event SET actor = 'nobody' WHERE id = 3")
+    # He computes the seal anew, as the page for auditors says.
+    sealed_anew(lab, 1)
+    assert "seal 1, which was signed at" in (told := issued.run("events", "--verify").out)
+    assert "is another one now" in told
+    # He has a key of his own, and no KEK to wrap it under.
+    changed(lab, "UPDATE wrapped_key SET wrapped = x'00' WHERE spki IN (SELECT spki FROM signing_key)")
+    told = issued.run("events", "--verify").out
+    assert "whether it is the same is not known" in told
+    assert issued.run("events", "--head").status == 1
+
+
+def sealed_anew(lab: ProjectLab, no: int) -> None:
+    with closing(sqlite3.connect(lab.config_path.parent / "dualcert.db")) as database:
+        query = "SELECT no, first_id, last_id, count, previous, at FROM seal WHERE no = ?"
+        number, first, last, count, previous, at = database.execute(query, (no,)).fetchone()
+        columns = "id, at, kind, actor, cause, pair_id, ca, target, certificate_id, previous_id"
+        rows = database.execute(
+            f"SELECT {columns} FROM event WHERE id BETWEEN ? AND ? ORDER BY id", (first, last)
+        )
+        text = json.dumps(
+            [[number, first, last, count, previous.hex(), at], *rows],
+            ensure_ascii=False,
+            separators=(",", ":"),
+        )
+        digest = hashlib.sha256(text.encode()).digest()
+        database.execute("UPDATE seal SET digest = ? WHERE no = ?", (digest, no))
+        database.commit()
+
+
+def test_the_report_of_an_incident_carries_the_signed_head_of_all_that_has_happened(
+    issued: Program, tmp_path: Path
+) -> None:
+    issued.done("incident", "open", "--title", "t", "--within", "24h", "--ca", "alpha")
+    head = issued.done("incident", "report", "1", "--format", "json").json["sealed"]
+    assert head["last_id"] == len(issued.done("events", "--json").lines)
+    told = issued.done("incident", "report", "1", "--format", "md").out
+    [line] = [one for one in told.splitlines() if one.startswith("    {")]
+    assert json.loads(line)["digest"] == head["digest"]
+    key, kept = tmp_path / "signing-key.pem", tmp_path / "heads.jsonl"
+    key.write_text(issued.done("events", "--public-key").out)
+    kept.write_text(f"{line.strip()}\n{json.dumps(head)}\n")
+    issued.done("events", "--verify", "--against", str(kept), "--signed-by", str(key))
+
+
+def test_a_kek_that_leaked_takes_the_signing_key_with_it(lab: ProjectLab, issued: Program) -> None:
+    before = issued.done("events", "--head").json["key"]
+    issued.done("keys", "rotate", "backup")
+    assert issued.done("events", "--head").json["key"] == before
+    result = issued.run("compromise", "--domain", "backup")
+    assert result.status in {0, 3}, result
+    after = issued.done("events", "--head").json
+    assert after["key"] != before
+    assert issued.done("events", "--verify", "--json").json["signed"]["no"] == after["no"]

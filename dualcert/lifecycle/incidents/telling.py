@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dualcert.clock import from_microseconds
+from dualcert.lifecycle import signing
 from dualcert.lifecycle.incidents.planning import existing, newest_plan
 from dualcert.lifecycle.world import World
 from dualcert.model.incident import Counts, Incident
@@ -17,7 +18,6 @@ from dualcert.store import (
     incident_runs,
     incidents,
     pairs,
-    seals,
 )
 
 _SHARES = (50, 90, 100)
@@ -189,10 +189,9 @@ def _line(row: incident_report.Affected, name: str | None) -> dict[str, Any]:
 
 def summary(world: World, incident_id: int) -> dict[str, Any]:
     """The report in numbers: how long it took from the opening until so many percent were promoted, and seen; and the
-    head of the sealed history, where there is one."""
+    head of the sealed history, signed."""
     shown = status(world, incident_id, stuck=100)
     with world.store.read() as tx:
-        head = seals.last(tx)
         opened_at = existing(tx, incident_id).opened_at
         times = {}
         for step in ("promoted", "observed"):
@@ -202,9 +201,5 @@ def summary(world: World, incident_id: int) -> dict[str, Any]:
                 for at in [incident_report.reached(tx, incident_id, step, share)]
             }
     shown["seconds_to"] = times
-    shown["sealed"] = (
-        None
-        if head is None
-        else {"seal": head.no, "last_event": head.last_id, "digest": head.digest, "at": head.at}
-    )
+    shown["sealed"] = signing.last_head(world)
     return shown
