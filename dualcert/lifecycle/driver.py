@@ -13,6 +13,7 @@ from dualcert.lifecycle.runner import COMMAND, Runner, Scope
 from dualcert.lifecycle.world import World
 from dualcert.model.events import Event
 from dualcert.store import claims, events
+from dualcert.store.following import Follower
 
 __all__ = ["Scope", "patiently", "run_until"]
 
@@ -23,6 +24,7 @@ T = TypeVar("T")
 _POLL = 0.25
 _FOLLOW = 0.05
 _AGAIN = 1.0
+_LATE = 1.0
 _GRACE = 35.0
 """Seconds after the deadline in which a step that is under way may still end: a request ends in 30."""
 
@@ -83,7 +85,7 @@ class _Run:
         self._on_event = on_event
         self._follow = follow
         self._runner = Runner(engine, scope, COMMAND, _POLL)
-        self._seen = 0
+        self._follower = Follower(scope.pairs)
 
     def _now(self) -> float:
         return self._world.clock.monotonic()
@@ -95,7 +97,7 @@ class _Run:
             while not self._over():
                 self._runner.wait(_POLL)
                 self._tell()
-            self._tell()
+            self._tell_the_rest()
 
     def _patiently(self, act: Callable[[], None]) -> None:
         """Do something as soon as the database answers, if it does in time."""
@@ -152,17 +154,36 @@ class _Run:
     def _begin_following(self) -> None:
         if self._on_event is not None:
             with self._world.store.read() as tx:
-                self._seen = events.last(tx)
+                self._follower.begin(tx)
 
-    def _tell(self) -> None:
+    def _tell(self, *, all_of_it: bool = False) -> None:
         if self._on_event is None:
             return
         try:
             with self._world.store.read() as tx:
-                found = events.page(tx, pairs=self._scope.pairs, after=self._seen)
+                found = self._follower.new(tx, all_of_it=all_of_it)
         except StoreUnavailable as error:
             self._runner.met_outage(error)
             return
         for event in found:
-            self._seen = event.id
             self._on_event(event)
+
+    def _tell_the_rest(self) -> None:
+        """What this run has done is told in any case; those who write at the same time have a moment to end."""
+        if self._on_event is None:
+            return
+        goal, until = self._last(), self._now() + _LATE
+        self._tell()
+        while self._follower.seen < goal and self._now() < until:
+            self._runner.wait(_FOLLOW)
+            self._tell()
+        if self._follower.seen < goal:
+            self._tell(all_of_it=True)
+
+    def _last(self) -> int:
+        try:
+            with self._world.store.read() as tx:
+                return events.last(tx)
+        except StoreUnavailable as error:
+            self._runner.met_outage(error)
+            return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import timedelta
 
 import pytest
@@ -34,6 +35,7 @@ from dualcert.store import (
     tables,
     work,
 )
+from tests.postgres import Postgres
 from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
 from tests.store.worlds import Setting, a_world, issued
 
@@ -293,6 +295,42 @@ def test_what_another_process_does_is_followed_to_its_end(world: World) -> None:
     assert not running.is_alive()
     assert told[0] == "by the other"
     assert told[-1] == "the last thing"
+
+
+def test_what_another_one_has_begun_to_write_is_told_before_what_came_after_it(
+    world: World, server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number is the lower one; on SQLite nobody writes while another does."""
+    pair, other = orders_due(world, 1, PRIMARY)[0], str(new_owner())
+    with world.store.write() as tx:
+        [theirs] = claims.claim(tx, other, kinds=[ORDER], limit=1)
+    looks, read = [0], world.store.read
+
+    def looking() -> AbstractContextManager[Transaction]:
+        looks[0] += threading.current_thread() is not threading.main_thread()
+        return read()
+
+    monkeypatch.setattr(world.store, "read", looking)
+    told: list[str] = []
+    running = in_the_background(lambda: run(world, 60, on_event=lambda event: told.append(event.cause)))
+
+    def heard() -> bool:
+        with world.store.write() as tx:
+            events.record(tx, EventKind.PLACED, "by the other", pair=pair.id)
+        return bool(told)
+
+    soon(heard)
+    with world.store.write() as late:
+        events.record(late, EventKind.STORED, "late", pair=pair.id)
+        with world.store.write() as tx:
+            events.record(tx, EventKind.STORED, "quick", pair=pair.id)
+        enough = looks[0] + 10
+        soon(lambda: looks[0] >= enough)
+    with world.store.write() as tx:
+        work.finish(tx, theirs)
+    running.join(PATIENCE)
+    assert not running.is_alive()
+    assert told[-2:] == ["late", "quick"]
 
 
 def test_what_another_process_does_not_finish_is_waited_for_until_the_deadline(world: World) -> None:
