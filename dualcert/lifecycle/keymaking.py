@@ -112,7 +112,7 @@ def _wrapped(protector: KeyProtector, secret: bytes, spki: bytes, context: KeyCo
             return WrappedKey(spki, context.domain, hold.key_id, wrapped, hold)
 
 
-def unwrap(world: World, wrapped: WrappedKey | None) -> bytes:
+def unwrap(world: World, wrapped: WrappedKey | None, purpose: str = "certificate") -> bytes:
     """The private key as PKCS#8 PEM, proved to belong to the public key it is kept for.
 
     Raises ``KeyUnreadable``, or ``ConfigurationError`` where the domain's KEK is not to be had.
@@ -121,7 +121,7 @@ def unwrap(world: World, wrapped: WrappedKey | None) -> bytes:
         raise KeyUnreadable(
             "its private key is not kept any more", remedy="Order a new certificate: dualcert renew."
         )
-    pem = opened(world, wrapped, "certificate")
+    pem = opened(world, wrapped, purpose)
     try:
         key = load_pem_private_key(pem, None)
     except ValueError as error:

@@ -19,8 +19,9 @@ from dualcert.lifecycle.world import World
 from dualcert.model.certificate import WrappedKey
 from dualcert.model.events import EventKind
 from dualcert.ports.keys import RotatingKeyProtector, rotation_of
-from dualcert.store import Transaction, events, keys, leases
+from dualcert.store import Transaction, events, keys, leases, signed_heads
 from dualcert.store.keys import AccountKey
+from dualcert.store.signed_heads import SIGNING
 
 _BATCH = 1000
 _HOPELESS = 1000
@@ -206,12 +207,13 @@ class _Rotating:
             with self.world.store.read() as tx:
                 # What does not open stays where it is, and is met again.
                 batch = keys.under(tx, self.domain, kek, _BATCH + len(tried))
+                signing = signed_heads.keys_in(tx, self.domain)
             fresh = [one for one in batch if one.spki not in tried]
             if not fresh:
                 return
             pairs = []
             for key in fresh:
-                new = self._rewrapped(key, "certificate")
+                new = self._rewrapped(key, SIGNING if key.spki in signing else "certificate")
                 if new is None:
                     tried.add(key.spki)
                 else:

@@ -32,7 +32,7 @@ from dualcert.model.certificate import WrappedKey
 from dualcert.model.events import EventKind
 from dualcert.model.seal import Seal, statement, text_of
 from dualcert.store import events, keys, seals, signed_heads
-from dualcert.store.signed_heads import Signature
+from dualcert.store.signed_heads import SIGNING, Signature
 
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
 
@@ -102,7 +102,7 @@ def _new_key(world: World) -> WrappedKey:
         raise ConfigurationError(
             "there is no KEK that a key to sign with could lie under", remedy="Add [keys.NAME]."
         )
-    made = keymaking.wrap(world, domain, weakkeys.account_key(world))
+    made = keymaking.wrap(world, domain, weakkeys.account_key(world), SIGNING)
     with world.store.write() as tx:
         tx.alone("signing key")
         # Another process may have been first.
@@ -116,7 +116,7 @@ def _new_key(world: World) -> WrappedKey:
 
 
 def _opened(world: World, key: WrappedKey) -> ec.EllipticCurvePrivateKey:
-    opened = load_pem_private_key(keymaking.unwrap(world, key), None)
+    opened = load_pem_private_key(keymaking.unwrap(world, key, SIGNING), None)
     if not isinstance(opened, ec.EllipticCurvePrivateKey):
         raise KeyUnreadable("the key to sign with is of another kind than those that are made for it")
     return opened

@@ -15,6 +15,7 @@ from dualcert.model.order import RecordState
 from dualcert.model.work import WorkKind
 from dualcert.store import leases
 from dualcert.store.columns import instant, micros
+from dualcert.store.incident_tables import signing_key
 from dualcert.store.statements import prepared
 from dualcert.store.tables import (
     certificate,
@@ -47,7 +48,7 @@ def database_clock(tx: Transaction) -> datetime:
 
 
 def sample_keys(tx: Transaction, domain: str, each: int) -> list[WrappedKey]:
-    """Some wrapped keys of a domain, at most ``each`` for every KEK that any of them is wrapped under."""
+    """Some certificates' wrapped keys of a domain, at most ``each`` for every KEK that any of them is wrapped under."""
     found: list[WrappedKey] = []
     key_id = ""
     while True:
@@ -58,7 +59,11 @@ def sample_keys(tx: Transaction, domain: str, each: int) -> list[WrappedKey]:
         key_id = tx.execute(following).scalar_one()
         if key_id is None:
             return found
-        query = select(wrapped_key).where(wrapped_key.c.domain == domain, wrapped_key.c.key_id == key_id)
+        query = select(wrapped_key).where(
+            wrapped_key.c.domain == domain,
+            wrapped_key.c.key_id == key_id,
+            wrapped_key.c.spki.not_in(select(signing_key.c.spki)),
+        )
         found += [
             WrappedKey(row.spki, row.domain, row.key_id, row.wrapped) for row in tx.execute(query.limit(each))
         ]

@@ -15,6 +15,9 @@ from dualcert.store.incident_tables import signed_head, signing_key
 from dualcert.store.tables import blocked_key, wrapped_key
 from dualcert.store.transaction import Transaction
 
+SIGNING = "signing"
+"""The purpose that such a key is wrapped for: that of no certificate opens in its place."""
+
 
 @dataclass(frozen=True)
 class Signature:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from threading import Barrier
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, update
 
 from dualcert.errors import KeyUnreadable, StoreError
 from dualcert.lifecycle import sealing, signing
@@ -18,7 +18,8 @@ from dualcert.store import Store, certificates, events, signed_heads
 from dualcert.store import incident_tables as t
 from dualcert.store.tables import wrapped_key
 from dualcert.testing.clock import FakeClock
-from tests.store.worlds import Setting, a_world
+from tests.store.building import PRIMARY, a_pair
+from tests.store.worlds import Setting, a_world, issued
 
 
 @pytest.fixture
@@ -81,6 +82,15 @@ def test_a_domain_that_is_not_configured_any_more_is_signed_under_no_more(world:
     assert before is not None
     assert after is not None
     assert before["key"] != after["key"]
+
+
+def test_a_certificates_key_does_not_open_as_one_to_sign_with(world: World) -> None:
+    with world.store.write() as tx:
+        other = issued(tx, world, a_pair(tx), PRIMARY)
+        # Somebody who has the private key from a web server, and can write to the database.
+        tx.execute(insert(t.signing_key), {"spki": other.spki, "made_at": tx.at})
+    with pytest.raises(KeyUnreadable):
+        signing.head(world)
 
 
 @pytest.mark.parametrize("what", ["signature", "seal", "key"])
