@@ -203,7 +203,7 @@ def _tell_of_keys(looked: Looked) -> None:
     for one in looked.authorities:
         say(f"  {one}")
     if looked.weak:
-        note("`dualcert events` says which; to have them revoked, too: dualcert compromise NAME")
+        note("`dualcert events` says which, and how each is revoked (key-blocked)")
 
 
 def _go_on(context: Context) -> None:

@@ -81,7 +81,11 @@ def test_what_has_leaked_since_is_found_in_the_inventory_and_left(
     kinds = {one["kind"]: one for one in program.events(name)}
     assert "its key is weak: blocklist (found on a wall) (badkeys " in kinds["promoted"]["cause"]
     assert kinds["promoted"]["actor"] == "watch"
-    assert "key-blocked" in kinds
+    [_, command] = kinds["key-blocked"]["cause"].split("; to have it revoked: dualcert ")
+    program.run(*command.split())
+    assert any(
+        one["kind"] == "revoked" and one["ca"] == before["primary"]["ca"] for one in program.events(name)
+    )
     check = finish(program.start("check", environment=environment))
     assert "looks at every key that enters; its list of leaked keys is of" in check.out
 

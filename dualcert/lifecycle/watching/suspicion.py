@@ -63,7 +63,8 @@ def _record(tx: Transaction, one: Suspect, source: str) -> None:
 
 def _block(tx: Transaction, one: Suspect, source: str) -> None:
     if certificates.block_key(tx, one.spki, f"{one.evidence} ({source})"):
-        _told(tx, EventKind.KEY_BLOCKED, one, f"{one.evidence} ({source})")
+        revoke = f"to have it revoked: dualcert compromise --spki {one.spki.hex()}"
+        _told(tx, EventKind.KEY_BLOCKED, one, f"{one.evidence} ({source}); {revoke}")
 
 
 def _told(tx: Transaction, kind: EventKind, one: Suspect, cause: str) -> None:
