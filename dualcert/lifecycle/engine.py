@@ -122,7 +122,7 @@ class Engine:
     def _claimable(
         self, kinds: Collection[WorkKind], pairs: Collection[int] | None, but_not_at: Collection[str]
     ) -> bool:
-        with self.world.store.read() as tx:
+        with self.world.store.glance() as tx:
             return claims.claimable(tx, self.owner, kinds=kinds, pairs=pairs, but_not_at=but_not_at)
 
     def advance(self, rows: Sequence[WorkRow]) -> list[Outcome]:
@@ -177,12 +177,14 @@ class Engine:
             case Done():
                 return None
             case Waiting(_, reason):
-                return Held(replace(row, continued=True, looks=0), now + _WAITING_LOOK, reason, waiting=True)
+                again = replace(row, continued=True, looks=0, known=outcome.known)
+                return Held(again, now + _WAITING_LOOK, reason, waiting=True)
             case Later() if (
                 not outcome.failed and outcome.waiting_for is None and outcome.at - now < IN_MEMORY
             ):
                 looks = row.looks + 1 if outcome.looking else 0
-                return Held(replace(row, continued=True, looks=looks), outcome.at, outcome.reason)
+                again = replace(row, continued=True, looks=looks, known=outcome.known)
+                return Held(again, outcome.at, outcome.reason)
             case Later() | Failed():
                 return self._put_back(row, outcome, now)
 
@@ -221,6 +223,7 @@ class Engine:
             since=row.since or now,
             continued=False,
             looks=0,
+            known=None,
             reason=later.reason,
         )
         return Held(again, later.at, later.reason)
@@ -253,7 +256,7 @@ class Engine:
 
     def take_from_the_dead(self) -> None:
         """What a process of this machine held when it died is free at once."""
-        with self.world.store.read() as tx:
+        with self.world.store.glance() as tx:
             gone = [owner for owner in leases.owners(tx) if owner != self.owner and is_dead(owner)]
         if gone:
             with self.world.store.write() as tx:

@@ -1,10 +1,10 @@
-"""Rows that a subquery has picked, looked up one by one by their key, whatever is believed about their table."""
+"""Rows looked up one by one by their key, whatever PostgreSQL believes about their table at this moment."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Select
+from sqlalchemy import Column, ColumnElement, FromClause, Select, literal_column, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NullType
@@ -35,3 +35,12 @@ def picked(column: Column[Any], query: Select[Any]) -> ColumnElement[bool]:
     each that was picked, and a backlog of a hundred thousand rows takes half a minute. An array is no join.
     """
     return _Picked(column, query.scalar_subquery())
+
+
+def there_is(*conditions: ColumnElement[bool], beside: tuple[FromClause, ...]) -> ColumnElement[bool]:
+    """EXISTS, asked for each row of the tables ``beside`` it.
+
+    Of a table that it believes to be small, PostgreSQL answers an EXISTS by reading all of it once.
+    """
+    found: Select[Any] = select(literal_column("1")).where(*conditions).limit(1)
+    return found.correlate(*beside).scalar_subquery().is_not(None)

@@ -24,6 +24,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.sqlite import Insert as Upsert
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from dualcert.errors import LeaseLost
 from dualcert.model.work import ANOTHER_STEP, BUDGET, DAY, NO_PAIR, WorkKind, WorkRow
@@ -229,7 +230,7 @@ def get(tx: Transaction, kind: WorkKind, pair_id: int, *, ca: str = "", target: 
 
 
 @prepared
-def _wake() -> Update:
+def _wake() -> ReturningUpdate[Any]:
     free = work.c.owner.is_(None)
     return (
         update(work)
@@ -243,6 +244,7 @@ def _wake() -> Update:
             due_at=case((free, bindparam("at")), else_=work.c.due_at),
             waiting_for=case((free, None), else_=_WOKEN),
         )
+        .returning(work.c.owner)
     )
 
 
@@ -252,7 +254,7 @@ def wake(tx: Transaction, kind: WorkKind, pair_id: int) -> None:
     One that is held is due when its holder puts it back to wait; what it is put back for otherwise is not shortened.
     """
     woken = tx.execute(_wake(), {"of_pair": pair_id, "of_kind": kind.value, "at": tx.at})
-    if woken.rowcount:
+    if any(one.owner is None for one in woken):
         tx.made_due.add(pair_id)
 
 
