@@ -88,6 +88,7 @@ class Engine:
         self.world = world
         self.owner = str(new_owner())
         self.names = PairNames(world.store)
+        self._at_work = False
 
     def claim(
         self,
@@ -107,6 +108,7 @@ class Engine:
         # Most looks find nothing, and many processes that follow one look often: none of them holds up a writer.
         if not expected and not self._claimable(kinds, pairs, but_not_at):
             return batches
+        self._at_work = True
         with self.world.store.write() as tx:
             for row in claims.claim(
                 tx, self.owner, kinds=kinds, limit=limit, pairs=pairs, but_not_at=but_not_at
@@ -254,11 +256,25 @@ class Engine:
                         tx, one.row, due_at=now + _RECHECK, reason=one.reason, waiting_for=ANOTHER_STEP
                     )
 
+    def renew_leases(self) -> None:
+        """What this engine holds is its own for another minute. Raises ``StoreUnavailable``."""
+        with self.world.store.write() as tx:
+            leases.renew(tx, self.owner, at_work=self._at_work)
+
+    def end(self) -> None:
+        """It holds nothing any more, and claims nothing."""
+        if self._at_work:
+            self._at_work = False
+            with self.world.store.write() as tx:
+                leases.end(tx, self.owner)
+
     def take_from_the_dead(self) -> None:
         """What a process of this machine held when it died is free at once."""
         with self.world.store.glance() as tx:
             gone = [owner for owner in leases.owners(tx) if owner != self.owner and is_dead(owner)]
-        if gone:
+            ended = leases.any_ended(tx)
+        if gone or ended:
             with self.world.store.write() as tx:
                 for owner in gone:
                     leases.release_owner(tx, owner)
+                leases.forget_ended(tx)

@@ -10,7 +10,7 @@ import dualcert
 from dualcert.errors import ConfigurationError, DatabaseRevisionError
 from dualcert.store.database import Store
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest revision in ``migrations/``, known without importing Alembic (which takes most of a second)."""
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, FromClause, Select, literal_column, select
+from sqlalchemy import BindParameter, Column, ColumnElement, FromClause, Select, literal_column, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NullType
+
+from dualcert.store.transaction import Transaction
 
 
 class _Picked(FunctionElement[Any]):
@@ -44,3 +47,32 @@ def there_is(*conditions: ColumnElement[bool], beside: tuple[FromClause, ...]) -
     """
     found: Select[Any] = select(literal_column("1")).where(*conditions).limit(1)
     return found.correlate(*beside).scalar_subquery().is_not(None)
+
+
+class _Listed(FunctionElement[Any]):
+    inherit_cache = True
+    type = NullType()
+
+
+@compiles(_Listed)
+def _in_list(element: _Listed, compiler: Any, **options: Any) -> str:
+    column, ids = (compiler.process(one, **options) for one in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({ids}))"  # noqa: S608 - two names
+
+
+@compiles(_Listed, "postgresql")
+def _any_of_list(element: _Listed, compiler: Any, **options: Any) -> str:
+    column, ids = (compiler.process(one, **options) for one in element.clauses)
+    # Of an array whose length is known, the whole table may be compared with each element.
+    return f"{column} = ANY (ARRAY(SELECT unnest(CAST({ids} AS BIGINT[]))))"
+
+
+def listed(column: Column[Any], ids: BindParameter[str]) -> ColumnElement[bool]:
+    """``column IN (ids)`` whose text is the same for any number of them; they are handed over as one value."""
+    return _Listed(column, ids)
+
+
+def ids_of(tx: Transaction, rows: Iterable[Any]) -> str:
+    """The numbers of rows, as ``listed`` takes them."""
+    numbers = ",".join(str(row.id) for row in rows)
+    return f"[{numbers}]" if tx.dialect == "sqlite" else f"{{{numbers}}}"
