@@ -151,6 +151,7 @@ def test_who_lost_the_row_stores_nothing(world: World) -> None:
     pair, order, row = under_way(world, PRIMARY)
     with world.store.write() as tx:
         leases.release_owner(tx, row.owner or "")
+    [[_taken]] = Engine(world).claim([WorkKind.ORDER], 1)
     with pytest.raises(LeaseLost):
         arrive(world, pair, order, row)
     with world.store.read() as tx:
