@@ -121,7 +121,7 @@ class Runner:
 
     def __enter__(self) -> Self:
         self._world.store.watchers.add(self._committed)
-        self._world.leases.keep(self._engine.owner, self.renew_leases)
+        self._world.leases.keep(self._engine.owner, self.renew_leases, self._world.clock)
         return self
 
     def __exit__(
