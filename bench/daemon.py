@@ -113,7 +113,7 @@ def _claim_rows(world: World) -> float:
             return len(claims.claim(tx, owner, kinds=ALL_KINDS, limit=_BATCH))
 
     took = _taking_all(act)
-    change(world, "UPDATE work SET owner = NULL, lease_until = NULL WHERE owner = :owner", owner=owner)
+    change(world, "UPDATE work SET owner = NULL WHERE owner = :owner", owner=owner)
     return took
 
 

@@ -33,7 +33,7 @@ from dualcert.lifecycle.world import (
 )
 
 if TYPE_CHECKING:
-    from dualcert.lifecycle.checking import Scene
+    from dualcert.lifecycle.findings import Scene
     from dualcert.lifecycle.permits import RequestPermits
     from dualcert.policy.budget import Kind, Limit
     from dualcert.ports.ca import CertificateAuthority
@@ -133,7 +133,7 @@ def _inspector() -> KeyInspector | None:
 
 def examine(settings: Settings, names: Sequence[str] = ()) -> Scene:
     """The same, for looking at it: nothing is required to be usable, and nothing is tried yet. Close its store."""
-    from dualcert.lifecycle.checking import CaExpected, Scene
+    from dualcert.lifecycle.findings import CaExpected, Scene
     from dualcert.store import Store, migrations
 
     clock, actor = SystemClock(), _actor()

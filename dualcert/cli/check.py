@@ -13,7 +13,7 @@ from dualcert.cli.output import flush, note, print_json, say
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, ConfigurationError
 
 if TYPE_CHECKING:
-    from dualcert.lifecycle.checking import Finding
+    from dualcert.lifecycle.findings import Finding
 
 _EXAMPLES = """
 dualcert check
@@ -61,7 +61,7 @@ def check(context: Context, names: tuple[str, ...]) -> int:
 def _findings(context: Context, names: tuple[str, ...]) -> Iterator[Finding]:
     from dualcert import bootstrap
     from dualcert.lifecycle import checking, inventory
-    from dualcert.lifecycle.checking import Finding
+    from dualcert.lifecycle.findings import Finding
 
     try:
         settings = context.settings
@@ -80,7 +80,7 @@ def _findings(context: Context, names: tuple[str, ...]) -> Iterator[Finding]:
 def _unusable(error: ConfigurationError) -> Iterator[Finding]:
     """Everything that is wrong in the file, each by itself."""
     from dualcert.bootstrap import configuration_problems
-    from dualcert.lifecycle.checking import Finding
+    from dualcert.lifecycle.findings import Finding
 
     for place, reason, remedy in configuration_problems(error):
         subject = f"configuration, {place}" if place else "configuration"

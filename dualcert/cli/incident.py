@@ -9,7 +9,7 @@ import click
 from dualcert.cli.completion import tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import REFUSED, Argument, Group, pass_context
-from dualcert.cli.output import Column, note, print_columns, print_json, print_json_lines, say
+from dualcert.cli.output import Column, many, note, print_columns, print_json, print_json_lines, say
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
 
 if TYPE_CHECKING:
@@ -103,16 +103,16 @@ def open_(
     if context.json:
         print_json({**shown, "strays": strays})
     else:
-        say(f"incident {found.id} is open: {found.members} certificates of ours are named")
-        say(
-            f"  deadline {found.deadline:%Y-%m-%d %H:%M} UTC; {found.unknown} serials or names are none of ours"
-        )
+        named = many(found.members, "certificate of ours is", "certificates of ours are")
+        say(f"incident {found.id} is open: {named} named")
+        foreign = many(found.unknown, "serial or name is", "serials or names are")
+        say(f"  deadline {found.deadline:%Y-%m-%d %H:%M} UTC; {foreign} none of ours")
         say(f"  next: dualcert incident plan {found.id}")
     for one in strays:
         if one["problem"] is not None:
             note(f"line {one['line']}: {one['problem']}")
     if found.unreadable:
-        note(f"{found.unreadable} lines could not be read")
+        note(f"{many(found.unreadable, 'line')} could not be read")
 
 
 # --- plan ------------------------------------------------------------------------------------------------
@@ -143,11 +143,13 @@ def plan(context: Context, incident_id: int) -> None:
     if context.json:
         print_json(shown)
         return
-    say(f"incident {incident_id}: {shown['affected']} certificates are affected")
-    say(f"  {shown['serving']} serve: {shown['usable']} with a usable backup, {shown['not_usable']} without")
-    say(f"  {shown['standby']} stand by, {shown['idle']} do neither any more")
-    say(f"  {shown['unknown']} that were named are none of ours, {shown['unreadable']} lines were not read")
-    for title, key in (("CA", "by_ca"), ("target", "by_target"), ("zone", "by_zone"), ("why not", "by_why")):
+    say(f"incident {incident_id}: {many(shown['affected'], 'certificate is', 'certificates are')} affected")
+    say(
+        f"  serving: {shown['serving']}, {shown['usable']} with a usable backup and {shown['not_usable']} without"
+    )
+    say(f"  standing by: {shown['standby']}; neither any more: {shown['idle']}")
+    say(f"  named and none of ours: {shown['unknown']}; lines that were not read: {shown['unreadable']}")
+    for title, key in (("CA", "by_ca"), ("target", "by_target"), ("DNS", "by_zone"), ("why not", "by_why")):
         for word, actions in shown[key].items():
             told = ", ".join(f"{many} to {action}" for action, many in sorted(actions.items()))
             say(f"  {title} {word}: {told}")
@@ -338,7 +340,7 @@ def undo(context: Context, incident_id: int) -> int:
     if context.json:
         print_json({**telling.status(world, incident_id), "undone": turned, "stayed": stayed})
     else:
-        say(f"incident {incident_id}: {turned} pairs went back, {stayed} stay")
+        say(f"incident {incident_id}: {many(turned, 'pair')} went back, {many(stayed, 'stays', 'stay')}")
     return EXIT_PARTIAL if stayed else EXIT_DONE
 
 

@@ -53,6 +53,11 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def many(number: int, one: str, more: str | None = None) -> str:
+    """``1 line``, ``2 lines``; ``more`` where an s is not enough."""
+    return f"{number} {one}" if number == 1 else f"{number} {more or one + 's'}"
+
+
 def say(text: str = "") -> None:
     """A line for people, on stdout."""
     write(f"{text}\n")

@@ -12,7 +12,7 @@ from cryptography import x509
 
 from dualcert.errors import CaError, CaUnreachable, DualcertError
 from dualcert.lifecycle import accountkeys, keymaking
-from dualcert.lifecycle.checking import Finding, Look, Scene, trouble
+from dualcert.lifecycle.findings import Finding, Look, Scene, trouble
 from dualcert.lifecycle.owner import new_owner
 from dualcert.lifecycle.world import World
 from dualcert.policy import pairing

@@ -10,7 +10,7 @@ from functools import partial
 
 from dualcert.errors import DnsError, DnsUnreachable, ProbeFailed
 from dualcert.lifecycle import probing, weakkeys
-from dualcert.lifecycle.checking import Finding, Look, Scene, trouble
+from dualcert.lifecycle.findings import Finding, Look, Scene, trouble
 from dualcert.lifecycle.watching import telling
 from dualcert.lifecycle.world import DnsBinding, TargetBinding, World
 from dualcert.model import names as naming

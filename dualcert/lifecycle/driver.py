@@ -133,7 +133,7 @@ class _Run:
         """Whether rows of the scope are due soon that this process does not hold."""
         now = self._world.clock.now()
         until = now + timedelta(seconds=self._until - self._now())
-        with self._world.store.read() as tx:
+        with self._world.store.glance() as tx:
             earliest = claims.due_before(
                 tx,
                 until,

@@ -88,6 +88,7 @@ class Engine:
         self.world = world
         self.owner = str(new_owner())
         self.names = PairNames(world.store)
+        self._at_work = False
 
     def claim(
         self,
@@ -107,6 +108,7 @@ class Engine:
         # Most looks find nothing, and many processes that follow one look often: none of them holds up a writer.
         if not expected and not self._claimable(kinds, pairs, but_not_at):
             return batches
+        self._at_work = True
         with self.world.store.write() as tx:
             for row in claims.claim(
                 tx, self.owner, kinds=kinds, limit=limit, pairs=pairs, but_not_at=but_not_at
@@ -122,7 +124,7 @@ class Engine:
     def _claimable(
         self, kinds: Collection[WorkKind], pairs: Collection[int] | None, but_not_at: Collection[str]
     ) -> bool:
-        with self.world.store.read() as tx:
+        with self.world.store.glance() as tx:
             return claims.claimable(tx, self.owner, kinds=kinds, pairs=pairs, but_not_at=but_not_at)
 
     def advance(self, rows: Sequence[WorkRow]) -> list[Outcome]:
@@ -177,12 +179,14 @@ class Engine:
             case Done():
                 return None
             case Waiting(_, reason):
-                return Held(replace(row, continued=True, looks=0), now + _WAITING_LOOK, reason, waiting=True)
+                again = replace(row, continued=True, looks=0, known=outcome.known)
+                return Held(again, now + _WAITING_LOOK, reason, waiting=True)
             case Later() if (
                 not outcome.failed and outcome.waiting_for is None and outcome.at - now < IN_MEMORY
             ):
                 looks = row.looks + 1 if outcome.looking else 0
-                return Held(replace(row, continued=True, looks=looks), outcome.at, outcome.reason)
+                again = replace(row, continued=True, looks=looks, known=outcome.known)
+                return Held(again, outcome.at, outcome.reason)
             case Later() | Failed():
                 return self._put_back(row, outcome, now)
 
@@ -221,6 +225,7 @@ class Engine:
             since=row.since or now,
             continued=False,
             looks=0,
+            known=None,
             reason=later.reason,
         )
         return Held(again, later.at, later.reason)
@@ -251,11 +256,25 @@ class Engine:
                         tx, one.row, due_at=now + _RECHECK, reason=one.reason, waiting_for=ANOTHER_STEP
                     )
 
+    def renew_leases(self) -> None:
+        """What this engine holds is its own for another minute. Raises ``StoreUnavailable``."""
+        with self.world.store.write() as tx:
+            leases.renew(tx, self.owner, at_work=self._at_work)
+
+    def end(self) -> None:
+        """It holds nothing any more, and claims nothing."""
+        if self._at_work:
+            self._at_work = False
+            with self.world.store.write() as tx:
+                leases.end(tx, self.owner)
+
     def take_from_the_dead(self) -> None:
         """What a process of this machine held when it died is free at once."""
         with self.world.store.read() as tx:
             gone = [owner for owner in leases.owners(tx) if owner != self.owner and is_dead(owner)]
-        if gone:
+            ended = leases.any_ended(tx)
+        if gone or ended:
             with self.world.store.write() as tx:
                 for owner in gone:
                     leases.release_owner(tx, owner)
+                leases.forget_ended(tx)

@@ -146,11 +146,25 @@ def _root_key(arrival: Arrival, names: Sequence[str], now: datetime, trust_roots
     instant = max(now, arrival.leaf.not_valid_before_utc)
     verifier = (
         verification.PolicyBuilder()
-        .store(verification.Store(_roots(trust_roots)))
+        .store(_store(trust_roots, _stamp(trust_roots)))
         .time(instant)
         .build_server_verifier(x509.DNSName(naming.probe_name(tuple(names))))
     )
     return _spki(verifier.verify(arrival.leaf, list(arrival.intermediates))[-1])
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    """Changes whenever the file does."""
+    try:
+        found = None if path is None else path.stat()
+    except OSError:
+        return None  # it is told by whoever opens it
+    return None if found is None else (found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=32)
+def _store(path: Path | None, _stamp: tuple[int, int] | None) -> verification.Store:
+    return verification.Store(_roots(path))
 
 
 def trusted_roots(path: Path | None) -> list[x509.Certificate]:

@@ -25,22 +25,21 @@ class LeaseKeeper:
     at once.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._renewals: _Renewals = {}
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._started = False
         weakref.finalize(self, self._over.set)
 
-    def keep(self, owner: str, renew: Callable[[], None]) -> None:
-        """Call ``renew``, which must not raise, three times in the life of a lease."""
+    def keep(self, owner: str, renew: Callable[[], None], clock: Clock) -> None:
+        """Call ``renew``, which must not raise, three times in the life of a lease. The first one's clock counts."""
         with self._lock:
             self._renewals[owner] = renew
             if not self._started:
                 self._started = True
                 threading.Thread(
-                    target=_renew, args=(self._renewals, self._over, self._clock), name="leases", daemon=True
+                    target=_renew, args=(self._renewals, self._over, clock), name="leases", daemon=True
                 ).start()
 
     def leave(self, owner: str) -> None:

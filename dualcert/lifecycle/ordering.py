@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from dualcert.errors import CaError, CaRejected, ChallengeFailed, DnsError, DnsUnreachable, DualcertError
@@ -11,7 +12,7 @@ from dualcert.lifecycle.world import CaBinding, World, look_again
 from dualcert.model.events import EventKind
 from dualcert.model.order import ChallengeRecord, Order, OrderStep
 from dualcert.model.pair import Lineage, Pair
-from dualcert.model.work import DAY, FROZEN, Done, Failed, Later, Outcome, WorkRow
+from dualcert.model.work import DAY, FROZEN, Done, Failed, Later, Outcome, Waiting, WorkRow
 from dualcert.policy import backoff, pairing
 from dualcert.policy.backoff import Failure
 from dualcert.policy.pairing import CaIdentity
@@ -30,9 +31,19 @@ _OLD = timedelta(hours=1)
 """After this time an order may have expired: failures of any kind while it lived do not count against the next one."""
 
 
+@dataclass(frozen=True)
+class _UnderWay:
+    """An order that is placed, and its pair. Nobody but who holds its row moves it: that is not read again."""
+
+    pair: Pair
+    order: Order
+
+
 def advance(world: World, row: WorkRow) -> Outcome:
     """Take one step of the order of a pair at a CA."""
     began = world.clock.now()
+    if isinstance(row.known, _UnderWay):
+        return _go_on(world, row, row.known, began)
     with world.store.read() as tx:
         pair = pairs.by_id(tx, row.pair_id)
         order = orders.open_order(tx, row.pair_id, row.ca)
@@ -43,8 +54,22 @@ def advance(world: World, row: WorkRow) -> Outcome:
         return _drop(world, row)
     if closed is not None:
         return Later(began + _CLOSED_LOOK, f"no order goes there: {closed}", waiting_for=FROZEN)
+    return _recovering(world, row, pair, began, lambda: _step(world, row, pair, order, records))
+
+
+def _go_on(world: World, row: WorkRow, known: _UnderWay, began: datetime) -> Outcome:
+    with world.store.glance() as tx:
+        records = validation.records_of(tx, known.order)
+    return _recovering(
+        world, row, known.pair, began, lambda: _step(world, row, known.pair, known.order, records)
+    )
+
+
+def _recovering(
+    world: World, row: WorkRow, pair: Pair, began: datetime, step: Callable[[], Outcome]
+) -> Outcome:
     try:
-        return _step(world, row, pair, order, records)
+        return step()
     except CaError as error:
         return _recovered(world, row, pair, error, began)
     except DnsError as error:
@@ -66,10 +91,19 @@ def _step(
         return _place(world, row, pair, ca, client, lost=order)
     if order.step is OrderStep.PLACED:
         if not row.continued:
-            return validation.prepare(world, row, pair, order, client, records)
-        outcome = validation.advance(world, row, pair, order, client, records)
-        return _finalize(world, row, pair, order, client) if outcome is None else outcome
+            return _knowing(pair, order, validation.prepare(world, row, pair, order, client, records))
+        outcome = validation.advance(world, row, order, client, records)
+        if outcome is None:
+            return _finalize(world, row, pair, order, client)
+        return _knowing(pair, order, outcome)
     return _collect(world, row, pair, order, client)
+
+
+def _knowing(pair: Pair, order: Order, outcome: Outcome) -> Outcome:
+    """What came of a step that has left the order as it is."""
+    if isinstance(outcome, Later | Waiting):
+        return replace(outcome, known=_UnderWay(pair, order))
+    return outcome
 
 
 def _place(
@@ -100,7 +134,7 @@ def _place(
     )
     if answer.status == "ready":
         return _finalize(world, row, pair, order, client)
-    return validation.prepare(world, row, pair, order, client, [])
+    return _knowing(pair, order, validation.prepare(world, row, pair, order, client, []))
 
 
 def _intend(
@@ -172,9 +206,9 @@ def _finalize(world: World, row: WorkRow, pair: Pair, order: Order, client: Cert
         # Asked again: when this order was placed, the other CA may not have told yet who it is.
         _check_independence(world, tx, order.pair_id, world.ca(order.ca))
         orders.set_step(tx, order.id, OrderStep.FINALIZING)
-        validation.spend(tx, order)
-        # The pair's other order may have waited for values that this one turned out not to need.
-        validation.schedule_publication(tx, order.pair_id)
+        if not validation.spend(tx, order):
+            # The pair's other order may have waited for values that this one turned out not to need.
+            validation.schedule_publication(tx, order.pair_id)
         events.record(tx, EventKind.VALIDATED, "every name is authorized", pair=order.pair_id, ca=order.ca)
     snapshot = _send(order, client)
     if snapshot.status == "processing" and snapshot.retry_after is None:

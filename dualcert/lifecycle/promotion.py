@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from dualcert.errors import ConfigurationError, KeyProblem, Refused, StoreError, UsageProblem
 from dualcert.lifecycle import keymaking, revocation
@@ -287,6 +287,13 @@ def _want_revocation(tx: Transaction, pair: Pair, old: Certificate, wish: Wish) 
 # --- the first certificate -------------------------------------------------------------------------------
 
 
+def falls_back_at(pair: Pair, order: WorkRow | None) -> datetime | None:
+    """Until when a first backup waits for the primary with this ``order``; None where that will not come by itself."""
+    if order is None or order.due_at is None or order.waiting_for == DAY:
+        return None
+    return pair.created_at + timedelta(seconds=pair.first_wait)
+
+
 def fall_back(world: World, row: WorkRow) -> Outcome:
     """A first issuance whose backup is there and whose primary is not: after a while the backup serves instead."""
     with world.store.read() as tx:
@@ -300,15 +307,14 @@ def fall_back(world: World, row: WorkRow) -> Outcome:
         if pair is None or state.serving is not None or state.standby is None:
             work.finish(tx, row)
             return Done()
-        hopeless = order is None or order.due_at is None or order.waiting_for == DAY
-        at = pair.created_at + timedelta(seconds=pair.first_wait)
-        if not hopeless and at > tx.now:
+        at = falls_back_at(pair, order)
+        if at is not None and at > tx.now:
             return Later(at, f"the primary at {primary.ca} is given until then")
         if not promotion.swap(tx, state):
             return Later(tx.now + timedelta(minutes=5), "the backup may not serve either", failed=True)
         backup = lineages[state.backup_lineage]
         new = certificates.get(tx, state.standby)
-        why = "its order needs a person or a day" if hopeless else "first_wait has passed"
+        why = "its order needs a person or a day" if at is None else "first_wait has passed"
         aftermath(tx, pair, primary, backup, None, new, f"no certificate from {primary.ca}: {why}")
         work.finish(tx, row)
     return Done()

@@ -23,7 +23,7 @@ from dualcert.lifecycle.engine import ALL_KINDS, Engine, Held
 from dualcert.lifecycle.stepping import STORE_AGAIN, Ended, Stepper
 from dualcert.lifecycle.telling import EventLog
 from dualcert.model.work import WorkKind, WorkRow
-from dualcert.store import Transaction, leases
+from dualcert.store import Transaction
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Runner:
 
     def __enter__(self) -> Self:
         self._world.store.watchers.add(self._committed)
-        self._world.leases.keep(self._engine.owner, self.renew_leases)
+        self._world.leases.keep(self._engine.owner, self.renew_leases, self._world.clock)
         return self
 
     def __exit__(
@@ -138,6 +138,7 @@ class Runner:
         finally:
             self._world.leases.leave(self._engine.owner)
             self._world.store.watchers.discard(self._committed)
+        self._engine.end()
 
     def finish(self, seconds: float) -> bool:
         """Begin nothing any more, and give the steps under way so long to end; whether they did."""
@@ -150,8 +151,8 @@ class Runner:
 
     def renew_leases(self) -> None:
         # A database that is away for a moment is met by the steps themselves; the lease outlives two misses.
-        with contextlib.suppress(StoreUnavailable), self._world.store.write() as tx:
-            leases.renew(tx, self._engine.owner)
+        with contextlib.suppress(StoreUnavailable):
+            self._engine.renew_leases()
 
     # --- what there is -----------------------------------------------------------------------------------
 

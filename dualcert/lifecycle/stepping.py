@@ -74,7 +74,7 @@ class Stepper:
     def _afresh(self, row: WorkRow, error: StoreUnavailable) -> Held:
         """Taken up as one that another process has left: how far it has come is not known."""
         again = self._clock.now() + STORE_AGAIN
-        return Held(replace(row, continued=False, looks=0), again, error.reason)
+        return Held(replace(row, continued=False, looks=0, known=None), again, error.reason)
 
     def _mishap(self, rows: list[WorkRow], error: Exception) -> Ended:
         """What nobody foresaw: the step backs off, and all others go on."""

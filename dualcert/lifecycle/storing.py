@@ -6,7 +6,7 @@ import hashlib
 from datetime import datetime, timedelta
 
 from dualcert.errors import CertificateUnfit, ResourceGone
-from dualcert.lifecycle import chains, inspection, renewal, renewal_information, weakkeys
+from dualcert.lifecycle import chains, inspection, promotion, renewal, renewal_information, weakkeys
 from dualcert.lifecycle.inspection import Arrival
 from dualcert.lifecycle.watching import places
 from dualcert.lifecycle.world import World
@@ -50,6 +50,8 @@ def store(world: World, row: WorkRow, pair: Pair, order: Order, issued: IssuedCe
         work.hold(tx, row)
         weakkeys.block(world, tx, arrival, pair=pair.id, ca=order.ca)
         state = pairs.state(tx, pair.id)
+        # It may have been given other names or targets since the order left.
+        now = pairs.by_id(tx, pair.id) or pair
         found += _dependence(tx, state, order, arrival, root_key)
         leaked = compromise.blocked(tx, [order.spki])
         if leaked:
@@ -61,12 +63,12 @@ def store(world: World, row: WorkRow, pair: Pair, order: Order, issued: IssuedCe
         chains.keep(tx, number, issued, arrival)
         orders.set_step(tx, order.id, OrderStep.STORED, arrived.flaw)
         if arrived.flaw is None:
-            _take_role(tx, state, pair, order, arrived, number)
+            _take_role(tx, state, now, order, arrived, number)
             renewal_information.begin(world, tx, arrived, number, arrival.leaf)
             places.begin(world, tx, arrived, number, arrival, state.certificate_of(order.lineage_id))
             work.finish(tx, row)
             renewal.reckon(tx, pair.id)
-            _keep_up(tx, order, number)
+            _keep_up(tx, now, order, number)
             return Done()
         events.record(tx, EventKind.UNFIT, arrived.flaw, pair=pair.id, ca=order.ca, certificate=number)
         if leaked:
@@ -150,16 +152,17 @@ def _take_role(
         for target in pair.targets:
             work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target=target)
     elif state.serving is None:
-        work.schedule(tx, WorkKind.FALLBACK, pair.id, tx.now)
+        orders_under_way = work.of_pairs(tx, [pair.id], [WorkKind.ORDER])
+        of_primary = next((one for one in orders_under_way if one.ca != order.ca), None)
+        at = promotion.falls_back_at(pair, of_primary)
+        work.schedule(tx, WorkKind.FALLBACK, pair.id, tx.now if at is None else max(at, tx.now))
 
 
-def _keep_up(tx: Transaction, order: Order, number: int) -> None:
-    """The pair may have been given other names since the order left."""
-    if pairs.names_digest(tx, order.pair_id) == naming.digest(order.names):
+def _keep_up(tx: Transaction, pair: Pair, order: Order, number: int) -> None:
+    if pair.names_digest == naming.digest(order.names):
         return
-    for pair in pairs.by_ids(tx, [order.pair_id]):
-        if naming.covers(order.names, pair.names):
-            certificates.also_covers(tx, number, pair.names_digest)
-        else:
-            lineages = [one for one in pairs.lineages(tx, [pair.id]) if one.id == order.lineage_id]
-            renewal.open_orders(tx, pair, lineages, "the pair was given other names meanwhile")
+    if naming.covers(order.names, pair.names):
+        certificates.also_covers(tx, number, pair.names_digest)
+    else:
+        lineages = [one for one in pairs.lineages(tx, [pair.id]) if one.id == order.lineage_id]
+        renewal.open_orders(tx, pair, lineages, "the pair was given other names meanwhile")

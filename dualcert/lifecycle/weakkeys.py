@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from dualcert.errors import KeyWeak
 from dualcert.lifecycle import keymaking
-from dualcert.lifecycle.checking import Finding
+from dualcert.lifecycle.findings import Finding
 from dualcert.lifecycle.keymaking import NewKey
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate

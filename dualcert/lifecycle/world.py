@@ -159,10 +159,7 @@ class World:
     inspector: Lazy[KeyInspector | None] = field(default_factory=lambda: Lazy(_no_inspector))
     unrecorded: dict[int, OrderSnapshot] = field(default_factory=dict, repr=False, compare=False)
     pools: Pools = field(default_factory=Pools, repr=False, compare=False)
-    leases: LeaseKeeper = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "leases", LeaseKeeper(self.clock))
+    leases: LeaseKeeper = field(default_factory=LeaseKeeper, repr=False, compare=False)
 
     def ca(self, name: str) -> CaBinding:
         return _configured(self.cas, name, "ca")

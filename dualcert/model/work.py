@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -31,8 +31,9 @@ class WorkRow:
     """A step that is due. ``due_at`` is None while a person must act.
 
     ``attempts`` counts failures since ``since``; ``reason`` is the last one's words. ``fence`` grows with every claim.
-    ``looks`` and ``continued`` exist in memory alone: how often in a row the step has only looked, and whether this
-    process has already taken a step of the row under the lease it holds.
+    ``looks``, ``continued`` and ``known`` exist in memory alone: how often in a row the step has only looked, whether
+    this process has already taken a step of the row under the lease it holds, and what that step has left for the next
+    one to know.
     """
 
     id: int
@@ -49,6 +50,7 @@ class WorkRow:
     owner: str | None
     looks: int = 0
     continued: bool = False
+    known: object = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Done:
 class Later:
     """Come back at ``at``. ``failed`` says that something went wrong, which counts towards backing off; ``looking``
     that nothing went on and the step only looked. ``waiting_for`` marks what a repeated command must not hurry.
+    ``known``: what the row's next step need not read, should it be taken under the same lease.
     """
 
     at: datetime
@@ -67,14 +70,16 @@ class Later:
     failed: bool = False
     looking: bool = False
     waiting_for: str | None = None
+    known: object = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Another row of the pair must move first; looked at again when it has."""
+    """Another row of the pair must move first; looked at again when it has. ``known`` as of ``Later``."""
 
     for_whom: str
     reason: str
+    known: object = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

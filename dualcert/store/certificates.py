@@ -62,7 +62,7 @@ def _keep_chain() -> Insert:
 
 @prepared
 def _insert() -> ReturningInsert[Any]:
-    return insert(certificate).returning(certificate.c.id)
+    return upsert(certificate).on_conflict_do_nothing().returning(certificate.c.id)
 
 
 @prepared
@@ -72,13 +72,12 @@ def _insert_leaf() -> Insert:
 
 def insert_certificate(tx: Transaction, arrived: Certificate, der: bytes, chain_pem: str) -> int:
     """Store what has arrived; its number. The same certificate again keeps the number it has."""
-    known = tx.execute(_same(), {"sha256": arrived.sha256, "spki": arrived.spki}).scalar()
-    if known is not None:
-        return int(known)
+    same = {"sha256": arrived.sha256, "spki": arrived.spki}
     tx.execute(_keep_chain(), {"hash": arrived.chain_hash, "pem": chain_pem})
     number = tx.execute(
         _insert(),
         {
+            **same,
             "pair_id": arrived.pair_id,
             "lineage_id": arrived.lineage_id,
             "ca": arrived.ca,
@@ -87,8 +86,6 @@ def insert_certificate(tx: Transaction, arrived: Certificate, der: bytes, chain_
             "issuer_hash": arrived.issuer_hash,
             "issuing_key": arrived.issuing_key,
             "root_key": arrived.root_key,
-            "sha256": arrived.sha256,
-            "spki": arrived.spki,
             "names_digest": arrived.names_digest,
             "key_type": arrived.key_type,
             "not_before": micros(arrived.not_before),
@@ -97,9 +94,20 @@ def insert_certificate(tx: Transaction, arrived: Certificate, der: bytes, chain_
             "stored_at": tx.at,
             "flaw": arrived.flaw,
         },
-    ).scalar_one()
+    ).scalar()
+    if number is None:
+        return _known(tx, same)
     tx.execute(_insert_leaf(), {"certificate_id": number, "der": der})
     return int(number)
+
+
+def _known(tx: Transaction, same: dict[str, bytes]) -> int:
+    known = tx.execute(_same(), same).scalar()
+    if known is None:
+        raise StoreError(
+            "another certificate with this serial number of this CA, or for this key, is kept already"
+        )
+    return int(known)
 
 
 @prepared

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, insert, or_, select
+from sqlalchemy import Select, bindparam, func, insert, not_, select
 
 from dualcert.model import names as naming
 from dualcert.model.certificate import WrappedKey
@@ -169,10 +169,9 @@ def _late(row: Any) -> Late:
 
 @prepared
 def _overdue() -> Select[Any]:
-    free = or_(work_table.c.lease_until.is_(None), work_table.c.lease_until <= database_now)
     return (
         select(work_table)
-        .where(work_table.c.due_at <= bindparam("before"), free)
+        .where(work_table.c.due_at <= bindparam("before"), not_(leases.is_held))
         .order_by(work_table.c.due_at)
         .limit(bindparam("limit"))
     )

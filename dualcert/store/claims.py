@@ -1,23 +1,26 @@
-"""Due rows of work that nobody holds: found, and taken under a lease."""
+"""Due rows of work that nobody holds: found, and taken under the lease of an engine.
+
+On PostgreSQL two statements more than it takes: what has an owner is asked for again once it is locked. Whoever began
+to look before an engine's first claim does not see its lease, and sees its rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, func, or_, select, true, update
-from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy import ColumnElement, Select, Text, Update, and_, bindparam, func, not_, select, true, update
 
 from dualcert.model.work import WorkKind, WorkRow
-from dualcert.store import work
+from dualcert.store import leases, work
 from dualcert.store.columns import instant, micros
-from dualcert.store.leases import LEASE
-from dualcert.store.picked import picked
+from dualcert.store.leases import is_held
+from dualcert.store.picked import ids_of, listed
 from dualcert.store.statements import Prepared, is_among, is_one_of, prepared
 from dualcert.store.tables import work as table
-from dualcert.store.transaction import Transaction, database_now
+from dualcert.store.transaction import Transaction
 
 
 def claim(
@@ -29,18 +32,18 @@ def claim(
     pairs: Collection[int] | None = None,
     but_not_at: Collection[str] = (),
 ) -> list[WorkRow]:
-    """Take due rows that nobody holds, in one statement; each is ours until its lease ends.
+    """Take due rows that nobody holds; they are ours as long as our lease is renewed.
 
     Rows of the CAs in ``but_not_at`` are left for later.
     """
-    statement, values = _search(_take, tx, kinds, pairs, but_not_at)
+    statement, values = _search(_find, tx, kinds, pairs, but_not_at)
     return _taken(tx, owner, statement, {**values, "limit": limit})
 
 
 def claim_companions(tx: Transaction, owner: str, target: str, limit: int) -> list[WorkRow]:
     """Take the other due deployments of one target, so that they are switched together."""
     form = _Form((WorkKind.DEPLOYMENT,), of_target=True)
-    return _taken(tx, owner, _take(form), {"at": tx.at, "of_target": target, "limit": limit})
+    return _taken(tx, owner, _find(form), {"at": tx.at, "of_target": target, "limit": limit})
 
 
 def claimable(
@@ -86,29 +89,27 @@ def _look(form: _Form) -> Select[Any]:
 
 
 @prepared
-def _take(form: _Form) -> ReturningUpdate[Any]:
-    due = (
-        select(table.c.id)
+def _find(form: _Form) -> Select[Any]:
+    return (
+        select(table)
         .where(_claimable(form))
         .order_by(table.c.due_at)
         .limit(bindparam("limit"))
         .with_for_update(skip_locked=True)
-        .cte("due")
-        .prefix_with("MATERIALIZED", dialect="postgresql")
     )
+
+
+@prepared
+def _take() -> Update:
     return (
         update(table)
-        .where(picked(table.c.id, select(due.c.id)))
-        .values(owner=bindparam("new_owner"), lease_until=database_now + LEASE, fence=table.c.fence + 1)
-        .returning(*table.c)
+        .where(listed(table.c.id, bindparam("ids", type_=Text)))
+        .values(owner=bindparam("new_owner"), fence=table.c.fence + 1)
     )
 
 
-# A lease that its holder could not renew in time is anybody's but his own: he is at it still.
-_free = or_(
-    table.c.lease_until.is_(None),
-    and_(table.c.lease_until <= database_now, table.c.owner != bindparam("new_owner")),
-)
+# What its holder could not renew in time is anybody's but his own: he is at it still.
+_free = and_(not_(is_held), table.c.owner.is_distinct_from(bindparam("new_owner")))
 
 
 def _claimable(form: _Form) -> ColumnElement[bool]:
@@ -136,7 +137,20 @@ def _of_kind(form: _Form) -> ColumnElement[bool]:
 
 
 def _taken(tx: Transaction, owner: str, statement: Prepared, values: dict[str, Any]) -> list[WorkRow]:
-    return [work.row_of(row) for row in tx.execute(statement, {**values, "new_owner": owner})]
+    found = tx.execute(statement, {**values, "new_owner": owner}).all()
+    free = _still_free(tx, found)
+    if free:
+        leases.begin(tx, owner)
+        tx.execute(_take(), {"new_owner": owner, "ids": ids_of(tx, free)})
+    return [work.row_of(row, taken_by=owner) for row in free]
+
+
+def _still_free(tx: Transaction, found: Sequence[Any]) -> Sequence[Any]:
+    """Without what was taken between the first look and the lock, by somebody whose lease that look did not see."""
+    if all(row.owner is None for row in found):
+        return found
+    living = leases.living(tx)
+    return [row for row in found if row.owner not in living]
 
 
 @prepared
@@ -147,7 +161,7 @@ def _due_before(form: _Form, *, free: bool) -> Select[Any]:
         table.c.owner.is_distinct_from(bindparam("but_not_of")),
     )
     if free:
-        query = query.where(table.c.owner.is_(None))
+        query = query.where(not_(is_held))
     return query.where(is_among(table.c.pair_id, one=form.one)) if form.of_pairs else query
 
 

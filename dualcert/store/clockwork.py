@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Update, bindparam, update
+from sqlalchemy import Update, bindparam, not_, update
 
 from dualcert.clock import to_microseconds
+from dualcert.store.leases import is_held
 from dualcert.store.statements import prepared
 from dualcert.store.tables import work
 from dualcert.store.transaction import Transaction
@@ -19,7 +20,7 @@ def _still_due() -> Update:
         .where(
             work.c.due_at > bindparam("at"),
             work.c.due_at <= bindparam("was"),
-            work.c.owner.is_(None),
+            not_(is_held),
         )
         .values(due_at=bindparam("at"))
     )

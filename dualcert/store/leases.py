@@ -1,18 +1,23 @@
-"""Who holds what, and until when, by the database's own clock."""
+"""Who holds what, and until when, by the database's own clock.
+
+An engine has one lease for all rows of work that it holds, so that a claim writes nothing but the rows, and to prolong
+them is one row's update. What names an owner without such a lease is nobody's.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from sqlalchemy import (
-    Column,
     ColumnElement,
-    CompoundSelect,
     Delete,
     Insert,
+    Select,
     Update,
+    and_,
     bindparam,
     delete,
+    literal_column,
     or_,
     select,
     update,
@@ -27,57 +32,105 @@ LEASE_SECONDS = 60
 LEASE = LEASE_SECONDS * 1_000_000
 """In microseconds, as the database counts."""
 
+_ENGINE = "engine:"
+_of_an_engine = lease.c.name == literal_column(f"'{_ENGINE}'").concat(lease.c.owner)
+_at_work = select(lease.c.owner).where(_of_an_engine, lease.c.until > database_now)
 
-def _of(column: Column[Any]) -> ColumnElement[bool]:
-    """The rows of an owner, but not those that somebody is writing at this moment.
+is_held: ColumnElement[bool] = and_(work.c.owner.is_not(None), picked(work.c.owner, _at_work))
+"""Whether somebody who lives holds a row of work; never null. The living are looked up once for all rows."""
 
-    Who takes many rows at once must not wait for one while he holds another: its writer may wait for that.
+
+def _of_owner() -> ColumnElement[bool]:
+    """An owner's leases, but not those that somebody is writing at this moment.
+
+    Who takes several rows at once must not wait for one while he holds another: its writer may wait for that.
     """
-    table = column.table
-    held = select(column).where(table.c.owner == bindparam("of")).with_for_update(skip_locked=True)
-    return picked(column, held)
+    held = select(lease.c.name).where(lease.c.owner == bindparam("of")).with_for_update(skip_locked=True)
+    return picked(lease.c.name, held)
+
+
+# --- engines -----------------------------------------------------------------------------------------------
+
+
+def begin(tx: Transaction, owner: str) -> None:
+    """What ``owner`` holds is his for a minute from now on."""
+    tx.execute(_take(), {"name": _ENGINE + owner, "owner": owner})
+
+
+def renew(tx: Transaction, owner: str, *, at_work: bool = True) -> None:
+    """Prolong everything that ``owner`` holds; a named lease that is being written has its turn the next time.
+
+    Who could not do so in time, and was forgotten meanwhile, has again what nobody took. ``at_work``: he may hold rows.
+    """
+    if at_work:
+        begin(tx, owner)
+    tx.execute(_renew(), {"of": owner})
 
 
 @prepared
-def _renew_work() -> Update:
-    return update(work).where(_of(work.c.id)).values(lease_until=database_now + LEASE)
+def _renew() -> Update:
+    return update(lease).where(_of_owner()).values(until=database_now + LEASE)
+
+
+def end(tx: Transaction, owner: str) -> None:
+    """The engine holds nothing any more."""
+    drop(tx, _ENGINE + owner, owner)
 
 
 @prepared
-def _renew_leases() -> Update:
-    return update(lease).where(_of(lease.c.name)).values(until=database_now + LEASE)
+def _living() -> Select[Any]:
+    return _at_work
 
 
-def renew(tx: Transaction, owner: str) -> None:
-    """Prolong everything that ``owner`` holds; what is being written at this moment has its turn the next time."""
-    tx.execute(_renew_work(), {"of": owner})
-    tx.execute(_renew_leases(), {"of": owner})
-
-
-@prepared
-def _owners() -> CompoundSelect[Any]:
-    return select(work.c.owner).where(work.c.owner.is_not(None)).union(select(lease.c.owner))
+def living(tx: Transaction) -> set[str]:
+    """Whose rows are held at this moment."""
+    return {row.owner for row in tx.execute(_living())}
 
 
 def owners(tx: Transaction) -> list[str]:
-    """Who holds anything at this moment."""
+    """Who has a lease of any kind, or had one that nobody has taken away yet."""
     return [row.owner for row in tx.execute(_owners())]
+
+
+@prepared
+def _owners() -> Select[Any]:
+    return select(lease.c.owner).distinct().order_by(lease.c.owner)
 
 
 def release_owner(tx: Transaction, owner: str) -> None:
     """Take everything from an owner that is known to be dead."""
-    tx.execute(_release_work(), {"of": owner})
-    tx.execute(_release_leases(), {"of": owner})
+    tx.execute(_release(), {"of": owner})
 
 
 @prepared
-def _release_work() -> Update:
-    return update(work).where(_of(work.c.id)).values(owner=None, lease_until=None)
+def _release() -> Delete:
+    return delete(lease).where(_of_owner())
+
+
+_ended = select(lease.c.name).where(_of_an_engine, lease.c.until <= database_now)
 
 
 @prepared
-def _release_leases() -> Delete:
-    return delete(lease).where(_of(lease.c.name))
+def _any_ended() -> Select[Any]:
+    return _ended.limit(1)
+
+
+def any_ended(tx: Transaction) -> bool:
+    """Whether there are engines that could not renew their lease in time."""
+    return tx.execute(_any_ended()).first() is not None
+
+
+def forget_ended(tx: Transaction) -> None:
+    """Engines that ended without a word, on another machine perhaps: what they held is anybody's already."""
+    tx.execute(_forget_ended())
+
+
+@prepared
+def _forget_ended() -> Delete:
+    return delete(lease).where(picked(lease.c.name, _ended.with_for_update(skip_locked=True)))
+
+
+# --- leases that have names --------------------------------------------------------------------------------
 
 
 @prepared

@@ -27,9 +27,10 @@ from dualcert.model.order import OPEN_STEPS, ChallengeRecord, Order, OrderStep, 
 from dualcert.model.pair import Lineage
 from dualcert.model.work import WorkKind
 from dualcert.store.columns import instant, micros
+from dualcert.store.leases import is_held
 from dualcert.store.statements import for_ids, is_among, is_one_of, prepared
 from dualcert.store.tables import acme_order, challenge_record, issuance, public_key, work, wrapped_key
-from dualcert.store.transaction import Transaction, database_now, upsert
+from dualcert.store.transaction import Transaction, upsert
 
 _SUBJECT = (
     "order_id",
@@ -188,7 +189,7 @@ def _unanswered() -> Select[Any]:
             and_(acme_order.c.step == OrderStep.PLACED.value, known),
         ),
     )
-    moving = or_(work.c.due_at <= bindparam("at"), work.c.lease_until > database_now)
+    moving = or_(work.c.due_at <= bindparam("at"), is_held)
     return select(func.count()).where(
         work.c.pair_id == bindparam("pair_id"), work.c.kind == WorkKind.ORDER.value, and_(moving, ~answered)
     )

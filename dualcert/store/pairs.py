@@ -191,17 +191,6 @@ def by_digest(tx: Transaction, digest: bytes) -> Pair | None:
     return next(iter(_assemble(tx, tx.execute(_by_digest(), {"digest": digest}).all())), None)
 
 
-@prepared
-def _names_digest() -> Select[Any]:
-    return select(pair.c.names_digest).where(pair.c.id == bindparam("pair_id"))
-
-
-def names_digest(tx: Transaction, pair_id: int) -> bytes | None:
-    """What a pair's names are now, for comparing; None where the pair is gone."""
-    found: bytes | None = tx.execute(_names_digest(), {"pair_id": pair_id}).scalar()
-    return found
-
-
 def covering(tx: Transaction, name: str) -> list[Pair]:
     """The pairs whose names cover ``name``, by their own names' order."""
     wanted = [naming.reversed_name(candidate) for candidate in naming.covering(name)]

@@ -1,13 +1,16 @@
-"""Rows that a subquery has picked, looked up one by one by their key, whatever is believed about their table."""
+"""Rows looked up one by one by their key, whatever PostgreSQL believes about their table at this moment."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Select
+from sqlalchemy import BindParameter, Column, ColumnElement, FromClause, Select, literal_column, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import NullType
+
+from dualcert.store.transaction import Transaction
 
 
 class _Picked(FunctionElement[Any]):
@@ -35,3 +38,41 @@ def picked(column: Column[Any], query: Select[Any]) -> ColumnElement[bool]:
     each that was picked, and a backlog of a hundred thousand rows takes half a minute. An array is no join.
     """
     return _Picked(column, query.scalar_subquery())
+
+
+def there_is(*conditions: ColumnElement[bool], beside: tuple[FromClause, ...]) -> ColumnElement[bool]:
+    """EXISTS, asked for each row of the tables ``beside`` it.
+
+    Of a table that it believes to be small, PostgreSQL answers an EXISTS by reading all of it once.
+    """
+    found: Select[Any] = select(literal_column("1")).where(*conditions).limit(1)
+    return found.correlate(*beside).scalar_subquery().is_not(None)
+
+
+class _Listed(FunctionElement[Any]):
+    inherit_cache = True
+    type = NullType()
+
+
+@compiles(_Listed)
+def _in_list(element: _Listed, compiler: Any, **options: Any) -> str:
+    column, ids = (compiler.process(one, **options) for one in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({ids}))"  # noqa: S608 - two names
+
+
+@compiles(_Listed, "postgresql")
+def _any_of_list(element: _Listed, compiler: Any, **options: Any) -> str:
+    column, ids = (compiler.process(one, **options) for one in element.clauses)
+    # Of an array whose length is known, the whole table may be compared with each element.
+    return f"{column} = ANY (ARRAY(SELECT unnest(CAST({ids} AS BIGINT[]))))"
+
+
+def listed(column: Column[Any], ids: BindParameter[str]) -> ColumnElement[bool]:
+    """``column IN (ids)`` whose text is the same for any number of them; they are handed over as one value."""
+    return _Listed(column, ids)
+
+
+def ids_of(tx: Transaction, rows: Iterable[Any]) -> str:
+    """The numbers of rows, as ``listed`` takes them."""
+    numbers = ",".join(str(row.id) for row in rows)
+    return f"[{numbers}]" if tx.dialect == "sqlite" else f"{{{numbers}}}"

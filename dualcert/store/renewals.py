@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, case, exists, or_, select
+from sqlalchemy import Select, and_, bindparam, case, or_, select
 
 from dualcert.model.work import WorkKind
 from dualcert.policy.due import Life, Suggestion
 from dualcert.store.columns import instant
+from dualcert.store.picked import there_is
 from dualcert.store.renewal_info import life_of, suggestion_of
 from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import (
@@ -93,12 +94,14 @@ def _of_pairs(*, one: bool) -> Select[Any]:
     order, publication = work.alias("its_order"), work.alias("publication")
     primary = lineage.c.id == pair_state.c.primary_lineage
     held = case((primary, pair_state.c.serving), else_=pair_state.c.standby)
-    revoked = exists().where(revocation.c.certificate_id == certificate.c.id).correlate(certificate)
-    blocked = exists().where(blocked_key.c.spki == certificate.c.spki).correlate(certificate)
-    counted = exists().where(
-        coverage.c.certificate_id == certificate.c.id, coverage.c.names_digest == pair.c.names_digest
+    revoked = there_is(revocation.c.certificate_id == certificate.c.id, beside=(certificate,))
+    blocked = there_is(blocked_key.c.spki == certificate.c.spki, beside=(certificate,))
+    counted = there_is(
+        coverage.c.certificate_id == certificate.c.id,
+        coverage.c.names_digest == pair.c.names_digest,
+        beside=(certificate, pair),
     )
-    refill = exists().where(_is_step(work, WorkKind.REFILL), work.c.ca == lineage.c.ca)
+    refill = there_is(_is_step(work, WorkKind.REFILL), work.c.ca == lineage.c.ca, beside=(lineage,))
     return (
         select(
             lineage.c.pair_id,
@@ -112,15 +115,13 @@ def _of_pairs(*, one: bool) -> Select[Any]:
             certificate.c.stored_at,
             revoked.label("revoked"),
             blocked.label("blocked"),
-            or_(
-                certificate.c.names_digest == pair.c.names_digest, counted.correlate(certificate, pair)
-            ).label("covers"),
+            or_(certificate.c.names_digest == pair.c.names_digest, counted).label("covers"),
             renewal_info.c.life_at,
             renewal_info.c.renew_at.label("suggested_at"),
             renewal_info.c.window_start,
             renewal_info.c.window_end,
             renewal_info.c.explanation,
-            refill.correlate(lineage).label("refill"),
+            refill.label("refill"),
             *_columns(order, "order"),
             *_columns(publication, "publication"),
         )

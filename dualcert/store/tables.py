@@ -354,7 +354,7 @@ work = Table(
     Column("ca", Text, nullable=False, server_default=""),
     Column("target", Text, nullable=False, server_default=""),
     Column("due_at", Number),
-    Column("lease_until", Number),
+    # Whose it is as long as he has a lease as an engine. In no index: a claim changes nothing that one is made of.
     Column("owner", Text),
     Column("fence", Integer, nullable=False, server_default="0"),
     Column("attempts", Integer, nullable=False, server_default="0"),
@@ -364,7 +364,6 @@ work = Table(
     Index("ux_work_subject", "pair_id", "kind", "ca", "target", unique=True),
     Index(None, "due_at"),
     Index("ix_work_target", "target", "kind"),
-    Index("ix_work_owner", "owner"),
     # A number is never used twice: a holder that comes back late must not find another row under its own.
     sqlite_autoincrement=True,
 )

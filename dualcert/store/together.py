@@ -2,8 +2,8 @@
 disk.
 
 A unit that finds others waiting behind it leaves the transaction open for them and waits until it is committed, which
-the last one does for all. Each unit is a savepoint, so that one that fails takes nothing of the others with it; when
-the commit fails, it has failed for each of them.
+the last one does for all. Each unit after the first is a savepoint, so that one that fails takes nothing of the others
+with it; when the commit fails, it has failed for each of them.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Together:
             group = self._group
             if group is None:
                 group = self._group = Group(self._connections.begin_writing())
-            group.driver.execute("SAVEPOINT unit")
+            if group.units:
+                group.driver.execute("SAVEPOINT unit")
         except BaseException as error:
             self._leave(error)
             raise
@@ -80,7 +81,8 @@ class Together:
     def succeeded(self, group: Group) -> None:
         """The unit has ended well: returns when it is committed. Raises what has kept it from that."""
         try:
-            group.driver.execute("RELEASE unit")
+            if group.units:
+                group.driver.execute("RELEASE unit")
         except BaseException as error:
             self._leave(error)
             raise
@@ -100,7 +102,7 @@ class Together:
     def failed(self, group: Group, error: BaseException) -> None:
         """The unit has raised: nothing of it is kept."""
         try:
-            if group.driver.in_transaction:
+            if group.units and group.driver.in_transaction:
                 group.driver.execute("ROLLBACK TO unit")
                 group.driver.execute("RELEASE unit")
         except sqlite3.Error as worse:

@@ -131,3 +131,20 @@ class Transaction:
             statement = statement.statement
         result: CursorResult[Any] = self.connection.execute(statement, parameters)
         return result
+
+
+class Glance(Transaction):
+    """A single statement, which SQLite is asked for outside of any transaction."""
+
+    _looked = False
+
+    def commit(self) -> None:
+        if self.dialect != "sqlite":
+            super().commit()
+
+    # The overloads say what it takes and gives.
+    def execute(self, *arguments: Any) -> Any:
+        if self._looked:
+            raise AssertionError("a glance is one statement: what a second one saw might not go with it")
+        self._looked = True
+        return super().execute(*arguments)

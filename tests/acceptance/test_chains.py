@@ -310,7 +310,7 @@ def test_a_chain_that_changes_during_a_deployment_is_deployed_after_it(scene: Sc
         assert "chain" in getattr(outcome, "reason", "")
     finally:
         application.close()
-    change(scene.program, "UPDATE work SET owner = NULL, lease_until = NULL")
+    change(scene.program, "UPDATE work SET owner = NULL")
     scene.program.done("renew", "--due")
     assert scene.served() == scene.roots[1]
 

@@ -130,7 +130,8 @@ def test_once_leaves_to_others_what_they_hold(program: Program, names: list[str]
     program.done("issue", names[0])
     begin(program, names[1])
     elsewhere = "another-host|boot/pid|1|1|1"
-    change(program, f"UPDATE work SET owner = '{elsewhere}', lease_until = {2**52} WHERE ca = 'alpha'")
+    change(program, f"UPDATE work SET owner = '{elsewhere}' WHERE ca = 'alpha'")
+    change(program, f"INSERT INTO lease VALUES ('engine:{elsewhere}', '{elsewhere}', {2**52})")
     began = clock.monotonic()
     done = program.run("run", "--once", "--json")
     assert clock.monotonic() - began < 30
@@ -294,7 +295,6 @@ def test_a_daemon_stopped_beyond_its_lease_writes_nothing_when_it_goes_on(
                 lambda: scene.proxy.count(path) and not rows(either, "SELECT 1 FROM work WHERE ca = 'beta'")
             )
             stop(either, stopped)
-            change(either, "UPDATE work SET lease_until = 1 WHERE lease_until IS NOT NULL")
             change(either, "UPDATE lease SET until = 1")
             other = stack.enter_context(daemon(either, tmp_path / "two"))
             wait_for(lambda: protected(either, [scene.name]))

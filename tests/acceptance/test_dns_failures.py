@@ -354,14 +354,14 @@ def test_no_ca_is_asked_before_every_server_shows_the_values(
     _clock.sleep(lag)  # the lag itself, nothing is waited for
     kinds = [event["kind"] for event in program.events(name)]
     assert "placed" in kinds
-    assert not {"published", "answered"} & set(kinds)
+    assert not {"published", "answered", "validated"} & set(kinds)
     for value in values:
         other.write("example.test", TxtValue(record, value))
 
     result = finish(process)
     assert result.status == 0, result
     kinds = [event["kind"] for event in program.events(name)]
-    assert kinds.index("published") < kinds.index("answered")
+    assert kinds.index("published") < kinds.index("validated")
     assert lab.leftovers() == {}
 
 

@@ -411,7 +411,8 @@ def test_what_a_dead_process_held_is_free_at_once(scene: Scene) -> None:
     name = scene.new_pair()
     assert scene.run("issue", name, death=after("ca alpha: new_order")).killed
     in_half_a_minute = to_microseconds(SystemClock().now() + timedelta(seconds=30))
-    held = scene.rows("SELECT * FROM work WHERE lease_until > ?", in_half_a_minute)
+    living = "SELECT owner FROM lease WHERE until > ?"
+    held = scene.rows(f"SELECT * FROM work WHERE owner IN ({living})", in_half_a_minute)
     assert held
 
     scene.done("issue", name)
@@ -422,11 +423,14 @@ def test_what_a_dead_process_held_is_free_at_once(scene: Scene) -> None:
 def test_what_a_process_of_another_machine_held_is_not_taken_from_it(scene: Scene) -> None:
     name = scene.new_pair()
     assert scene.run("issue", name, death=after("ca alpha: new_order")).killed
-    for row in scene.rows("SELECT id, owner FROM work WHERE owner IS NOT NULL"):
-        elsewhere = "elsewhere|" + row["owner"].partition("|")[2]
-        rawdatabase.change(
-            scene.program.config, "UPDATE work SET owner = ? WHERE id = ?", elsewhere, row["id"]
-        )
+    [owner] = {row["owner"] for row in scene.rows("SELECT owner FROM work WHERE owner IS NOT NULL")}
+    elsewhere = "elsewhere|" + owner.partition("|")[2]
+    for change in (
+        "UPDATE work SET owner = ? WHERE owner = ?",
+        "UPDATE lease SET owner = ? WHERE owner = ?",
+        "UPDATE lease SET name = 'engine:' || ? WHERE name = 'engine:' || ?",
+    ):
+        rawdatabase.change(scene.program.config, change, elsewhere, owner)
     before = scene.rows("SELECT id, step FROM acme_order")
 
     result = scene.program.run("issue", name, "--timeout", "1")

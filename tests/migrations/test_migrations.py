@@ -120,6 +120,7 @@ def test_alembic_finds_no_difference_between_the_migrations_and_the_tables(store
 # What the program's tables do not say, because saying it would import that dialect at every start.
 _ON_POSTGRESQL_ALONE = """
     ALTER TABLE pair_state SET (fillfactor = 50);
+    ALTER TABLE work SET (fillfactor = 30);
     ALTER TABLE pair ALTER name TYPE text COLLATE "C";
     ALTER TABLE pair_name ALTER reversed_name TYPE text COLLATE "C";
 """

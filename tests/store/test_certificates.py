@@ -66,7 +66,7 @@ def test_two_cas_may_use_one_serial_but_no_ca_twice(store: Store) -> None:
         for one in of_both:
             assert certificates.find_serial(tx, HIGH_BIT, one.issuer_hash) == one
             assert certificates.find_serial(tx, HIGH_BIT[1:], one.issuer_hash) is None
-    with pytest.raises(StoreError, match="(?i)unique"), store.write() as tx:
+    with pytest.raises(StoreError, match="kept already"), store.write() as tx:
         a_certificate(tx, pair, PRIMARY, serial=HIGH_BIT)
 
 
@@ -74,7 +74,7 @@ def test_a_key_has_one_certificate(store: Store) -> None:
     with store.write() as tx:
         stored = a_certificate(tx, a_pair(tx))
     other = replace(stored, sha256=fresh_hash(), serial=b"\x07")
-    with pytest.raises(StoreError, match="(?i)unique"), store.write() as tx:
+    with pytest.raises(StoreError, match="kept already"), store.write() as tx:
         certificates.insert_certificate(tx, other, b"DER", "chain")
 
 

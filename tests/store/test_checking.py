@@ -10,7 +10,7 @@ import pytest
 
 from dualcert.errors import CaUnreachable
 from dualcert.lifecycle import checking
-from dualcert.lifecycle.checking import CaExpected, Finding, Scene
+from dualcert.lifecycle.findings import CaExpected, Finding, Scene
 from dualcert.ports.ca import CertificateAuthority
 from dualcert.store import Store, work
 from dualcert.testing.clock import FakeClock

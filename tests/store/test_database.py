@@ -125,6 +125,15 @@ def test_a_reader_sees_one_state_from_beginning_to_end_and_a_write_does_not_wait
         assert events.last(tx) == 1
 
 
+def test_a_glance_is_one_statement(store: Store) -> None:
+    with store.write() as tx:
+        events.record(tx, EventKind.CREATED, "a test")
+    with store.glance() as tx:
+        assert events.last(tx) == 1
+        with pytest.raises(AssertionError, match="one statement"):
+            events.last(tx)
+
+
 def test_looking_asks_for_no_lock(database: Path, impatient: int) -> None:
     store = opened(database)
     with locked(database), store.read() as tx:

@@ -429,7 +429,7 @@ def test_leases_are_renewed_while_a_step_lasts(
 
     def until() -> int:
         with world.store.read() as tx:
-            found: int = tx.execute(select(tables.work.c.lease_until)).scalar_one()
+            found: int = tx.execute(select(tables.lease.c.until)).scalar_one()
             return found
 
     first = until()

@@ -245,6 +245,7 @@ def test_a_step_whose_row_was_lost_counts_as_done(engine: Engine) -> None:
     row = held(engine, WorkKind.REFILL)
     with engine.world.store.write() as tx:
         leases.release_owner(tx, engine.owner)
+        claims.claim(tx, "another", kinds=[WorkKind.REFILL], limit=1)
     assert engine.advance([row]) == [Done()]
     assert in_table(engine, row) is not None
 

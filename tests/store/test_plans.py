@@ -115,7 +115,6 @@ ACTS: dict[str, Act] = {
     "spend again": lambda tx, pair, row: orders.spend_again(tx, [a_record(tx, pair)]),
     "forget": lambda tx, pair, row: orders.forget(tx, [a_record(tx, pair)]),
     "remembered coverage": lambda tx, pair, row: certificates.also_covers(tx, 1, pair.names_digest),
-    "names' digest": lambda tx, pair, row: pairs.names_digest(tx, pair.id),
     "block a key": lambda tx, pair, row: certificates.block_key(tx, b"spki", "a test"),
     "needed": lambda tx, pair, row: orders.needed(tx, pair.id),
     "account": lambda tx, pair, row: accounts.get(tx, PRIMARY),

@@ -461,11 +461,34 @@ def test_two_that_claim_at_once_get_rows_apart_and_neither_waits(arena: Arena, w
     assert one.isdisjoint(other)
 
 
-def test_the_claim_takes_no_more_rows_than_it_locks(world: World) -> None:
-    form = claims._Form((WorkKind.ORDER,))
-    text = claims._take(form).form(world.store.engine.dialect, ("at", "limit", "new_owner")).text
-    assert "WITH due AS MATERIALIZED" in " ".join(text.split())
-    assert "SKIP LOCKED" in text
+def test_a_claim_waits_for_nobody_who_writes_and_takes_the_rest(arena: Arena, world: World) -> None:
+    with world.store.write() as tx:
+        one, other = a_pair(tx), a_pair(tx)
+        for pair in (one, other):
+            work.schedule(tx, WorkKind.REFILL, pair.id, tx.now, ca=PRIMARY)
+
+    def take(tx: Transaction) -> list[WorkRow]:
+        return claims.claim(tx, "me", kinds=ALL, limit=9)
+
+    _, taken = arena.race(
+        write(lambda tx: work.schedule(tx, WorkKind.REFILL, one.id, tx.now, ca=PRIMARY)), write(take)
+    )
+    assert not arena.was_blocked
+    assert [row.pair_id for row in taken] == [other.id]
+
+
+def test_whose_lease_was_not_there_yet_when_one_began_to_look_keeps_what_he_took(world: World) -> None:
+    """A statement sees a row that it locks as it is, and who lives as it was when it began."""
+    with world.store.write() as tx:
+        theirs, dead, free = (a_pair(tx) for _ in range(3))
+        work.schedule(tx, WorkKind.PUBLICATION, free.id, tx.now)
+    claimed(world, theirs, WorkKind.PUBLICATION)
+    with world.store.write() as tx:
+        work.schedule(tx, WorkKind.PUBLICATION, dead.id, tx.now)
+        claims.claim(tx, "dead", kinds=ALL, limit=1, pairs=[dead.id])
+        leases.release_owner(tx, "dead")
+        locked = tx.execute(tables.work.select().order_by(tables.work.c.id).with_for_update()).all()
+        assert {row.pair_id for row in claims._still_free(tx, locked)} == {dead.id, free.id}
 
 
 def test_a_step_that_is_made_due_while_its_row_is_being_finished_is_due(arena: Arena, world: World) -> None:
@@ -521,15 +544,21 @@ def test_leases_are_prolonged_without_waiting_for_a_step_that_writes(arena: Aren
     owner = row.owner or ""
     with world.store.write() as tx:
         for one in (row, free):
-            tx.execute(
-                tables.work.update().where(tables.work.c.id == one.id).values(owner=owner, lease_until=1)
-            )
-    arena.race(write(lambda tx: work.hold(tx, row)), write(lambda tx: leases.renew(tx, owner)))
+            tx.execute(tables.work.update().where(tables.work.c.id == one.id).values(owner=owner))
+        assert leases.take(tx, "target:web", owner)
+        assert leases.take(tx, "target:mail", owner)
+        tx.execute(tables.lease.update().values(until=1))
+
+    def deploy(tx: Transaction) -> None:
+        work.hold(tx, row)
+        assert leases.take(tx, "target:web", owner)
+
+    arena.race(write(deploy), write(lambda tx: leases.renew(tx, owner)))
     assert not arena.was_blocked
     with world.store.read() as tx:
-        ends = {one.id: one.lease_until for one in tx.execute(tables.work.select())}
-    assert ends[row.id] == 1, "it has its turn the next time"
-    assert ends[free.id] > 1
+        assert leases.living(tx) == {owner}
+        ends = {one.name: one.until for one in tx.execute(tables.lease.select())}
+    assert ends["target:mail"] > 1
 
 
 def test_what_a_dead_process_held_is_taken_without_waiting_for_who_writes(arena: Arena, world: World) -> None:

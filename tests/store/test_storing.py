@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from dualcert.store import (
     leases,
     pairs,
     promotion,
+    removal,
     renewal_info,
     tables,
     work,
@@ -150,6 +151,7 @@ def test_who_lost_the_row_stores_nothing(world: World) -> None:
     pair, order, row = under_way(world, PRIMARY)
     with world.store.write() as tx:
         leases.release_owner(tx, row.owner or "")
+    [[_taken]] = Engine(world).claim([WorkKind.ORDER], 1)
     with pytest.raises(LeaseLost):
         arrive(world, pair, order, row)
     with world.store.read() as tx:
@@ -193,3 +195,35 @@ def test_a_ca_is_asked_about_the_successor_only(world: World) -> None:
     arrive(world, pair, order, row)
     with world.store.read() as tx:
         assert [one[1] for one in renewal_info_of(world)] == [pairs.state(tx, pair.id).serving]
+
+
+def fallback(world: World, pair: Pair) -> datetime | None:
+    with world.store.read() as tx:
+        found = work.get(tx, WorkKind.FALLBACK, pair.id)
+    assert found is not None
+    return found.due_at
+
+
+def test_a_first_backup_waits_for_a_primary_that_is_under_way(world: World) -> None:
+    pair, order, row = under_way(world, BACKUP)
+    with world.store.write() as tx:
+        work.schedule(tx, WorkKind.ORDER, pair.id, tx.now, ca=PRIMARY)
+    arrive(world, pair, order, row)
+    assert fallback(world, pair) == pair.created_at + timedelta(seconds=pair.first_wait)
+
+
+def test_a_first_backup_does_not_wait_for_a_primary_that_needs_a_person(world: World) -> None:
+    pair, order, row = under_way(world, BACKUP)
+    arrive(world, pair, order, row)
+    assert fallback(world, pair) == world.clock.now()
+
+
+def test_a_target_that_was_added_while_the_order_was_under_way_gets_the_certificate(world: World) -> None:
+    pair, order, row = under_way(world, PRIMARY)
+    with world.store.write() as tx:
+        removal.set_targets(tx, pair.id, ["web", "mail"])
+    arrive(world, pair, order, row)
+    assert {target for kind, _, target in scheduled(world, pair) if kind is WorkKind.DEPLOYMENT} == {
+        "web",
+        "mail",
+    }

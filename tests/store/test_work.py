@@ -38,7 +38,6 @@ def row_now(store: Store, kind: WorkKind = ORDER) -> WorkRow | None:
 
 def lapse(tx: Transaction, microseconds: int = 0) -> None:
     """Let every lease end so long before (or after) the database's present."""
-    tx.execute(update(tables.work).values(lease_until=tx.database_now + microseconds))
     tx.execute(update(tables.lease).values(until=tx.database_now + microseconds))
 
 
@@ -201,7 +200,7 @@ def test_a_lease_lasts_a_minute_of_the_databases_clock_whatever_ours_says(
     claimed(store)
     clock.advance(timedelta(days=365))
     with store.read() as tx:
-        lease_until = tx.execute(select(tables.work.c.lease_until)).scalar_one()
+        lease_until = tx.execute(select(tables.lease.c.until)).scalar_one()
         database_now = tx.execute(select(tx.database_now)).scalar_one()
     assert abs(database_now - to_microseconds(SystemClock().now())) < 5_000_000
     assert 55_000_000 < lease_until - database_now <= 60_000_000
@@ -226,6 +225,7 @@ def test_leases_are_prolonged_for_their_owner_alone(store: Store) -> None:
         assert leases.take(tx, "target:web", "me")
         lapse(tx)
         leases.renew(tx, "me")
+        assert leases.living(tx) == {"me"}
         taken = claim(tx, "third")
         assert [row.id for row in taken] == [theirs.id]
         work.hold(tx, mine)
@@ -266,6 +266,43 @@ def test_nobody_takes_from_himself_what_he_could_not_renew_in_time(store: Store)
         assert not claims.claimable(tx, "me", kinds=[ORDER])
         assert claims.claimable(tx, "other", kinds=[ORDER])
         work.hold(tx, mine)
+
+
+def test_who_was_forgotten_and_comes_back_has_what_nobody_took(store: Store) -> None:
+    mine = claimed(store, ORDER)
+    taken = claimed(store, REVOCATION)
+    with store.write() as tx:
+        lapse(tx)
+        assert leases.any_ended(tx)
+        leases.forget_ended(tx)
+        assert leases.owners(tx) == []
+        assert not leases.any_ended(tx)
+        [theirs] = claims.claim(tx, "other", kinds=[REVOCATION], limit=9)
+        leases.renew(tx, "me")
+        assert claim(tx, "third") == []
+        work.hold(tx, mine)
+        assert theirs.id == taken.id
+        with pytest.raises(LeaseLost):
+            work.hold(tx, taken)
+
+
+def test_only_engines_that_ended_are_forgotten(store: Store) -> None:
+    claimed(store)
+    with store.write() as tx:
+        leases.forget_ended(tx)
+        assert leases.living(tx) == {"me"}
+        assert leases.take(tx, "target:web", "me")
+        lapse(tx)
+        leases.forget_ended(tx)
+        assert leases.owners(tx) == ["me"], "what is taken by its name is given back by whoever took it"
+
+
+def test_an_engine_at_its_end_leaves_nothing(store: Store) -> None:
+    claimed(store)
+    with store.write() as tx:
+        leases.renew(tx, "another", at_work=False)
+        leases.end(tx, "me")
+        assert leases.owners(tx) == []
 
 
 def test_a_row_that_was_let_go_is_not_ours_any_more(store: Store) -> None:
@@ -372,6 +409,16 @@ def test_what_was_made_due_for_later_does_not_hold_up_what_comes_sooner(
     found = row_now(store)
     assert found is not None
     assert found.due_at == clock.now() + MINUTE
+
+
+def test_what_a_dead_owner_held_is_made_due_sooner_never_later(store: Store, clock: FakeClock) -> None:
+    claimed(store)
+    with store.write() as tx:
+        leases.release_owner(tx, "me")
+        work.schedule(tx, ORDER, 1, tx.now + MINUTE, ca="alpha")
+    found = row_now(store)
+    assert found is not None
+    assert found.due_at == clock.now()
 
 
 def test_a_step_without_a_purpose_is_cancelled_under_its_holders_hands(store: Store) -> None:

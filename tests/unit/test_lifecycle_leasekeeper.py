@@ -17,7 +17,7 @@ PATIENCE = 10
 @pytest.fixture
 def keeper(monkeypatch: pytest.MonkeyPatch) -> Iterator[LeaseKeeper]:
     monkeypatch.setattr(leasekeeper, "_RENEW_EVERY", 0.01)
-    keeper = LeaseKeeper(SystemClock())
+    keeper = LeaseKeeper()
     yield keeper
     keeper.close()
 
@@ -29,8 +29,8 @@ def lease_threads() -> set[threading.Thread]:
 def test_one_thread_renews_for_every_owner_until_he_leaves(keeper: LeaseKeeper) -> None:
     before = lease_threads()
     one, two = threading.Semaphore(0), threading.Semaphore(0)
-    keeper.keep("one", one.release)
-    keeper.keep("two", two.release)
+    keeper.keep("one", one.release, SystemClock())
+    keeper.keep("two", two.release, SystemClock())
     for _ in range(3):
         assert one.acquire(timeout=PATIENCE)
         assert two.acquire(timeout=PATIENCE)
@@ -47,7 +47,7 @@ def test_one_thread_renews_for_every_owner_until_he_leaves(keeper: LeaseKeeper) 
 def test_its_thread_ends_when_it_is_closed(keeper: LeaseKeeper) -> None:
     before = lease_threads()
     renewed = threading.Event()
-    keeper.keep("one", renewed.set)
+    keeper.keep("one", renewed.set, SystemClock())
     [thread] = lease_threads() - before
     assert renewed.wait(PATIENCE)
     keeper.close()
@@ -61,8 +61,8 @@ def test_a_clock_that_is_put_right_has_every_lease_renewed_at_once(
 ) -> None:
     monkeypatch.setattr(leasekeeper, "_LOOK_EVERY", 0.01)
     clock, renewed = FakeClock(), threading.Semaphore(0)
-    keeper = LeaseKeeper(clock)
-    keeper.keep("one", renewed.release)
+    keeper = LeaseKeeper()
+    keeper.keep("one", renewed.release, clock)
     try:
         assert not renewed.acquire(timeout=0.1), "its time has not come"
         clock.set(clock.now() + by)

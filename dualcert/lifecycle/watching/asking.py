@@ -11,7 +11,7 @@ from cryptography import x509
 
 from dualcert.errors import EvidenceError
 from dualcert.lifecycle import inspection
-from dualcert.lifecycle.watching import places, suspicion, turning
+from dualcert.lifecycle.watching import braked, places, suspicion, turning
 from dualcert.lifecycle.watching.turning import Decided
 from dualcert.lifecycle.world import World
 from dualcert.model.signal import Suspect, Turning
@@ -82,7 +82,7 @@ def ask_due(world: World, *, all_of_them: bool = False, found: Sequence[Turning]
     done.decided = turning.decide(world, turnings)
     for source, answer in kept:
         _settle(world, source, answer)
-    turning.run_in_waves(world)
+    braked.run_in_waves(world)
     return done
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
-from dualcert.lifecycle.watching import asking, places, turning
+from dualcert.lifecycle.watching import asking, braked, places
 from dualcert.lifecycle.watching.asking import Round
 from dualcert.lifecycle.world import World
 from dualcert.policy import brake
@@ -37,7 +37,7 @@ def turn(world: World) -> tuple[bool, Round]:
         due = watching.any_due(tx)
     done = Round()
     if not due:
-        turning.run_in_waves(world)
+        braked.run_in_waves(world)
     else:
         done = asking.ask_due(world)
         _tell(done)

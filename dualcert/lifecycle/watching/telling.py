@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from dualcert.lifecycle.checking import Finding
+from dualcert.lifecycle.findings import Finding
 from dualcert.lifecycle.world import World
 from dualcert.policy.watching import SourceKind
 from dualcert.store import renewal_info, watch_answers

@@ -19,8 +19,7 @@ from dualcert.model.work import Done, Later, Outcome, WorkKind, WorkRow
 from dualcert.policy import backoff, brake
 from dualcert.policy.backoff import Failure
 from dualcert.policy.brake import Hold, Numbers
-from dualcert.store import Transaction, events, incident_runs, pairs, signals, work
-from dualcert.store import incidents as incident_store
+from dualcert.store import Transaction, events, pairs, signals, work
 
 log = logging.getLogger(__name__)
 
@@ -112,33 +111,6 @@ def _add(world: World, number: int, affected: Sequence[int]) -> Incident | None:
         return incidents.add_to_incident(world, number, affected)
     except Refused:
         return None
-
-
-def run_in_waves(world: World) -> None:
-    """Where `[watch] brake_then` says so, carry out the plan that was made when the brake took hold, or go on with it.
-
-    A plan that somebody made anew is theirs, and one that has stopped waits for a person.
-    """
-    if world.watch.brake_then != "waves":
-        return
-    # The engine knows this module.
-    from dualcert.lifecycle.incidents import running
-
-    with world.store.read() as tx:
-        standing = signals.brake_incident(tx)
-        found = incident_store.get(tx, standing[0]) if standing is not None else None
-        if standing is None or found is None or found.closed_at is not None:
-            return
-        planned = incidents.newest_plan(tx, found)
-        before = incident_runs.get(tx, found.id)
-    if planned is None or planned.number != standing[1]:
-        return
-    mine = before if before is not None and before.plan == planned.number else None
-    if mine is not None and (mine.ended_at is not None or mine.stopped is not None):
-        return
-    ended = running.run(world, found.id, planned.hash, running.Terms())
-    if ended.stopped is not None:
-        log.error("incident %d has stopped: %s", found.id, ended.stopped)
 
 
 # --- one pair --------------------------------------------------------------------------------------------

@@ -1,0 +1,37 @@
+"""What the brake held is carried out wave by wave, where the configuration wants no person for that."""
+
+from __future__ import annotations
+
+import logging
+
+from dualcert.lifecycle import incidents
+from dualcert.lifecycle.incidents import running
+from dualcert.lifecycle.world import World
+from dualcert.store import incident_runs, signals
+from dualcert.store import incidents as incident_store
+
+log = logging.getLogger(__name__)
+
+
+def run_in_waves(world: World) -> None:
+    """Where `[watch] brake_then` says so, carry out the plan that was made when the brake took hold, or go on with it.
+
+    A plan that somebody made anew is theirs, and one that has stopped waits for a person.
+    """
+    if world.watch.brake_then != "waves":
+        return
+    with world.store.read() as tx:
+        standing = signals.brake_incident(tx)
+        found = incident_store.get(tx, standing[0]) if standing is not None else None
+        if standing is None or found is None or found.closed_at is not None:
+            return
+        planned = incidents.newest_plan(tx, found)
+        before = incident_runs.get(tx, found.id)
+    if planned is None or planned.number != standing[1]:
+        return
+    mine = before if before is not None and before.plan == planned.number else None
+    if mine is not None and (mine.ended_at is not None or mine.stopped is not None):
+        return
+    ended = running.run(world, found.id, planned.hash, running.Terms())
+    if ended.stopped is not None:
+        log.error("incident %d has stopped: %s", found.id, ended.stopped)
