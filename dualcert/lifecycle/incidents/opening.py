@@ -16,7 +16,7 @@ from dualcert.model.events import EventKind
 from dualcert.model.incident import Incident
 from dualcert.store import events, incident_members, incident_plans, incidents, promotion
 
-_BATCH = 10_000
+_BATCH = 5_000
 _RANGE = 100_000
 """How many certificates are looked through in one unit of work where all of a CA's are meant."""
 

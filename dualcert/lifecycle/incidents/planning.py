@@ -77,10 +77,12 @@ def plan(world: World, incident_id: int) -> Plan:
 
 def _digest(tx: Transaction, incident_id: int, number: int) -> bytes:
     total = hashlib.sha256(b"dualcert plan of incident %d\n" % incident_id)
-    for row in incident_plans.rows(tx, incident_id, number):
-        total.update(
-            b"%d %d %d %d %b\n" % (row.pair_id, row.epoch, row.serving, row.standby or 0, row.action.encode())
+    for rows in incident_plans.rows(tx, incident_id, number):
+        lines = (
+            f"{pair_id} {epoch} {serving} {standby or 0} {action}\n"
+            for pair_id, epoch, serving, standby, action in rows
         )
+        total.update("".join(lines).encode())
     return total.digest()
 
 
