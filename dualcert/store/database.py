@@ -37,7 +37,14 @@ from dualcert.store.transaction import Transaction
 BUSY_TIMEOUT_MS = 5000
 _clock = SystemClock()  # for how long a file is waited for, which is no matter of the instants in it
 _BEGINNINGS = 3
-"""How often a unit of work asks for the lock, and waits so long: SQLite serves a crowd of writers in no order."""
+"""How many times as long a unit of work waits for the lock: SQLite serves a crowd of writers in no order."""
+
+_LOOK_MS = 20
+"""Left alone for longer, SQLite looks for the lock ten times a second, and misses the moment in which it is free."""
+
+_HELD = 0.1
+_GAP = 0.012
+"""Longer than SQLite lets pass between two looks for the lock in ``_LOOK_MS``."""
 
 _POOL = 64  # idle connections that are kept; more than threads ever hold at once
 
@@ -65,6 +72,7 @@ class Store:
         self.watchers: set[Callable[[Transaction], None]] = set()
         # One writer at a time is SQLite's rule. Turns of our own hand over at once, where its busy handler sleeps.
         self._together = Together(self) if self.dialect == "sqlite" else None
+        self._gave_way_at = 0.0
 
     @property
     def engine(self) -> Engine:
@@ -82,6 +90,12 @@ class Store:
         unit is written then.
         """
         return _Unit(self, "write") if self._together is None else _Part(self, self._together)
+
+    def give_way(self) -> None:
+        """Between long units of work that follow each other: other processes that wait for SQLite's lock get it."""
+        if self._together is not None and _clock.monotonic() - self._gave_way_at > _HELD:
+            _clock.sleep(_GAP)
+            self._gave_way_at = _clock.monotonic()
 
     def read(self) -> AbstractContextManager[Transaction]:
         """A consistent look that writes nothing."""
@@ -103,7 +117,11 @@ class Store:
         while True:
             connection, fresh = self._connection()
             try:
-                _begin(connection.connection.driver_connection, _BEGIN[self.dialect][mode])
+                driver = connection.connection.driver_connection
+                if mode == "write" and self.dialect == "sqlite":
+                    _begin_writing(driver)
+                else:
+                    driver.execute(_BEGIN[self.dialect][mode])
             except BaseException as error:
                 self.abandon(connection)
                 # One that was idle may have died meanwhile: that says nothing of the database.
@@ -316,15 +334,20 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             return
 
 
-def _begin(driver: Any, begin: str) -> None:
-    for left in reversed(range(_BEGINNINGS)):
-        try:
-            driver.execute(begin)
-        except sqlite3.OperationalError as error:
-            if not left or not _is_busy(error):
-                raise
-        else:
-            return
+def _begin_writing(driver: Any) -> None:
+    until = _clock.monotonic() + _BEGINNINGS * BUSY_TIMEOUT_MS / 1000
+    driver.execute(f"PRAGMA busy_timeout={_LOOK_MS}")
+    try:
+        while True:
+            try:
+                driver.execute(_BEGIN["sqlite"]["write"])
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or _clock.monotonic() > until:
+                    raise
+            else:
+                return
+    finally:
+        driver.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:

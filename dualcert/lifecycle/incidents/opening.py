@@ -105,6 +105,7 @@ def _add_numbers(world: World, number: int, certificates: Iterable[int]) -> int:
     while batch := list(islice(rest, _BATCH)):
         with world.store.write() as tx:
             new += incident_members.add_certificates(tx, number, batch)
+        world.store.give_way()
     return new
 
 
@@ -115,6 +116,7 @@ def _select(world: World, number: int, selection: Selection, tally: _Tally) -> N
     rest = iter(selection.entries)
     while batch := list(islice(rest, _BATCH)):
         _add_entries(world, number, selection, batch, tally)
+        world.store.give_way()
 
 
 def _add_entries(world: World, number: int, selection: Selection, batch: list[Entry], tally: _Tally) -> None:
@@ -154,6 +156,7 @@ def _add_issued(world: World, number: int, selection: Selection) -> None:
                 since=selection.since,
                 until=selection.until,
             )
+        world.store.give_way()
 
 
 # --- the end ---------------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ def plan(world: World, incident_id: int) -> Plan:
             if up_to is None:
                 break
             incident_plans.add(tx, incident_id, number, after, up_to)
+        world.store.give_way()
         after = up_to
     with world.store.read() as tx:
         digest = _digest(tx, incident_id, number)

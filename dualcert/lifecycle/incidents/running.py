@@ -213,6 +213,7 @@ class _Run:
             promoted, skipped = incident_runs.promote(tx, batch)
             incident_runs.follow_up(tx, batch, self._cause, refills_held=self._held)
             incident_runs.set_wave(tx, self._id, wave, up_to)
+        self._world.store.give_way()
         before = self._tally
         self._up_to = up_to
         if alone:
