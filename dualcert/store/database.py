@@ -117,7 +117,7 @@ class Store:
         while True:
             connection, fresh = self._connection()
             try:
-                driver = connection.connection.driver_connection
+                driver: Any = connection.connection.driver_connection
                 if mode == "write" and self.dialect == "sqlite":
                     _begin_writing(driver)
                 else:
