@@ -21,6 +21,7 @@ from sqlalchemy import (
 
 from dualcert.model.incident import Action, RowState
 from dualcert.model.work import HELD, WorkKind
+from dualcert.store import batches
 from dualcert.store.incident_runs import Range, in_range
 from dualcert.store.incident_tables import ca_standing, plan_row
 from dualcert.store.statements import prepared
@@ -87,6 +88,7 @@ def _ordered() -> Update:
 def order_backups(tx: Transaction, batch: Range, reason: str) -> int:
     """Refills at the CA that stands by are due now; how many."""
     values = {**batch.values, "now": tx.at}
+    batches.by_index(tx)
     tx.execute(_order_anew(), {**values, "because": reason})
     tx.made_due.add(batch.up_to)
     return tx.execute(_ordered(), values).rowcount
@@ -166,6 +168,7 @@ def _observe() -> Update:
 
 def observe(tx: Transaction, batch: Range) -> int:
     """Rows whose every target was seen with the new certificate are observed; how many more."""
+    batches.by_index(tx)
     return tx.execute(_observe(), batch.values).rowcount
 
 
@@ -235,5 +238,6 @@ def _hurry() -> Update:
 
 def hurry(tx: Transaction, batch: Range) -> None:
     """A person asks again: steps towards serving what was promoted do not back off any longer."""
+    batches.by_index(tx)
     tx.execute(_hurry(), {**batch.values, "now": tx.at})
     tx.made_due.add(batch.up_to)

@@ -1,4 +1,4 @@
-"""Carrying a plan out: ten thousand pairs and all that follows from it in one unit of work, without a row in Python.
+"""Carrying a plan out: thousands of pairs and all that follows from it in one unit of work, without a row in Python.
 
 Every statement is bounded by a range of pairs, and goes by what the rows of the plan say.
 """
