@@ -287,8 +287,11 @@ def test_members_are_counted_by_their_numbers_whatever_was_known_of_earlier_inci
     world: World, store: Store
 ) -> None:
     plan(world, an_incident(world, MANY - 100).id)
-    with store.write() as tx:
-        tx.execute(text("ANALYZE"))
+    if store.dialect == "postgresql":
+        with store.write() as tx:
+            tx.execute(text("ANALYZE"))
+            # So that this database is thrown away: what is known of it would tell in plans of the tests to come.
+            tx.execute(text("CREATE TABLE known (nothing INTEGER)"))
     incident = an_incident(world)
     made = plan(world, incident.id)
     with store.write() as tx:

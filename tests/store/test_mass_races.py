@@ -11,7 +11,7 @@ import pytest
 
 from dualcert.lifecycle import promotion, storing
 from dualcert.lifecycle.engine import Engine
-from dualcert.lifecycle.incidents import open_incident, plan
+from dualcert.lifecycle.incidents import open_incident, plan, telling
 from dualcert.lifecycle.incidents.planning import Plan
 from dualcert.lifecycle.promotion import Turn, Wish
 from dualcert.lifecycle.world import World
@@ -97,6 +97,8 @@ def test_a_batch_that_comes_during_a_failover_skips_that_pair_and_takes_the_othe
     assert isinstance(one, Turn), one
     assert mass == (COUNT - 1, 1)
     assert epochs(arena.second, held) == [1] * COUNT
+    stuck = telling.status(arena.second, planned.incident.id)["stuck"]
+    assert [row["reason"] for row in stuck if row["state"] == "skipped"] == ["somebody else has promoted it"]
 
 
 def test_a_backup_whose_revocation_is_recorded_during_a_batch_is_not_promoted_onto(
