@@ -47,7 +47,7 @@ from dualcert.store.tables import (
 from dualcert.store.transaction import Transaction, upsert
 
 BATCH = 5_000
-"""How many are looked at in one unit of work: nobody is held up by it for long."""
+"""How many are looked at in one unit of work, at most."""
 
 
 class PlannedRow(NamedTuple):

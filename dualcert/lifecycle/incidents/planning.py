@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from dualcert.errors import Refused, UsageProblem
+from dualcert.lifecycle.incidents.pace import Pace
 from dualcert.lifecycle.world import World
 from dualcert.model.incident import Counts, Incident
 from dualcert.store import Transaction, incident_plans, incidents
@@ -53,14 +54,13 @@ def plan(world: World, incident_id: int) -> Plan:
     with world.store.write() as tx:
         opened(tx, incident_id)
         number = incident_plans.begin(tx, incident_id)
-    after = 0
+    after, pace = 0, Pace(world, incident_plans.BATCH)
     while True:
-        with world.store.write() as tx:
-            up_to = incident_plans.members_up_to(tx, incident_id, after)
+        with pace.unit(), world.store.write() as tx:
+            up_to = incident_plans.members_up_to(tx, incident_id, after, pace.size)
             if up_to is None:
                 break
             incident_plans.add(tx, incident_id, number, after, up_to)
-        world.store.give_way()
         after = up_to
     with world.store.read() as tx:
         digest = _digest(tx, incident_id, number)
