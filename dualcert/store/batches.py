@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Column, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy import Column, LargeBinary, MetaData, Select, Table, Text, func, select, text, true
 
+from dualcert.store.statements import prepared
 from dualcert.store.tables import Number
 from dualcert.store.transaction import Transaction
 
@@ -26,12 +27,18 @@ incoming = Table(
 )
 """What a file says: a serial or the hash of a key, a name, or the number of a certificate."""
 
-matched = Table("matched", _apart, Column("certificate_id", Number), Column("pair_id", Number))
-"""The certificates of ours that are meant by it."""
+matched = Table(
+    "matched",
+    _apart,
+    Column("certificate_id", Number),
+    Column("pair_id", Number),
+    Column("line", Number),
+)
+"""The certificates of ours that are meant by it; where serials are counted, with the line that says so."""
 
 _COLUMNS = {
     "incoming": "line {number}, hash {bytes}, issuer_hash {bytes}, word TEXT, number {number}",
-    "matched": "certificate_id {number}, pair_id {number}",
+    "matched": "certificate_id {number}, pair_id {number}, line {number}",
 }
 _TYPES = {
     "sqlite": {"number": "INTEGER", "bytes": "BLOB"},
@@ -64,5 +71,10 @@ def load(tx: Transaction, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 def by_index(tx: Transaction) -> None:
     """Until the unit ends, what is matched is looked up: left to itself, PostgreSQL would read a large table whole."""
     if tx.dialect == "postgresql":
-        for way in ("hashjoin", "mergejoin", "seqscan"):
-            tx.execute(text(f"SET LOCAL enable_{way} = off"))
+        tx.execute(_look_up())
+
+
+@prepared
+def _look_up() -> Select[Any]:
+    ways = ("hashjoin", "mergejoin", "seqscan")
+    return select(*(func.set_config(f"enable_{way}", "off", true()).label(way) for way in ways))

@@ -37,13 +37,20 @@ from dualcert.store.transaction import Glance, Transaction
 BUSY_TIMEOUT_MS = 5000
 _clock = SystemClock()  # for how long a file is waited for, which is no matter of the instants in it
 _BEGINNINGS = 3
-"""How often a unit of work asks for the lock, and waits so long: SQLite serves a crowd of writers in no order."""
+"""How many times as long a unit of work waits for the lock: SQLite serves a crowd of writers in no order."""
+
+_LOOK_MS = 20
+"""Left alone for longer, SQLite looks for the lock ten times a second, and misses the moment in which it is free."""
+
+_HELD = 0.1
+_GAP = 0.012
+"""Longer than SQLite lets pass between two looks for the lock in ``_LOOK_MS``."""
 
 _POOL = 64  # idle connections that are kept; more than threads ever hold at once
 
 _BEGIN = {
     # A single statement is consistent by itself.
-    "sqlite": {"write": "BEGIN IMMEDIATE", "read": "BEGIN DEFERRED", "glance": ""},
+    "sqlite": {"read": "BEGIN DEFERRED", "glance": ""},
     # What is read has to be consistent; a unit that writes compares what it read with what it overwrites. A glance
     # begins as well: it is how an idle connection that has died shows while there is still time for another.
     "postgresql": {
@@ -71,6 +78,8 @@ class Store:
         self.watchers: set[Callable[[Transaction], None]] = set()
         # One writer at a time is SQLite's rule. Turns of our own hand over at once, where its busy handler sleeps.
         self._together = Together(self) if self.dialect == "sqlite" else None
+        self._writer: Connection | None = None
+        self._gave_way_at = 0.0
 
     @property
     def engine(self) -> Engine:
@@ -89,6 +98,12 @@ class Store:
         """
         return _Unit(self, "write") if self._together is None else _Part(self, self._together)
 
+    def give_way(self) -> None:
+        """Between long units of work that follow each other: other processes that wait for SQLite's lock get it."""
+        if self._together is not None and _clock.monotonic() - self._gave_way_at > _HELD:
+            _clock.sleep(_GAP)
+            self._gave_way_at = _clock.monotonic()
+
     def read(self) -> AbstractContextManager[Transaction]:
         """A consistent look that writes nothing."""
         return _Unit(self, "read")
@@ -103,18 +118,37 @@ class Store:
         return self.on(connection) if mode != "glance" else self.on(connection, Glance)
 
     def begin_writing(self) -> Connection:
-        """What ``Together`` opens a transaction with."""
-        return self._begin("write")
+        """Of SQLite, for ``Together``: there is one that writes, and it has a connection of its own."""
+        connection, self._writer = self._writer, None
+        try:
+            if connection is None:
+                connection = self._connect()
+                _driver(connection).execute(f"PRAGMA busy_timeout={_LOOK_MS}")
+            _begin_writing(_driver(connection))
+        except BaseException:
+            if connection is not None:
+                self.abandon(connection)
+            raise
+        return connection
+
+    def end_writing(self, connection: Connection) -> None:
+        """It was committed, and is for whoever writes next."""
+        if self._closed:
+            connection.close()
+        else:
+            self._writer = connection
 
     def on(self, connection: Connection, kind: type[Transaction] = Transaction) -> Transaction:
         """One that begins now on a connection that is in a transaction."""
-        return kind(connection, connection.connection.driver_connection, self._clock.now(), self.actor)
+        return kind(connection, _driver(connection), self._clock.now(), self.actor)
 
     def _begin(self, mode: str) -> Connection:
         while True:
             connection, fresh = self._connection()
             try:
-                _begin(connection.connection.driver_connection, _BEGIN[self.dialect][mode])
+                begin = _BEGIN[self.dialect][mode]
+                if begin:
+                    _driver(connection).execute(begin)
             except BaseException as error:
                 self.abandon(connection)
                 # One that was idle may have died meanwhile: that says nothing of the database.
@@ -146,11 +180,14 @@ class Store:
         try:
             return self._idle.pop(), False
         except IndexError:
-            connection = self._engine.connect()
-            self._reached = True
-            # For ever: what begins and ends transactions is nothing that SQLAlchemy sees.
-            connection.begin()
-            return connection, True
+            return self._connect(), True
+
+    def _connect(self) -> Connection:
+        connection = self._engine.connect()
+        self._reached = True
+        # For ever: what begins and ends transactions is nothing that SQLAlchemy sees.
+        connection.begin()
+        return connection
 
     @property
     def driver_error(self) -> type[Exception]:
@@ -181,6 +218,9 @@ class Store:
         self._closed = True
         while self._idle:
             self._idle.pop().close()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
         self._engine.dispose()
 
 
@@ -327,14 +367,17 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             return
 
 
-def _begin(driver: Any, begin: str) -> None:
-    if not begin:
-        return
-    for left in reversed(range(_BEGINNINGS)):
+def _driver(connection: Connection) -> Any:
+    return connection.connection.driver_connection
+
+
+def _begin_writing(driver: Any) -> None:
+    until = _clock.monotonic() + _BEGINNINGS * BUSY_TIMEOUT_MS / 1000
+    while True:
         try:
-            driver.execute(begin)
+            driver.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            if not left or not _is_busy(error):
+            if not _is_busy(error) or _clock.monotonic() > until:
                 raise
         else:
             return

@@ -85,8 +85,7 @@ def add_serials(
 
 @prepared
 def _known_serials() -> Select[Any]:
-    joined = select(func.count(func.distinct(certificate.c.serial)))
-    return joined.join_from(matched, certificate, certificate.c.id == matched.c.certificate_id)
+    return select(func.count(func.distinct(matched.c.line)))
 
 
 def _serial_is(*, ca: bool, issuer: str | None, hashed: bool) -> ColumnElement[bool]:
@@ -102,10 +101,10 @@ def _serial_is(*, ca: bool, issuer: str | None, hashed: bool) -> ColumnElement[b
 
 @prepared
 def _match_serials(*, ca: bool, issuer: str | None, hashed: bool) -> Insert:
-    found = select(certificate.c.id, certificate.c.pair_id).join_from(
+    found = select(certificate.c.id, certificate.c.pair_id, incoming.c.line).join_from(
         incoming, certificate, _serial_is(ca=ca, issuer=issuer, hashed=hashed)
     )
-    return insert(matched).from_select(["certificate_id", "pair_id"], found)
+    return insert(matched).from_select(["certificate_id", "pair_id", "line"], found)
 
 
 @prepared
@@ -309,7 +308,6 @@ def _not_usable() -> Update:
 def _take_matched(tx: Transaction, incident_id: int) -> int:
     """The matched certificates are members; no pair counts on one of them as its backup any more."""
     found = tx.execute(_members(), {"of_incident": incident_id}).rowcount
-    if tx.others_write:
-        tx.execute(_lock_standing_by()).all()
-    tx.execute(_not_usable())
+    if not tx.others_write or tx.execute(_lock_standing_by()).scalar():
+        tx.execute(_not_usable())
     return found

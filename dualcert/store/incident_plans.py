@@ -7,7 +7,7 @@ comes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from dualcert.model.incident import Action, Counts, RowState
-from dualcert.store import promotion, standings
+from dualcert.store import batches, promotion, standings
 from dualcert.store.incident_tables import incident, incident_member, plan_row
 from dualcert.store.incidents import named
 from dualcert.store.statements import prepared
@@ -46,7 +46,8 @@ from dualcert.store.tables import (
 )
 from dualcert.store.transaction import Transaction, upsert
 
-BATCH = 10_000
+BATCH = 5_000
+"""How many are looked at in one unit of work, at most."""
 
 
 class PlannedRow(NamedTuple):
@@ -153,7 +154,7 @@ def _plan() -> Insert:
             state.epoch,
             state.serving,
             state.standby,
-            _is_member(state.serving).label("leaves"),
+            or_(state.serving == member.certificate_id, _is_member(state.serving)).label("leaves"),
             promotion.standby_usable(bindparam("now")).label("usable"),
         )
         .select_from(incident_member)
@@ -167,7 +168,7 @@ def _plan() -> Insert:
         )
         .cte("found")
         # What was found is used twice; put in place of its name, it would be asked twice.
-        .prefix_with("MATERIALIZED", dialect="postgresql")
+        .prefix_with("MATERIALIZED")
     )
     action = case(
         (~found.c.leaves, literal(Action.REFILL.value)),
@@ -186,6 +187,7 @@ def _plan() -> Insert:
 
 def add(tx: Transaction, incident_id: int, plan: int, after: int, up_to: int) -> int:
     """Write the rows of the pairs that a batch of members belongs to; how many."""
+    batches.by_index(tx)
     values = {"of_incident": incident_id, "of_plan": plan, "after": after, "up_to": up_to, "now": tx.at}
     return tx.execute(_plan(), values).rowcount
 
@@ -208,7 +210,7 @@ def _of_plan() -> tuple[ColumnElement[bool], ...]:
     return plan_row.c.incident_id == bindparam("of_incident"), plan_row.c.plan == bindparam("of_plan")
 
 
-def rows(tx: Transaction, incident_id: int, plan: int) -> Iterator[PlannedRow]:
+def rows(tx: Transaction, incident_id: int, plan: int) -> Iterator[Sequence[PlannedRow]]:
     """In the order of the pairs' numbers, a batch at a time."""
     after = 0
     while True:
@@ -216,7 +218,7 @@ def rows(tx: Transaction, incident_id: int, plan: int) -> Iterator[PlannedRow]:
         found = tx.execute(_rows(), values).all()
         if not found:
             return
-        yield from (PlannedRow(*row) for row in found)
+        yield found
         after = found[-1].pair_id
 
 
@@ -227,19 +229,11 @@ def _counts() -> Select[Any]:
 
 
 @prepared
-def _in_use(role: str) -> Select[Any]:
-    return (
-        select(func.count())
-        .select_from(plan_row)
-        .join(
-            incident_member,
-            and_(
-                incident_member.c.certificate_id == plan_row.c[role],
-                incident_member.c.incident_id == plan_row.c.incident_id,
-            ),
-        )
-        .where(*_of_plan())
-    )
+def _standing_by() -> Select[Any]:
+    # Asked row by row: as a join it would be planned by what was known of incidents before this one, and PostgreSQL
+    # would compare every row with every member.
+    members = case((_is_member(plan_row.c.standby), literal(1)))
+    return select(func.count(members)).where(*_of_plan())
 
 
 def count(tx: Transaction, incident_id: int, plan: int) -> Counts:
@@ -247,7 +241,7 @@ def count(tx: Transaction, incident_id: int, plan: int) -> Counts:
     values = {"of_incident": incident_id, "of_plan": plan}
     actions = {row.action: row.many for row in tx.execute(_counts(), values)}
     usable, not_usable = actions.get(Action.PROMOTE.value, 0), actions.get(Action.ORDER.value, 0)
-    standby = int(tx.execute(_in_use("standby"), values).scalar_one())
+    standby = int(tx.execute(_standing_by(), values).scalar_one())
     members = select(func.count()).where(incident_member.c.incident_id == incident_id)
     total = int(tx.execute(members).scalar_one())
     serving = usable + not_usable
@@ -327,6 +321,7 @@ def _forget() -> Delete:
     )
     return delete(plan_row).where(
         of.incident_id == bindparam("of_incident"),
+        of.plan < bindparam("of_plan"),
         exists().where(some.c.plan == of.plan, some.c.pair_id == of.pair_id),
     )
 

@@ -21,6 +21,7 @@ from sqlalchemy import (
 
 from dualcert.model.incident import Action, RowState
 from dualcert.model.work import HELD, WorkKind
+from dualcert.store import batches
 from dualcert.store.incident_runs import Range, in_range
 from dualcert.store.incident_tables import ca_standing, plan_row
 from dualcert.store.statements import prepared
@@ -87,7 +88,9 @@ def _ordered() -> Update:
 def order_backups(tx: Transaction, batch: Range, reason: str) -> int:
     """Refills at the CA that stands by are due now; how many."""
     values = {**batch.values, "now": tx.at}
+    batches.by_index(tx)
     tx.execute(_order_anew(), {**values, "because": reason})
+    tx.made_due.add(batch.up_to)
     return tx.execute(_ordered(), values).rowcount
 
 
@@ -127,13 +130,17 @@ def _held(ca: str) -> ColumnElement[bool]:
 
 def release_refills(tx: Transaction, ca: str, after: int = 0, limit: int = 10_000) -> int | None:
     """A batch of the refills that are held at a CA is due now. Where it ends, for the next one; None at the end."""
-    some = select(work.c.id).where(_held(ca), work.c.id > after).order_by(work.c.id).limit(limit).subquery()
-    up_to = tx.execute(select(func.max(some.c.id))).scalar()
-    if up_to is None:
+    some = select(work.c.id, work.c.pair_id).where(_held(ca), work.c.id > after)
+    found = some.order_by(work.c.id).limit(limit).subquery()
+    last = tx.execute(
+        select(func.max(found.c.id).label("id"), func.max(found.c.pair_id).label("pair_id"))
+    ).one()
+    if last.id is None:
         return None
-    batch = (_held(ca), work.c.id > after, work.c.id <= up_to)
+    batch = (_held(ca), work.c.id > after, work.c.id <= last.id)
     tx.execute(update(work).where(*batch).values(due_at=tx.at, waiting_for=None))
-    return int(up_to)
+    tx.made_due.add(last.pair_id)
+    return int(last.id)
 
 
 # --- looking whether it is served --------------------------------------------------------------------------
@@ -161,6 +168,7 @@ def _observe() -> Update:
 
 def observe(tx: Transaction, batch: Range) -> int:
     """Rows whose every target was seen with the new certificate are observed; how many more."""
+    batches.by_index(tx)
     return tx.execute(_observe(), batch.values).rowcount
 
 
@@ -230,4 +238,6 @@ def _hurry() -> Update:
 
 def hurry(tx: Transaction, batch: Range) -> None:
     """A person asks again: steps towards serving what was promoted do not back off any longer."""
+    batches.by_index(tx)
     tx.execute(_hurry(), {**batch.values, "now": tx.at})
+    tx.made_due.add(batch.up_to)

@@ -1,4 +1,4 @@
-"""Carrying a plan out: ten thousand pairs and all that follows from it in one unit of work, without a row in Python.
+"""Carrying a plan out: thousands of pairs and all that follows from it in one unit of work, without a row in Python.
 
 Every statement is bounded by a range of pairs, and goes by what the rows of the plan say.
 """
@@ -28,7 +28,7 @@ from sqlalchemy import (
 from dualcert.model.events import EventKind
 from dualcert.model.incident import Action, RowState, Run
 from dualcert.model.work import HELD, WorkKind
-from dualcert.store import promotion
+from dualcert.store import batches, promotion
 from dualcert.store.columns import instant
 from dualcert.store.incident_plans import why_not
 from dualcert.store.incident_tables import incident_run, plan_row
@@ -193,19 +193,26 @@ def _as_planned() -> ColumnElement[bool]:
     )
 
 
+def _to_promote() -> ColumnElement[bool]:
+    return and_(in_range(RowState.PLANNED), _row.action == Action.PROMOTE.value)
+
+
+@prepared
+def _planned() -> Select[Any]:
+    return select(func.count()).where(_to_promote())
+
+
 @prepared
 def _lock() -> Select[Any]:
+    """All pairs, the changed ones as well: what is found of them now stays so. How many are as they were planned."""
     rows = (
-        select(pair_state.c.pair_id)
-        .where(
-            pair_state.c.pair_id.in_(
-                select(_row.pair_id).where(in_range(RowState.PLANNED), _row.action == Action.PROMOTE.value)
-            )
-        )
+        select(case((_as_planned(), literal(1))).label("unchanged"))
+        .join_from(plan_row, pair_state, pair_state.c.pair_id == _row.pair_id)
+        .where(_to_promote())
         .order_by(pair_state.c.pair_id)
-        .with_for_update()
+        .with_for_update(of=pair_state)
     )
-    return select(func.count()).select_from(rows.subquery())
+    return select(func.count(rows.subquery().c.unchanged))
 
 
 @prepared
@@ -224,9 +231,7 @@ def _moved() -> Update:
     )
     return (
         update(plan_row)
-        .where(
-            in_range(RowState.PLANNED), _row.action == Action.PROMOTE.value, ~exists().where(_as_planned())
-        )
+        .where(_to_promote(), ~exists().where(_as_planned()))
         .values(state=RowState.SKIPPED.value, problem=problem, at=bindparam("now"))
     )
 
@@ -237,8 +242,7 @@ def _swap() -> Update:
         update(pair_state)
         .where(
             pair_state.c.pair_id == _row.pair_id,
-            in_range(RowState.PLANNED),
-            _row.action == Action.PROMOTE.value,
+            _to_promote(),
             _as_planned(),
             promotion.standby_usable(bindparam("now")),
         )
@@ -247,14 +251,11 @@ def _swap() -> Update:
 
 
 @prepared
-def _mark() -> Update:
+def _mark(*, all_of_them: bool) -> Update:
     """Under the lock, and with what had moved put aside, another epoch is of our own making."""
     turned = exists().where(pair_state.c.pair_id == _row.pair_id, pair_state.c.epoch == _row.epoch + 1)
-    return (
-        update(plan_row)
-        .where(in_range(RowState.PLANNED), _row.action == Action.PROMOTE.value, turned)
-        .values(state=RowState.PROMOTED.value, at=bindparam("now"))
-    )
+    conditions = (_to_promote(),) if all_of_them else (_to_promote(), turned)
+    return update(plan_row).where(*conditions).values(state=RowState.PROMOTED.value, at=bindparam("now"))
 
 
 @prepared
@@ -262,7 +263,7 @@ def _refuse() -> Update:
     why = select(why_not()).where(pair_state.c.pair_id == _row.pair_id).correlate(plan_row).scalar_subquery()
     return (
         update(plan_row)
-        .where(in_range(RowState.PLANNED), _row.action == Action.PROMOTE.value)
+        .where(_to_promote())
         .values(state=RowState.SKIPPED.value, problem=why, at=bindparam("now"))
     )
 
@@ -275,13 +276,15 @@ def promote(tx: Transaction, batch: Range) -> tuple[int, int]:
     """
     values = batch.values
     stamped = {**values, "now": tx.at}
-    if tx.others_write:
-        tx.execute(_lock(), values).all()
-    skipped = tx.execute(_moved(), stamped).rowcount
-    tx.execute(_swap(), stamped)
-    promoted = tx.execute(_mark(), stamped).rowcount
-    skipped += tx.execute(_refuse(), stamped).rowcount
-    return promoted, skipped
+    batches.by_index(tx)
+    planned, skipped = int(tx.execute(_planned(), values).scalar_one()), 0
+    if not tx.others_write or tx.execute(_lock(), values).scalar_one() != planned:
+        skipped = tx.execute(_moved(), stamped).rowcount
+    turned = tx.execute(_swap(), stamped).rowcount
+    tx.execute(_mark(all_of_them=turned == planned), stamped)
+    if turned != planned:
+        skipped += tx.execute(_refuse(), stamped).rowcount
+    return turned, skipped
 
 
 # --- what follows ------------------------------------------------------------------------------------------
@@ -337,6 +340,7 @@ def announce(
     values = {**batch.values, "now": tx.at}
     tx.execute(_record(state, serves, served), {**values, "by": tx.actor, "because": cause})
     tx.execute(_deployments(state), values)
+    tx.made_due.add(batch.up_to)
 
 
 @prepared

@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 from dualcert.model.incident import Action, RowState
 from dualcert.model.work import WorkKind
-from dualcert.store import promotion
+from dualcert.store import batches, promotion
 from dualcert.store.incident_plans import why_not
 from dualcert.store.incident_runs import Range, announce, in_range
 from dualcert.store.incident_tables import plan_row
@@ -109,6 +109,7 @@ def turn_back(tx: Transaction, batch: Range) -> tuple[int, int]:
     """Exchange the roles of a batch's promoted pairs again, where they are as they were left and what stands by may
     serve; the others stay, with the reason. How many went back, and how many stayed."""
     values = {**batch.values, "now": tx.at}
+    batches.by_index(tx)
     if tx.others_write:
         tx.execute(_lock(), batch.values).all()
     turned = tx.execute(_mark(), values).rowcount

@@ -29,11 +29,9 @@ def named(certificate_id: ColumnElement[int]) -> ColumnElement[bool]:
     """Whether a certificate is named by an open incident."""
     member = incident_member.alias("naming")
     opened = incident.alias("naming_incident")
-    return exists().where(
-        member.c.certificate_id == certificate_id,
-        opened.c.id == member.c.incident_id,
-        opened.c.closed_at.is_(None),
-    )
+    # Looked up by its number: as a join, each member would be compared with all that are open.
+    closed_at = select(opened.c.closed_at).where(opened.c.id == member.c.incident_id).scalar_subquery()
+    return exists().where(member.c.certificate_id == certificate_id, closed_at.is_(None))
 
 
 @prepared

@@ -19,6 +19,7 @@ from sqlalchemy import (
     case,
     exists,
     func,
+    null,
     or_,
     select,
     update,
@@ -214,7 +215,10 @@ def exchanged() -> dict[str, ColumnElement[Any]]:
         "standby": pair_state.c.serving,
         "primary_lineage": pair_state.c.backup_lineage,
         "backup_lineage": pair_state.c.primary_lineage,
-        "backup_ok_until": usable_until(pair_state.c.serving),
+        # In a mass promotion an incident names whatever served: that is known before anything else is looked up.
+        "backup_ok_until": case(
+            (incidents.named(pair_state.c.serving), null()), else_=usable_until(pair_state.c.serving)
+        ),
     }
 
 

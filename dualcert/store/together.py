@@ -27,7 +27,7 @@ class Connections(Protocol):
     def begin_writing(self) -> Connection:
         """A connection that nobody else uses, in a transaction that holds the database's lock."""
 
-    def keep(self, connection: Connection) -> None:
+    def end_writing(self, connection: Connection) -> None:
         """Its transaction has been committed."""
 
     def abandon(self, connection: Connection) -> None:
@@ -146,7 +146,7 @@ class Together:
             raise
         else:
             self._group = None
-            self._connections.keep(group.connection)
+            self._connections.end_writing(group.connection)
             group.over.set()
 
     def _lose(self, group: Group, error: BaseException) -> None:

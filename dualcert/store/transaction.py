@@ -68,8 +68,8 @@ def _alone() -> Select[Any]:
 class Transaction:
     """A unit of work. ``now`` is the process's instant at its beginning; ``actor`` signs its events.
 
-    ``made_due``: the pairs of which it left work that may be due at once. ``recorded``: its events. ``Store.watchers``
-    hear of both.
+    ``made_due``: the pairs of which it left work that may be due at once; of thousands just one. ``recorded``: its
+    events. ``Store.watchers`` hear of both.
     """
 
     def __init__(self, connection: Connection, driver: Any, now: datetime, actor: str) -> None:

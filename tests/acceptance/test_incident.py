@@ -6,13 +6,17 @@ import csv
 import gzip
 import hashlib
 import io
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dualcert import bootstrap
 from dualcert.lab.https import fetch
+from dualcert.lifecycle import inventory
+from dualcert.lifecycle.inventory import PairRequest
 from tests.labfixture import ProjectLab
 from tests.program import Program, Result
 
@@ -97,6 +101,36 @@ def test_from_a_file_of_serials_to_the_backups_on_the_wire(
         assert served(lab, name) == before[name]["backup"]["certificate"]["sha256"]
     assert served(lab, names[3]) == before[names[3]]["primary"]["certificate"]["sha256"]
     assert program.show(names[0])["protection"] == "unprotected"
+
+
+def test_twenty_five_pairs_go_from_a_packed_list_to_the_wire_wave_by_wave(
+    lab: ProjectLab, program: Program, tmp_path: Path
+) -> None:
+    names = [f"n{number}.{lab.domain}" for number in range(25)]
+    with closing(bootstrap.build(bootstrap.load_settings(lab.config_path))) as application:
+        for name in names:
+            inventory.ensure(application.world, PairRequest((name,)))
+    program.done("renew", "--due")
+    before = {one["pair"]: one for one in program.done("list", "--json").lines}
+    assert {one["protection"] for one in before.values()} == {"protected"}
+    path = tmp_path / "serials.gz"
+    serials = (one["primary"]["certificate"]["serial"] for one in before.values())
+    path.write_bytes(gzip.compress("\n".join(serials).encode()))
+
+    assert open_incident(program, "--ca", "alpha", "--serials", str(path))["members"] == 25
+    planned = plan(program)
+    result = run(program, planned["plan"])
+
+    assert result.status == 0, result
+    told = {
+        key: result.json[key] for key in ("affected", "usable", "promoted", "deployed", "observed", "skipped")
+    }
+    assert told == dict.fromkeys(told, 25) | {"skipped": 0}
+    assert (result.json["run"]["wave"], result.json["run"]["waves"]) == (3, "1%,10%,100%")
+    wanted = {name: one["backup"]["certificate"]["sha256"] for name, one in before.items()}
+    assert {name: served(lab, name) for name in names} == wanted
+    lines = list(csv.DictReader(io.StringIO(program.done("incident", "report", "1", "--format", "csv").out)))
+    assert {(line["pair"], line["observed"]) for line in lines} == {(name, "wire") for name in names}
 
 
 def test_a_finished_incident_run_again_does_nothing(program: Program, names: list[str]) -> None:

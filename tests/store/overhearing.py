@@ -112,3 +112,10 @@ def sorts(tx: Transaction, statement: str) -> bool:
     if tx.connection.dialect.name == "sqlite":
         return any("TEMP B-TREE" in line for line in _lines(tx, statement))
     return any("Sort" in node["Node Type"] for node in _nodes(tx, statement, sorting=False))
+
+
+def looked_up(tx: Transaction, statement: str, table: str) -> list[str]:
+    """By what it would look for rows of a table, or of what a statement calls so, in the database's words."""
+    if tx.connection.dialect.name == "sqlite":
+        return [line for line in _lines(tx, statement) if table in line]
+    return [str(node.get("Index Cond")) for node in _nodes(tx, statement) if node.get("Alias") == table]

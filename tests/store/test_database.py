@@ -341,3 +341,30 @@ def test_a_new_file_that_several_open_at_once_is_waited_for(
         assert tx.connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
     assert refusals == []
     store.close()
+
+
+def test_who_waits_in_another_process_gets_the_lock_between_two_long_units(
+    store: Store, database: Path
+) -> None:
+    """Each holds the lock for longer than the other lets pass between two looks for it."""
+    clock, units = SystemClock(), 0
+    with closing(opened(database)) as other:
+        waiting, written = threading.Event(), threading.Event()
+
+        def write() -> None:
+            waiting.set()
+            with other.write() as tx:
+                events.record(tx, EventKind.CHANGED, "a test")
+            written.set()
+
+        thread = threading.Thread(target=write)
+        while not written.is_set() and units < 40:
+            with store.write():
+                if not units:
+                    thread.start()
+                    assert waiting.wait(10)
+                units += 1
+                clock.sleep(0.06)
+            store.give_way()
+        thread.join()
+    assert units < 10

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from dualcert.errors import Refused
 from dualcert.lifecycle.incidents import close, open_incident, plan, running, telling
@@ -17,12 +17,21 @@ from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
 from dualcert.model.incident import Incident
 from dualcert.model.work import WorkKind
-from dualcert.store import Store, Transaction, incident_runs, pairs, revocations, tables
+from dualcert.store import (
+    Store,
+    Transaction,
+    incident_plans,
+    incident_progress,
+    incident_runs,
+    pairs,
+    revocations,
+    tables,
+)
 from dualcert.store.incident_runs import Range
 from dualcert.testing.clock import FakeClock
 from tests.store import masses
 from tests.store.building import BACKUP, PRIMARY
-from tests.store.overhearing import overheard, scans
+from tests.store.overhearing import looked_up, overheard, scans
 from tests.store.worlds import Setting, a_world
 
 MANY = 1200
@@ -252,3 +261,43 @@ def test_a_failover_by_name_between_two_batches_is_nobodys_harm(world: World, st
         assert promote(tx, Range(incident.id, made.number, 10, 20)) == (9, 1)
     with store.read() as tx:
         assert pairs.state(tx, 15).epoch == 1
+
+
+def test_a_batch_wakes_whoever_waits_in_this_process_for_something_to_be_due(
+    world: World, store: Store
+) -> None:
+    incident = an_incident(world, 20)
+    made = plan(world, incident.id)
+    heard: list[set[int]] = []
+    store.watchers.add(lambda tx: heard.append(tx.made_due))
+
+    with store.write() as tx:
+        promote(tx, Range(incident.id, made.number, 0, 20))
+    assert heard.pop()
+
+    with store.write() as tx:
+        assert incident_progress.order_backups(tx, Range(incident.id, made.number, 0, 20), "a test") == 0
+    assert heard.pop()
+    with store.write() as tx:
+        incident_progress.hurry(tx, Range(incident.id, made.number, 0, 20))
+    assert heard.pop()
+
+
+def test_members_are_counted_by_their_numbers_whatever_was_known_of_earlier_incidents(
+    world: World, store: Store
+) -> None:
+    plan(world, an_incident(world, MANY - 100).id)
+    if store.dialect == "postgresql":
+        with store.write() as tx:
+            tx.execute(text("ANALYZE"))
+            # So that this database is thrown away: what is known of it would tell in plans of the tests to come.
+            tx.execute(text("CREATE TABLE known (nothing INTEGER)"))
+    incident = an_incident(world)
+    made = plan(world, incident.id)
+    with store.write() as tx:
+        with overheard(tx) as statements:
+            incident_plans.count(tx, incident.id, made.number)
+        [asked] = [one for one in statements if "plan_row.standby" in one]
+        found = looked_up(tx, asked, "other_member")
+        assert found
+        assert [one for one in found if "certificate_id" not in one] == []

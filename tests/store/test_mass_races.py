@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dualcert.lifecycle import promotion
-from dualcert.lifecycle.incidents import open_incident, plan
+from dualcert.lifecycle import promotion, storing
+from dualcert.lifecycle.engine import Engine
+from dualcert.lifecycle.incidents import open_incident, plan, telling
 from dualcert.lifecycle.incidents.planning import Plan
 from dualcert.lifecycle.promotion import Turn, Wish
 from dualcert.lifecycle.world import World
+from dualcert.model.order import Order
 from dualcert.model.pair import Pair
-from dualcert.store import incident_runs, incidents, pairs, revocations, work
+from dualcert.model.work import Done, WorkKind
+from dualcert.ports.ca import IssuedCertificate
+from dualcert.store import certificates, incident_runs, incidents, pairs, revocations, work
+from dualcert.store import promotion as promotion_sql
 from dualcert.store.incident_runs import Range
 from dualcert.testing.clock import FakeClock
 from tests.postgres import Postgres
 from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
 from tests.store.racing import Arena
-from tests.store.worlds import Setting, issued
+from tests.store.worlds import Setting, issued, ordered, signed
 
 COUNT = 4
 
@@ -92,6 +97,8 @@ def test_a_batch_that_comes_during_a_failover_skips_that_pair_and_takes_the_othe
     assert isinstance(one, Turn), one
     assert mass == (COUNT - 1, 1)
     assert epochs(arena.second, held) == [1] * COUNT
+    stuck = telling.status(arena.second, planned.incident.id)["stuck"]
+    assert [row["reason"] for row in stuck if row["state"] == "skipped"] == ["somebody else has promoted it"]
 
 
 def test_a_backup_whose_revocation_is_recorded_during_a_batch_is_not_promoted_onto(
@@ -115,6 +122,55 @@ def test_two_processes_at_one_batch_promote_each_pair_once(
 
     assert (one, other) == ((COUNT, 0), (0, 0))
     assert epochs(arena.second, held) == [1] * COUNT
+
+
+def renewed(world: World, pair: Pair, ca: str) -> tuple[Order, Callable[[World], Any]]:
+    """An order for one of its lineages, and the step that stores the certificate which has come for it."""
+    with world.store.write() as tx:
+        order = ordered(tx, world, pair, ca)
+        work.schedule(tx, WorkKind.ORDER, pair.id, tx.now, ca=ca)
+    [[row]] = Engine(world).claim([WorkKind.ORDER], 1, [pair.id])
+    arrived = IssuedCertificate(signed(order.csr, ca, world.clock.now()))
+    return order, lambda w: storing.store(w, row, pair, order, arrived)
+
+
+@pytest.mark.parametrize("ca", [PRIMARY, BACKUP])
+def test_a_renewal_that_ends_during_a_batch_waits_for_it_and_takes_the_role_its_lineage_has_then(
+    arena: Arena, held: list[Pair], planned: Plan, ca: str
+) -> None:
+    pair, world = held[1], arena.second
+    order, arrive = renewed(world, pair, ca)
+
+    mass, outcome = arena.race(promote(planned), arrive)
+
+    assert arena.was_blocked
+    assert mass == (COUNT, 0)
+    assert outcome == Done()
+    assert epochs(world, held) == [1] * COUNT
+    with world.store.read() as tx:
+        state = pairs.state(tx, pair.id)
+        new = state.serving if ca == BACKUP else state.standby
+        assert certificates.get(tx, new or 0).spki == order.spki
+        assert promotion_sql.usable(tx, [pair.id]) == ({pair.id} if ca == PRIMARY else set())
+
+
+@pytest.mark.parametrize("ca", [PRIMARY, BACKUP])
+def test_a_batch_that_comes_while_a_renewal_ends_skips_that_pair_and_takes_the_others(
+    arena: Arena, held: list[Pair], planned: Plan, ca: str
+) -> None:
+    pair, world = held[1], arena.second
+    order, arrive = renewed(world, pair, ca)
+
+    outcome, mass = arena.race(arrive, promote(planned))
+
+    assert arena.was_blocked
+    assert outcome == Done()
+    assert mass == (COUNT - 1, 1)
+    assert epochs(world, held) == [1, 0, 1, 1]
+    with world.store.read() as tx:
+        state = pairs.state(tx, pair.id)
+        new = state.serving if ca == PRIMARY else state.standby
+        assert certificates.get(tx, new or 0).spki == order.spki
 
 
 def test_a_second_incident_that_names_the_backups_meanwhile_aborts_nothing(

@@ -10,15 +10,18 @@ from typing import NamedTuple
 
 from dualcert.errors import Refused
 from dualcert.lifecycle.incidents import refills
+from dualcert.lifecycle.incidents.pace import Pace
 from dualcert.lifecycle.incidents.planning import existing, opened
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
 from dualcert.model.incident import Incident
 from dualcert.store import events, incident_members, incident_plans, incidents, promotion
 
-_BATCH = 10_000
-_RANGE = 100_000
-"""How many certificates are looked through in one unit of work where all of a CA's are meant."""
+_BATCH = 5_000
+"""How many are named in one unit of work, at most."""
+
+_RANGE = 20_000
+"""How many certificates are looked through in one unit of work, at most, where all of a CA's are meant."""
 
 
 class Entry(NamedTuple):
@@ -101,9 +104,9 @@ def add_to_incident(world: World, incident_id: int, certificates: Iterable[int])
 
 
 def _add_numbers(world: World, number: int, certificates: Iterable[int]) -> int:
-    rest, new = iter(certificates), 0
-    while batch := list(islice(rest, _BATCH)):
-        with world.store.write() as tx:
+    rest, new, pace = iter(certificates), 0, Pace(world, _BATCH)
+    while batch := list(islice(rest, pace.size)):
+        with pace.unit(), world.store.write() as tx:
             new += incident_members.add_certificates(tx, number, batch)
     return new
 
@@ -112,9 +115,10 @@ def _select(world: World, number: int, selection: Selection, tally: _Tally) -> N
     if selection.entries is None:
         _add_issued(world, number, selection)
         return
-    rest = iter(selection.entries)
-    while batch := list(islice(rest, _BATCH)):
-        _add_entries(world, number, selection, batch, tally)
+    rest, pace = iter(selection.entries), Pace(world, _BATCH)
+    while batch := list(islice(rest, pace.size)):
+        with pace.unit():
+            _add_entries(world, number, selection, batch, tally)
 
 
 def _add_entries(world: World, number: int, selection: Selection, batch: list[Entry], tally: _Tally) -> None:
@@ -142,18 +146,21 @@ def _add_entries(world: World, number: int, selection: Selection, batch: list[En
 def _add_issued(world: World, number: int, selection: Selection) -> None:
     with world.store.read() as tx:
         last = incident_members.last_certificate(tx)
-    for after in range(0, last, _RANGE):
-        with world.store.write() as tx:
+    after, pace = 0, Pace(world, _RANGE)
+    while after < last:
+        up_to = min(after + pace.size, last)
+        with pace.unit(), world.store.write() as tx:
             incident_members.add_issued(
                 tx,
                 number,
                 after,
-                min(after + _RANGE, last),
+                up_to,
                 ca=selection.ca,
                 issuer=selection.issuer,
                 since=selection.since,
                 until=selection.until,
             )
+        after = up_to
 
 
 # --- the end ---------------------------------------------------------------------------------------------

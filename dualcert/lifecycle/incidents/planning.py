@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from dualcert.errors import Refused, UsageProblem
+from dualcert.lifecycle.incidents.pace import Pace
 from dualcert.lifecycle.world import World
 from dualcert.model.incident import Counts, Incident
 from dualcert.store import Transaction, incident_plans, incidents
@@ -53,10 +54,10 @@ def plan(world: World, incident_id: int) -> Plan:
     with world.store.write() as tx:
         opened(tx, incident_id)
         number = incident_plans.begin(tx, incident_id)
-    after = 0
+    after, pace = 0, Pace(world, incident_plans.BATCH)
     while True:
-        with world.store.write() as tx:
-            up_to = incident_plans.members_up_to(tx, incident_id, after)
+        with pace.unit(), world.store.write() as tx:
+            up_to = incident_plans.members_up_to(tx, incident_id, after, pace.size)
             if up_to is None:
                 break
             incident_plans.add(tx, incident_id, number, after, up_to)
@@ -77,10 +78,12 @@ def plan(world: World, incident_id: int) -> Plan:
 
 def _digest(tx: Transaction, incident_id: int, number: int) -> bytes:
     total = hashlib.sha256(b"dualcert plan of incident %d\n" % incident_id)
-    for row in incident_plans.rows(tx, incident_id, number):
-        total.update(
-            b"%d %d %d %d %b\n" % (row.pair_id, row.epoch, row.serving, row.standby or 0, row.action.encode())
+    for rows in incident_plans.rows(tx, incident_id, number):
+        lines = (
+            f"{pair_id} {epoch} {serving} {standby or 0} {action}\n"
+            for pair_id, epoch, serving, standby, action in rows
         )
+        total.update("".join(lines).encode())
     return total.digest()
 
 

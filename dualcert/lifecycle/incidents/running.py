@@ -16,6 +16,7 @@ from dualcert.errors import Refused, StoreError
 from dualcert.lifecycle.driver import run_until
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.incidents import refills
+from dualcert.lifecycle.incidents.pace import Pace
 from dualcert.lifecycle.incidents.planning import Plan, newest_plan, opened
 from dualcert.lifecycle.runner import Scope
 from dualcert.lifecycle.world import World
@@ -30,9 +31,9 @@ from dualcert.store.incident_runs import Range
 log = logging.getLogger(__name__)
 
 _BATCH = 2_500
-"""How many are promoted in one unit of work: whoever wants one of these pairs meanwhile waits for a moment only."""
+"""How many are promoted in one unit of work, at most: whoever wants one of these pairs meanwhile waits for it."""
 
-_MARKED = 10_000
+_MARKED = 5_000
 _TOGETHER = 1000
 """How many pairs are driven at once from their promotion to the look at what is served."""
 
@@ -162,6 +163,7 @@ class _Run:
         self._max_failures, self._max_drift = limits
         self._tell = tell
         self._engine = Engine(world)
+        self._pace = Pace(world, _BATCH)
         self._cause = f"incident {self._id}: {plan.incident.title}"
         self._tally = Tally(0, 0, 0)
         self._up_to = 0
@@ -200,8 +202,8 @@ class _Run:
     def _promote(self, wave: int, most: int) -> None:
         """One batch. What others have turned meanwhile is behind ``up_to_pair`` already."""
         began = self._world.clock.monotonic()
-        limit = min(_BATCH, most, self._terms.rate or most)
-        with self._world.store.write() as tx:
+        limit = min(self._pace.size, most, self._terms.rate or most)
+        with self._pace.unit(), self._world.store.write() as tx:
             run = self._ours(tx)
             alone = run.up_to_pair == self._up_to
             up_to, many = incident_runs.bound(tx, self._id, self._plan.number, run.up_to_pair, limit)

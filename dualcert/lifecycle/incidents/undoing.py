@@ -14,7 +14,7 @@ from dualcert.model.work import WorkKind
 from dualcert.store import incident_report, incident_undo
 from dualcert.store.incident_runs import Range
 
-_BATCH = 10_000
+_BATCH = 2_500
 _TOGETHER = 1000
 _PATIENCE = timedelta(minutes=2)
 _STEPS = (WorkKind.DEPLOYMENT, WorkKind.VERIFICATION)
