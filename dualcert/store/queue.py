@@ -194,11 +194,12 @@ def _line_up() -> ReturningUpdate[Any]:
     )
 
 
-def line_up(tx: Transaction, allowed: Allowed = anything) -> None:
-    """Put orders whose time has come into the queues of their CAs, a thousand of them at the most."""
+def line_up(tx: Transaction, allowed: Allowed = anything) -> int:
+    """Put orders whose time has come into the queues of their CAs, a thousand of them at the most; how many it were."""
     known_since = micros(tx.now - KNOWN_FOR)
     come = defaultdict(list)
-    for row in tx.execute(_line_up(), {"at": tx.at, "known_since": known_since}).all():
+    found = tx.execute(_line_up(), {"at": tx.at, "known_since": known_since}).all()
+    for row in found:
         if row.queue == _COUNTED:
             come[row.ca].append(row)
     for ca, rows in come.items():
@@ -209,6 +210,7 @@ def line_up(tx: Transaction, allowed: Allowed = anything) -> None:
         if go < len(rows):
             said = allowance.decision(places[go], tx.now)
             _told_to_wait(tx, ca, rows[go:], allowance.afterwards if said.allowed else said)
+    return len(found)
 
 
 @prepared

@@ -56,6 +56,7 @@ class Queue(IntEnum):
     """Its CA counts it as a new one: by when it is needed, as far as there are permits."""
 
 
+_ORDERS = int(Queue.ORDERS)
 _KINDS = {kind.value: kind for kind in WorkKind}
 
 
@@ -99,7 +100,7 @@ def row_of(row: Any, taken_by: str | None = None) -> WorkRow:
         reason=row.reason,
         waiting_for=row.waiting_for,
         owner=taken_by or row.owner,
-        needed_by=instant(row.needed_by) if row.queue > Queue.ORDERS else None,
+        needed_by=instant(row.needed_by) if row.queue > _ORDERS else None,
         looks=0,
         continued=False,
     )

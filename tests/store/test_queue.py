@@ -475,6 +475,23 @@ def test_what_others_hold_of_a_queue_is_followed(store: Store) -> None:
         assert next_one() is None
 
 
+def test_to_find_that_nobody_may_go_takes_as_long_however_many_wait(scene: Scene) -> None:
+    scene.count(new_orders=Limit(1, HOUR))
+    PAIRS.extend(lined_up(scene, 10))
+    assert ordered(scene)
+    counts = []
+    for number in (3, 60):
+        lined_up(scene, *range(20, 20 + number))
+        assert claimed(scene) == []
+        with scene.world.store.read() as tx, overheard(tx) as said:
+            allowed = partial(budgeting.allowance, scene.world, tx)
+            assert not claims.claimable(tx, "me", kinds=ALL, allowed=allowed)
+        with scene.world.store.write() as tx:
+            assert not [found for one in said if "FROM budget" not in one for found in scans(tx, one)]
+        counts.append(len(said))
+    assert counts[0] == counts[1]
+
+
 # --- a long queue ----------------------------------------------------------------------------------------
 
 ROWS = 20_000
