@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from bench.databases import Both, Databases, Inventory, change, worlds
@@ -19,7 +20,8 @@ from dualcert.lifecycle.daemon import Daemon
 from dualcert.lifecycle.engine import ALL_KINDS, Engine
 from dualcert.lifecycle.world import World
 from dualcert.model.work import WorkKind
-from dualcert.store import claims, daemons, renewals
+from dualcert.store import claims, daemons, queue, renewals
+from dualcert.store.work import Queue
 
 _BATCH = 1_000
 _BACKLOG = 100_000
@@ -87,6 +89,7 @@ def _claims(inventory: Inventory, rounds: int) -> Iterator[Result]:
     with worlds(inventory) as (world,):
         for what, due, act in (
             ("rows of work", _rows_due, _claim_rows),
+            ("orders in their queue", _orders_lined_up, _claim_rows),
             ("pairs", _pairs_due, _claim_pairs),
         ):
             backlog = min(_BACKLOG, inventory.pairs)
@@ -97,6 +100,19 @@ def _claims(inventory: Inventory, rounds: int) -> Iterator[Result]:
             goal = Goal.at_most(max(few, many), 15, "ms").and_also(Goal.at_most(many / few, 2, "x"))
             name = f"claim of {_BATCH:,} {what} of {backlog:,} due, {inventory}"
             yield result(name, many, "ms", against=(f"{_BATCH:,} due", few), goal=goal)
+        yield _lining_up(world, rounds, inventory)
+
+
+def _lining_up(world: World, rounds: int, inventory: Inventory) -> Result:
+    """What an order costs once, however often it is claimed."""
+    backlog = min(_BACKLOG, inventory.pairs)
+    with _orders_due(world, _BATCH):
+        few = _usual(world, _line_up, rounds)
+    with _orders_due(world, backlog):
+        many = _usual(world, _line_up, rounds)
+    name = f"{_BATCH:,} orders of {backlog:,} due put into their queue, {inventory}"
+    goal = Goal.at_most(many / few, 2, "x")
+    return result(name, many, "ms", against=(f"{_BATCH:,} due", few), goal=goal)
 
 
 def _usual(world: World, act: Callable[[World], float], rounds: int) -> float:
@@ -114,6 +130,16 @@ def _claim_rows(world: World) -> float:
 
     took = _taking_all(act)
     change(world, "UPDATE work SET owner = NULL WHERE owner = :owner", owner=owner)
+    return took
+
+
+def _line_up(world: World) -> float:
+    def act() -> int:
+        with world.store.write() as tx:
+            return queue.line_up(tx)
+
+    took = _taking_all(act)
+    change(world, "UPDATE work SET queue = 1 WHERE queue > 1")
     return took
 
 
@@ -135,17 +161,25 @@ def _taking_all(act: Callable[[], int]) -> float:
 
 
 @contextmanager
-def _rows_due(world: World, number: int) -> Iterator[None]:
+def _rows_due(
+    world: World, number: int, kind: WorkKind = WorkKind.REFILL, queue: Queue = Queue.NONE
+) -> Iterator[None]:
     change(
         world,
-        "INSERT INTO work (kind, pair_id, ca, target, due_at, fence, attempts)"
-        " SELECT :kind, pair_id, 'alpha', '', :at - pair_id, 0, 0 FROM pair_state WHERE pair_id <= :number",
-        kind=WorkKind.ORDER.value,
+        "INSERT INTO work (kind, pair_id, ca, target, due_at, fence, attempts, queue, needed_by)"
+        " SELECT :kind, pair_id, 'alpha', '', :at - pair_id, 0, 0, :queue, :at - pair_id"
+        " FROM pair_state WHERE pair_id <= :number",
+        kind=kind.value,
+        queue=int(queue),
         at=_now(world),
         number=number,
     )
     yield
     change(world, "DELETE FROM work")
+
+
+_orders_due = partial(_rows_due, kind=WorkKind.ORDER, queue=Queue.ORDERS)
+_orders_lined_up = partial(_rows_due, kind=WorkKind.ORDER, queue=Queue.COUNTED)
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from dualcert.lifecycle.world import CaBinding, World
 from dualcert.model.order import Order, OrderStep
 from dualcert.model.pair import Pair
 from dualcert.model.work import BUDGET, Later, WorkRow
-from dualcert.policy import budget
-from dualcert.policy.budget import KNOWN_FOR, Decision, Kind, Limit, Subject, decide
+from dualcert.policy import budget, urgency
+from dualcert.policy.budget import KNOWN_FOR, Allowance, Decision, Kind, Limit, Subject, decide
 from dualcert.store import Transaction, budgets, certificates, pairs
 
 if TYPE_CHECKING:
@@ -36,16 +36,24 @@ _MARGIN = timedelta(milliseconds=5)
 _OF_ORDERS = (Kind.ORDERS, Kind.SET, Kind.FAILED, Kind.NEW_ORDERS, Kind.DOMAIN)
 
 
+def allowance(world: World, tx: Transaction, ca: str) -> Allowance:
+    """How many orders of those that a CA counts may leave its queue."""
+    binding = world.cas.get(ca)
+    limit = None if binding is None else binding.limits.get(Kind.NEW_ORDERS)
+    standings, now = budgets.look(tx, ca, [Kind.ORDERS, Kind.NEW_ORDERS], [""])
+    return budget.allowance(limit, standings.get(_NEW_ORDERS), standings.get(_ORDERS), now)
+
+
 # --- an order ----------------------------------------------------------------------------------------------
 
 
 def before_order(world: World, row: WorkRow, pair: Pair, ca: CaBinding) -> None:
-    """What is cheaper asked before a key is made: is there room at all, for a row that has waited before."""
+    """What is cheaper asked before a key is made: is there room at all, for a row that may have to wait."""
     if ca.permits is not None:
         ca.permits.ready()
     if Kind.DOMAIN in ca.limits:
         _suffixes()  # takes a tenth of a second to read, which no transaction should last
-    if row.waiting_for == BUDGET:
+    if row.waiting_for == BUDGET or (row.needed_by is not None and ca.limits):
         with world.store.read() as tx:
             if not budgets.is_in_window(tx, pair.id, ca.name):
                 _Question(tx, row, pair, ca, None).demand()
@@ -73,7 +81,7 @@ class _Question:
         self, tx: Transaction, row: WorkRow, pair: Pair, ca: CaBinding, replaces: str | None
     ) -> None:
         self._ca = ca
-        self._queued = row.waiting_for == BUDGET
+        self._needed_by = row.needed_by
         names = budget.candidates(pair.names)
         of_set = Subject(Kind.SET, pair.names_digest.hex())
         self._standings, self.now = budgets.look(tx, ca.name, _OF_ORDERS, ["", of_set.of, *names])
@@ -100,15 +108,15 @@ class _Question:
         return decide(subject, limit, self._standings.get(subject), self.now, leave=leave)
 
     def leave(self, limit: Limit) -> int:
-        """Those who wait leave something to those who come for the first time, or because a person asks."""
-        return limit.spare if self._queued else 0
+        """What may wait leaves something to what is needed soon, or to whom a person has asked for."""
+        may_wait = self._needed_by is not None and not urgency.is_urgent(self._needed_by, self.now)
+        return limit.reserve if may_wait else 0
 
     def demand(self, hindmost: Subject | None = None) -> None:
         """Raise ``BudgetSpent`` unless the order may be placed, and in any case where a bucket proved empty."""
-        if hindmost is None and self._decision().allowed:
-            return
-        self._queued = True  # whoever is refused comes back as one of those who wait
         decision = self._decision()
+        if hindmost is None and decision.allowed:
+            return
         if decision.at is None and hindmost is not None:
             limit = self._ca.limits[hindmost.kind]
             decision = budget.used_up(hindmost, limit, self.now + limit.interval)
@@ -221,15 +229,19 @@ def waits_for(error: Exception) -> str | None:
 
 
 def later(world: World, row: WorkRow, spent: BudgetSpent) -> Later:
-    """When the row comes back, and why not sooner. What is counted has a queue: places are as far apart as permits.
+    """When the row comes back, and why not sooner.
 
-    Who has waited and comes too late for a permit, because somebody came in between, does not begin at its end again.
+    A new order comes back with the next permit: in the queue of its CA the most urgent has it. Of what else is counted
+    each that waits has a time of its own, as far apart as permits. Who comes too late for his, because somebody came in
+    between, does not begin at the end again.
     """
     said, wait = spent.decision, spent.retry_after or timedelta(0)
     if said.subject is not None and said.limit is not None:
         with world.store.write() as tx:
             budgets.correct(tx, spent.ca or "", said.subject, said.limit)
-            end = budgets.queue(tx, spent.ca or "", said.subject, said.limit, wait)
+            end = wait
+            if said.subject != _NEW_ORDERS:
+                end = budgets.queue(tx, spent.ca or "", said.subject, said.limit, wait)
         wait = wait + (end - wait) * world.draw() if row.waiting_for == BUDGET else end
     at = world.clock.now() + min(wait, budget.MOST) + _MARGIN
     return Later(at, f"{spent}; it goes on at {at:%Y-%m-%d %H:%M:%S} UTC", waiting_for=BUDGET)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 from dualcert.errors import StoreUnavailable
+from dualcert.lifecycle import budgeting
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.runner import COMMAND, Runner, Scope
 from dualcert.lifecycle.world import World
@@ -141,6 +143,7 @@ class _Run:
                 self._scope.pairs,
                 but_not_of=self._engine.owner,
                 free=not self._follow,
+                allowed=partial(budgeting.allowance, self._world, tx),
             )
         if earliest is None:
             return False

@@ -110,8 +110,9 @@ class Engine:
             return batches
         self._at_work = True
         with self.world.store.write() as tx:
+            allowed = partial(budgeting.allowance, self.world, tx)
             for row in claims.claim(
-                tx, self.owner, kinds=kinds, limit=limit, pairs=pairs, but_not_at=but_not_at
+                tx, self.owner, kinds=kinds, limit=limit, pairs=pairs, but_not_at=but_not_at, allowed=allowed
             ):
                 if row.kind is WorkKind.DEPLOYMENT:
                     by_target.setdefault(row.target, []).append(row)
@@ -124,8 +125,13 @@ class Engine:
     def _claimable(
         self, kinds: Collection[WorkKind], pairs: Collection[int] | None, but_not_at: Collection[str]
     ) -> bool:
-        with self.world.store.glance() as tx:
-            return claims.claimable(tx, self.owner, kinds=kinds, pairs=pairs, but_not_at=but_not_at)
+        # Of some pairs, that is one statement.
+        store = self.world.store
+        with store.read() if pairs is None else store.glance() as tx:
+            allowed = partial(budgeting.allowance, self.world, tx)
+            return claims.claimable(
+                tx, self.owner, kinds=kinds, pairs=pairs, but_not_at=but_not_at, allowed=allowed
+            )
 
     def advance(self, rows: Sequence[WorkRow]) -> list[Outcome]:
         """Take one step of each row; several rows are deployments of one target. A lost row counts as done.

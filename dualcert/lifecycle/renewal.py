@@ -27,6 +27,8 @@ def open_orders(tx: Transaction, pair: Pair, lineages: Collection[Lineage], caus
     if fresh:
         _open(tx, pair.id, [Opening(one.ca, cause) for one in fresh])
         reckon(tx, pair.id)
+    else:
+        work.reorder(tx, pair.id)
     return fresh
 
 
@@ -59,7 +61,8 @@ def consider(tx: Transaction, ids: Collection[int]) -> None:
 
 def reckon(tx: Transaction, pair_id: int) -> None:
     """Set the pair's renewal clock: to the earliest lineage whose order is not under way already, or to when a primary
-    that cannot be renewed is to be left."""
+    that cannot be renewed is to be left. Orders that are under way get their place by what the pair has now."""
+    work.reorder(tx, pair_id)
     lineages = renewals.of_pairs(tx, [pair_id])[pair_id]
     _set_clock(tx, pair_id, lineages, renewing.next_renewal(_facts(one, tx.now) for one in lineages))
 

@@ -31,6 +31,7 @@ class WorkRow:
     """A step that is due. ``due_at`` is None while a person must act.
 
     ``attempts`` counts failures since ``since``; ``reason`` is the last one's words. ``fence`` grows with every claim.
+    ``needed_by``: in the queue of its CA, where an order stands by when its pair would stop serving a good certificate.
     ``looks``, ``continued`` and ``known`` exist in memory alone: how often in a row the step has only looked, whether
     this process has already taken a step of the row under the lease it holds, and what that step has left for the next
     one to know.
@@ -48,6 +49,7 @@ class WorkRow:
     reason: str | None
     waiting_for: str | None
     owner: str | None
+    needed_by: datetime | None = None
     looks: int = 0
     continued: bool = False
     known: object = field(default=None, repr=False, compare=False)

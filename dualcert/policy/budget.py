@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from dualcert.model import names as naming
+from dualcert.policy import urgency
 
 MOST = timedelta(days=1)
 """The longest that anything waits before it is looked at again, whatever a CA or a queue says."""
@@ -21,7 +22,7 @@ MOST = timedelta(days=1)
 KNOWN_FOR = timedelta(days=120)
 """How long a set of names stays known to a CA that has issued for it: such an order counts as a renewal."""
 
-_SPARE = 10
+_RESERVE = 10
 _MICROSECOND = timedelta(microseconds=1)
 _UNITS = ((timedelta(days=1), "d"), (timedelta(hours=1), "h"), (timedelta(minutes=1), "m"))
 
@@ -64,9 +65,9 @@ class Limit:
         return self.interval * self.count
 
     @property
-    def spare(self) -> int:
-        """A tenth, kept for what asks for the first time: behind a long queue a single new order still gets through."""
-        return self.count // _SPARE
+    def reserve(self) -> int:
+        """A tenth, kept for what is needed within three days, and for what a person asks for by its name."""
+        return self.count // _RESERVE
 
     def __str__(self) -> str:
         unit, letter = next((one for one in _UNITS if self.per % one[0] == timedelta(0)), (None, "s"))
@@ -158,6 +159,53 @@ def _words(subject: Subject) -> str:
         Kind.FAILED: f"failed authorizations of {subject.of}",
     }
     return about.get(subject.kind, subject.kind.value)
+
+
+# --- orders that stand in a queue ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """How many orders that a CA counts may leave its queue now; ``permits`` None: any number.
+
+    ``urgent`` and ``others`` say when the next one may, and why not sooner; ``afterwards``, when those have gone.
+    """
+
+    permits: int | None = None
+    reserve: int = 0
+    urgent: Decision = NOW
+    others: Decision = NOW
+    afterwards: Decision = NOW
+
+    def admitted(self, needed_by: Sequence[datetime], now: datetime) -> int:
+        """Of orders in the order of their urgency, how many of the first may go."""
+        if self.permits is None:
+            return len(needed_by)
+        urgent = sum(urgency.is_urgent(one, now) for one in needed_by)
+        return min(len(needed_by), self.permits, max(urgent, self.permits - self.reserve))
+
+    def decision(self, needed_by: datetime, now: datetime) -> Decision:
+        """For the first of the queue."""
+        return self.urgent if urgency.is_urgent(needed_by, now) else self.others
+
+
+def allowance(
+    limit: Limit | None, counted: Standing | None, all_orders: Standing | None, now: datetime
+) -> Allowance:
+    """What the bucket of new orders allows, and what the CA has said of new orders, and of all."""
+    subject = Subject(Kind.NEW_ORDERS)
+    said = decide(Subject(Kind.ORDERS), None, all_orders, now)
+    reserve = 0 if limit is None else limit.reserve
+    urgent = stricter(said, decide(subject, limit, counted, now))
+    others = stricter(said, decide(subject, limit, counted, now, leave=reserve))
+    if limit is None and urgent.allowed:
+        return Allowance()
+    if limit is None or not urgent.allowed:
+        return Allowance(0, reserve, urgent, others, urgent)
+    full = now if counted is None else _full(limit, counted, now)
+    permits = (now + limit.depth - full) // limit.interval
+    back = full + limit.interval * (permits + 1) - limit.depth
+    return Allowance(permits, reserve, urgent, others, used_up(subject, limit, back))
 
 
 # --- what a CA's refusal says ------------------------------------------------------------------------------

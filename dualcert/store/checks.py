@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, insert, not_, select
+from sqlalchemy import Select, bindparam, func, insert, not_, or_, select
 
 from dualcert.model import names as naming
 from dualcert.model.certificate import WrappedKey
@@ -30,6 +30,7 @@ from dualcert.store.tables import (
 )
 from dualcert.store.tables import work as work_table
 from dualcert.store.transaction import Transaction, database_now
+from dualcert.store.work import Queue
 
 _LEASE = "check"
 
@@ -171,20 +172,35 @@ def _late(row: Any) -> Late:
 def _overdue() -> Select[Any]:
     return (
         select(work_table)
-        .where(work_table.c.due_at <= bindparam("before"), not_(leases.is_held))
+        .where(
+            work_table.c.queue == bindparam("in_queue"),
+            work_table.c.due_at <= bindparam("before"),
+            not_(leases.is_held),
+        )
         .order_by(work_table.c.due_at)
         .limit(bindparam("limit"))
     )
 
 
 def overdue(tx: Transaction, before: datetime, limit: int) -> list[Late]:
-    """Steps that were due before an instant and that nobody holds, the longest overdue first."""
-    return [_late(row) for row in tx.execute(_overdue(), {"before": micros(before), "limit": limit})]
+    """Steps that were due before an instant and that nobody holds, the longest overdue first.
+
+    Orders that wait for a permit in the queue of their CA are not late.
+    """
+    values = {"before": micros(before), "limit": limit}
+    rows = [
+        row for one in _WAIT_FOR_NOTHING for row in tx.execute(_overdue(), {**values, "in_queue": int(one)})
+    ]
+    return [_late(row) for row in sorted(rows, key=lambda row: row.due_at)[:limit]]
+
+
+_WAIT_FOR_NOTHING = (Queue.NONE, Queue.ORDERS, Queue.UNCOUNTED)
 
 
 def stuck(tx: Transaction, limit: int) -> list[Late]:
     """Steps that wait for a person."""
-    query = select(work_table).where(work_table.c.due_at.is_(None)).limit(limit)
+    by_time = or_(work_table.c.queue == int(Queue.NONE), work_table.c.queue == int(Queue.ORDERS))
+    query = select(work_table).where(by_time, work_table.c.due_at.is_(None)).limit(limit)
     return [_late(row) for row in tx.execute(query)]
 
 

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, Text, Update, and_, bindparam, func, not_, select, true, update
 
 from dualcert.model.work import WorkKind, WorkRow
-from dualcert.store import leases, work
+from dualcert.store import leases, queue, work
 from dualcert.store.columns import instant, micros
 from dualcert.store.leases import is_held
 from dualcert.store.picked import ids_of, listed
 from dualcert.store.statements import Prepared, is_among, is_one_of, prepared
 from dualcert.store.tables import work as table
 from dualcert.store.transaction import Transaction
+from dualcert.store.work import Queue
 
 
 def claim(
@@ -31,19 +32,26 @@ def claim(
     limit: int,
     pairs: Collection[int] | None = None,
     but_not_at: Collection[str] = (),
+    allowed: queue.Allowed = queue.anything,
 ) -> list[WorkRow]:
     """Take due rows that nobody holds; they are ours as long as our lease is renewed.
 
-    Rows of the CAs in ``but_not_at`` are left for later.
+    Of all pairs, orders leave the queue of their CA, as far as they are ``allowed`` to; of some pairs, at once. At most
+    ``limit`` of each queue, and of all else. Rows of the CAs in ``but_not_at`` are left for later.
     """
     statement, values = _search(_find, tx, kinds, pairs, but_not_at)
-    return _taken(tx, owner, statement, {**values, "limit": limit})
+    found = tx.execute(statement, {**values, "limit": limit, "new_owner": owner}).all()
+    if pairs is None and WorkKind.ORDER in kinds:
+        queue.line_up(tx, allowed)
+        found += queue.front(tx, owner, limit, but_not_at, allowed)
+    return _taken(tx, owner, found)
 
 
 def claim_companions(tx: Transaction, owner: str, target: str, limit: int) -> list[WorkRow]:
     """Take the other due deployments of one target, so that they are switched together."""
     form = _Form((WorkKind.DEPLOYMENT,), of_target=True)
-    return _taken(tx, owner, _find(form), {"at": tx.at, "of_target": target, "limit": limit})
+    values = {"at": tx.at, "of_target": target, "limit": limit, "new_owner": owner}
+    return _taken(tx, owner, tx.execute(_find(form), values).all())
 
 
 def claimable(
@@ -53,10 +61,13 @@ def claimable(
     kinds: Collection[WorkKind],
     pairs: Collection[int] | None = None,
     but_not_at: Collection[str] = (),
+    allowed: queue.Allowed = queue.anything,
 ) -> bool:
-    """Whether ``claim`` would find anything. To look keeps no writer waiting."""
+    """Whether ``claim`` would find anything, or put an order into a queue. To look keeps no writer waiting."""
     statement, values = _search(_look, tx, kinds, pairs, but_not_at)
-    return tx.execute(statement, {**values, "new_owner": owner}).first() is not None
+    if tx.execute(statement, {**values, "new_owner": owner}).first() is not None:
+        return True
+    return pairs is None and WorkKind.ORDER in kinds and queue.moves(tx, owner, but_not_at, allowed)
 
 
 class _Form(NamedTuple):
@@ -108,18 +119,16 @@ def _take() -> Update:
     )
 
 
-# What its holder could not renew in time is anybody's but his own: he is at it still.
-_free = and_(not_(is_held), table.c.owner.is_distinct_from(bindparam("new_owner")))
-
-
 def _claimable(form: _Form) -> ColumnElement[bool]:
     conditions = [
         table.c.due_at <= bindparam("at"),
-        _free,
+        queue.free(),
         _of_kind(form),
     ]
     if form.of_pairs:
         conditions.append(is_among(table.c.pair_id, one=form.one))
+    elif not form.of_target:
+        conditions.append(table.c.queue == int(Queue.NONE))
     conditions += [table.c.ca != name for name in form.but_not_at]
     if form.of_target:
         conditions.append(table.c.target == bindparam("of_target"))
@@ -136,8 +145,8 @@ def _of_kind(form: _Form) -> ColumnElement[bool]:
     return and_(true(), *(table.c.kind != kind.value for kind in WorkKind if kind not in form.kinds))
 
 
-def _taken(tx: Transaction, owner: str, statement: Prepared, values: dict[str, Any]) -> list[WorkRow]:
-    found = tx.execute(statement, {**values, "new_owner": owner}).all()
+def _taken(tx: Transaction, owner: str, found: Sequence[Any]) -> list[WorkRow]:
+    """``found``: locked rows that may be taken."""
     free = _still_free(tx, found)
     if free:
         leases.begin(tx, owner)
@@ -162,7 +171,9 @@ def _due_before(form: _Form, *, free: bool) -> Select[Any]:
     )
     if free:
         query = query.where(not_(is_held))
-    return query.where(is_among(table.c.pair_id, one=form.one)) if form.of_pairs else query
+    if form.of_pairs:
+        return query.where(is_among(table.c.pair_id, one=form.one))
+    return query.where(table.c.queue == bindparam("in_queue"))
 
 
 def due_before(
@@ -173,13 +184,23 @@ def due_before(
     *,
     but_not_of: str,
     free: bool = False,
+    allowed: queue.Allowed = queue.anything,
 ) -> datetime | None:
     """When the earliest row of these kinds is due that one owner does not hold; None where none is before ``until``.
 
-    Rows that others hold count, unless only ``free`` ones are asked for: what they leave behind may be due then.
+    Rows that others hold count, unless only ``free`` ones are asked for: what they leave behind may be due then. Of
+    those that are in a queue, the first counts, from when on it is ``allowed`` to leave.
     """
     statement, values = _search(partial(_due_before, free=free), tx, kinds, pairs, ())
-    earliest: int | None = tx.execute(
-        statement, {**values, "at": micros(until), "but_not_of": but_not_of}
-    ).scalar_one()
-    return instant(earliest)
+    values |= {"at": micros(until), "but_not_of": but_not_of}
+    if pairs is not None:
+        earliest: int | None = tx.execute(statement, values).scalar_one()
+        return instant(earliest)
+    found = [tx.execute(statement, {**values, "in_queue": one}).scalar_one() for one in _BY_TIME]
+    times = [instant(one) for one in found if one is not None]
+    if WorkKind.ORDER in kinds:
+        times += queue.turns(tx, but_not_of, allowed, free=free)
+    return min((one for one in times if one <= until), default=None)
+
+
+_BY_TIME = (int(Queue.NONE), int(Queue.ORDERS))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Update, bindparam, not_, update
+from sqlalchemy import Update, bindparam, not_, or_, update
 
 from dualcert.clock import to_microseconds
 from dualcert.store.leases import is_held
 from dualcert.store.statements import prepared
 from dualcert.store.tables import work
 from dualcert.store.transaction import Transaction
+from dualcert.store.work import Queue
 
 
 @prepared
@@ -18,6 +19,7 @@ def _still_due() -> Update:
     return (
         update(work)
         .where(
+            or_(work.c.queue == int(Queue.NONE), work.c.queue == int(Queue.ORDERS)),
             work.c.due_at > bindparam("at"),
             work.c.due_at <= bindparam("was"),
             not_(is_held),

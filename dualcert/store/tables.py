@@ -361,8 +361,12 @@ work = Table(
     Column("since", Number),
     Column("reason", Text),
     Column("waiting_for", Text),
+    # Where it stands: see `queue`. What is in the queue of its CA has its turn by when its pair needs it.
+    Column("queue", Integer, nullable=False, server_default="0"),
+    Column("needed_by", Number),
     Index("ux_work_subject", "pair_id", "kind", "ca", "target", unique=True),
-    Index(None, "due_at"),
+    Index("ix_work_due", "queue", "due_at"),
+    Index("ix_work_turn", "queue", "ca", "needed_by", "due_at"),
     Index("ix_work_target", "target", "kind"),
     # A number is never used twice: a holder that comes back late must not find another row under its own.
     sqlite_autoincrement=True,

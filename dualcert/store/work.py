@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
+from enum import IntEnum
 from functools import partial
 from typing import Any
 
@@ -40,7 +41,47 @@ _WOKEN = "woken"
 """``waiting_for`` of a held row that another step of its pair has moved on for."""
 
 
+class Queue(IntEnum):
+    """Where a row of work stands, and by what it is found. An order that has come due stands in the queue of its CA."""
+
+    NONE = 0
+    """By its time."""
+
+    ORDERS = 1
+    """An order, by its time: then it goes into one of the two below."""
+
+    UNCOUNTED = 2
+    """Its CA does not count it, or has done so: by when it is needed."""
+
+    COUNTED = 3
+    """Its CA counts it as a new one: by when it is needed, as far as there are permits."""
+
+
+_ORDERS = int(Queue.ORDERS)
 _KINDS = {kind.value: kind for kind in WorkKind}
+
+
+out_of_turn = case((work.c.queue > int(Queue.ORDERS), int(Queue.ORDERS)), else_=work.c.queue)
+"""Out of the queue of its CA, if it stands there; it comes in again at its time, at the place that it has then."""
+
+
+@prepared
+def _reorder() -> Update:
+    return (
+        update(work)
+        .where(
+            work.c.pair_id == bindparam("of_pair"),
+            work.c.kind == WorkKind.ORDER.value,
+            work.c.queue > int(Queue.ORDERS),
+            not_(is_held),
+        )
+        .values(queue=out_of_turn, due_at=bindparam("at"))
+    )
+
+
+def reorder(tx: Transaction, pair_id: int) -> None:
+    """What a pair serves has changed, or is no good any more: its orders get another place in their CAs' queues."""
+    tx.execute(_reorder(), {"of_pair": pair_id, "at": tx.at})
 
 
 def row_of(row: Any, taken_by: str | None = None) -> WorkRow:
@@ -60,6 +101,7 @@ def row_of(row: Any, taken_by: str | None = None) -> WorkRow:
         reason=row.reason,
         waiting_for=row.waiting_for,
         owner=taken_by or row.owner,
+        needed_by=instant(row.needed_by) if row.queue > _ORDERS else None,
         looks=0,
         continued=False,
     )
@@ -75,6 +117,7 @@ def or_sooner(statement: Upsert) -> Upsert:
             # Of a held row the time is of no use, but that it has changed is what `put_back` goes by.
             "due_at": case((and_(work.c.due_at < wanted, not_(is_held)), work.c.due_at), else_=wanted),
             "waiting_for": None,
+            "queue": out_of_turn,
         },
     )
 
@@ -93,7 +136,8 @@ def schedule(
     row is due at once when it is put back.
     """
     subject = {"kind": kind.value, "pair_id": pair_id, "ca": ca, "target": target}
-    tx.execute(_schedule(), {**subject, "due_at": micros(due_at)})
+    queue = Queue.ORDERS if kind is WorkKind.ORDER else Queue.NONE
+    tx.execute(_schedule(), {**subject, "due_at": micros(due_at), "queue": int(queue)})
     if due_at <= tx.now:
         tx.made_due.add(pair_id)
 
@@ -153,6 +197,7 @@ def _put_back(*, waits: bool, failed: bool, keep_lease: bool) -> Update:
         "due_at": case((work.c.waiting_for == _WOKEN, bindparam("at")), else_=due_at) if waits else due_at,
         "reason": bindparam("new_reason"),
         "waiting_for": case((as_claimed, bindparam("new_waiting_for", type_=Text)), else_=None),
+        "queue": out_of_turn,
     }
     if failed:
         values["attempts"] = work.c.attempts + 1
@@ -274,10 +319,10 @@ def hurry(tx: Transaction, pair_id: int, kinds: Collection[WorkKind], *, spare: 
             work.c.pair_id == pair_id,
             work.c.kind.in_([kind.value for kind in kinds]),
             not_(is_held),
-            or_(work.c.due_at.is_(None), work.c.due_at > tx.at),
+            or_(work.c.due_at.is_(None), work.c.due_at > tx.at, work.c.queue > int(Queue.ORDERS)),
             or_(work.c.waiting_for.is_(None), work.c.waiting_for.not_in(list(spare) or [""])),
         )
-        .values(due_at=tx.at, waiting_for=None)
+        .values(due_at=tx.at, waiting_for=None, queue=out_of_turn)
     )
 
 

@@ -214,6 +214,76 @@ def test_a_pair_that_waits_is_never_shown_as_waiting_once_it_has_gone_on(scene: 
     assert rows(scene.program, "SELECT count(*) FROM work") == [(0,)]
 
 
+# --- who has the next permit -------------------------------------------------------------------------------
+
+
+def stored_at(scene: Broken) -> list[str]:
+    """The pairs that have a certificate of the CA that counts, in the order in which they got it."""
+    query = "SELECT name FROM certificate JOIN pair ON pair.id = pair_id WHERE ca = ? ORDER BY certificate.id"
+    return [name for (name,) in rows(scene.program, query, scene.ca)]
+
+
+def serve_for(program: Program, name: str, days: int) -> None:
+    """As if the serving certificate of a pair had so long to live."""
+    until = int((clock.now() + days * DAY).timestamp() * 1_000_000)
+    of_pair = "pair_id = (SELECT id FROM pair WHERE name = ?)"
+    change(program, f"UPDATE certificate SET not_after = ? WHERE ca = 'alpha' AND {of_pair}", until, name)
+
+
+def say_revoked(program: Program, name: str) -> None:
+    certificate = "SELECT id FROM certificate WHERE pair_id = (SELECT id FROM pair WHERE name = ?)"
+    change(
+        program,
+        f"INSERT INTO revocation SELECT id, ?, 'superseded', 'a test' FROM ({certificate}) AS serving",
+        int(clock.now().timestamp() * 1_000_000),
+        name,
+    )
+
+
+@pytest.mark.parametrize("ca", ["beta"])
+@pytest.mark.parametrize("command", [("renew", "--due", "--timeout", "1m"), ("run", "--once")])
+def test_each_permit_that_comes_back_goes_to_the_pair_that_needs_it_first(
+    scene: Broken, command: tuple[str, ...]
+) -> None:
+    program = scene.program
+    say_in(program.config, f"ca.{scene.ca}", 'new_orders = "1/1d"')
+    spender, long_lived, middling, expiring, revoked_one = names = [
+        f"{word}.{scene.name}" for word in ("spender", "long", "middling", "expiring", "revoked")
+    ]
+    assert [program.run("issue", name).status for name in names] == [0, 3, 3, 3, 3]
+    for name, days in ((long_lived, 80), (middling, 40), (expiring, 10), (revoked_one, 90)):
+        serve_for(program, name, days)
+    say_revoked(program, revoked_one)
+    expected = [spender, revoked_one, expiring, middling, long_lived]
+
+    for so_far in range(1, len(expected)):
+        let_pass(program, DAY)
+        program.run(*command)
+        assert stored_at(scene) == expected[: so_far + 1]
+        for name in expected[so_far + 1 :]:
+            lineage = scene.lineage(program.show(name))
+            assert lineage["renewal"]["state"] == "waiting"
+            assert "new sets of names" in lineage["renewal"]["error"]
+    assert rows(program, "SELECT max(fence) FROM work WHERE kind = 'order'") == [(None,)]
+
+
+@pytest.mark.parametrize("ca", ["beta"])
+def test_whom_a_person_asks_for_does_not_wait_behind_the_others(scene: Broken) -> None:
+    program = scene.program
+    say_in(program.config, f"ca.{scene.ca}", 'new_orders = "1/1d"')
+    spender, first, second = names = [f"{word}.{scene.name}" for word in ("spender", "first", "second")]
+    assert [program.run("issue", name).status for name in names] == [0, 3, 3]
+    serve_for(program, first, 5)
+    serve_for(program, second, 50)
+    change(program, "UPDATE work SET due_at = 1 WHERE waiting_for = 'budget'")
+    program.run("renew", "--due", "--timeout", "1m")
+    let_pass(program, DAY)
+
+    assert program.run("renew", second).status == 0
+
+    assert stored_at(scene) == [spender, second]
+
+
 # --- certificates under one registered domain --------------------------------------------------------------
 
 

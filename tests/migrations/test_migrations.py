@@ -90,7 +90,7 @@ def definitions(store: Store) -> dict[tuple[str, str], str]:
 
 
 def _plain(sql: str) -> str:
-    return " ".join(sql.replace('"', "").split())
+    return " ".join(sql.replace('"', "").split()).replace(" ,", ",").replace(" )", ")")
 
 
 def run(store: Store, to: str) -> None:

@@ -28,7 +28,7 @@ def backlogged(fresh_postgres: str) -> Iterator[Store]:
                 "INSERT INTO work (kind, pair_id, ca, due_at)"
                 " SELECT :kind, number, 'alpha', :at - number FROM generate_series(0, :last) number"
             ),
-            {"kind": WorkKind.ORDER.value, "at": tx.at, "last": ROWS - 1},
+            {"kind": WorkKind.REFILL.value, "at": tx.at, "last": ROWS - 1},
         )
     yield store
     store.close()
@@ -58,7 +58,7 @@ def test_the_longest_overdue_are_found_without_looking_at_the_others(
         used = nodes(tx, said[0])
     assert {row.pair_id for row in taken} == set(range(ROWS - LIMIT, ROWS))
     assert not [node for node in used if "Sort" in node["Node Type"]]
-    assert "ix_work_due_at" in {node.get("Index Name") for node in used}
+    assert "ix_work_due" in {node.get("Index Name") for node in used}
 
 
 def test_a_table_that_is_believed_to_be_empty_is_not_gone_through_for_each_row_that_is_taken(
@@ -71,9 +71,12 @@ def test_a_table_that_is_believed_to_be_empty_is_not_gone_through_for_each_row_t
     with backlogged.write() as tx:
         with overheard(tx) as said:
             claims.claim(tx, "me", kinds=ALL, limit=16)
-        used = [node for one in said if one.startswith("UPDATE work") for node in nodes(tx, one)]
-    assert {"pk_work"} == {node["Index Name"] for node in used if "Index Name" in node}
-    assert not [node for node in used if node["Node Type"] in {"Nested Loop", "Hash Join", "Merge Join"}]
+        into_queue, taking = (nodes(tx, one) for one in said if one.startswith("UPDATE work"))
+    assert {"pk_work"} == {node["Index Name"] for node in taking if "Index Name" in node}
+    assert not [node for node in taking if node["Node Type"] in {"Nested Loop", "Hash Join", "Merge Join"}]
+    at_work = [node["Node Type"] for node in into_queue if node.get("Relation Name") == "work"]
+    assert "Seq Scan" not in at_work
+    assert {"pk_work", "ix_work_due"} <= {node.get("Index Name") for node in into_queue}
 
 
 def test_a_claim_changes_no_index(backlogged: Store) -> None:
@@ -96,9 +99,9 @@ def written(tx: Transaction) -> tuple[int, int]:
 def test_a_claim_is_three_statements_however_many_rows_it_takes(store: Store, limit: int) -> None:
     with store.write() as tx:
         for pair in range(limit):
-            work.schedule(tx, WorkKind.ORDER, pair, tx.now, ca="alpha")
+            work.schedule(tx, WorkKind.REFILL, pair, tx.now, ca="alpha")
     with store.write() as tx, overheard(tx) as said:
-        assert len(claims.claim(tx, "me", kinds=ALL, limit=limit)) == limit
+        assert len(claims.claim(tx, "me", kinds=[WorkKind.REFILL], limit=limit)) == limit
     assert [one.split()[0] for one in said if not one.startswith("--")] == ["SELECT", "INSERT", "UPDATE"]
 
 
@@ -116,6 +119,6 @@ def test_to_prolong_what_is_held_writes_to_no_row_of_work(store: Store) -> None:
 
 def test_a_kind_that_is_not_asked_for_is_left(backlogged: Store) -> None:
     with backlogged.write() as tx:
-        assert claims.claim(tx, "me", kinds=[WorkKind.REFILL], limit=16) == []
-        assert not claims.claimable(tx, "me", kinds=[WorkKind.REFILL])
-        assert claims.claimable(tx, "me", kinds=[WorkKind.ORDER])
+        assert claims.claim(tx, "me", kinds=[WorkKind.ORDER], limit=16) == []
+        assert not claims.claimable(tx, "me", kinds=[WorkKind.ORDER])
+        assert claims.claimable(tx, "me", kinds=[WorkKind.REFILL])

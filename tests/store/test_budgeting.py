@@ -53,9 +53,14 @@ class Scene:
         assert row is not None
         return row
 
-    def asked(self, pair: Pair, replaces: str | None = None) -> Later | None:
-        """None: the order was allowed, and took what is counted; else what becomes of its row, which is so put back."""
-        row = self.row(pair)
+    def asked(
+        self, pair: Pair, replaces: str | None = None, needed_by: datetime | None = None
+    ) -> Later | None:
+        """None: the order was allowed, and took what is counted; else what becomes of its row, which is so put back.
+
+        ``needed_by``: it has come out of the queue of its CA.
+        """
+        row = replace(self.row(pair), needed_by=needed_by)
         try:
             with self.world.store.write() as tx:
                 budgeting.take_order(tx, row, pair, self.world.ca(PRIMARY), replaces)
@@ -154,8 +159,16 @@ def test_registered_domains_go_by_the_public_suffix_list_with_its_private_part()
 # --- waiting ---------------------------------------------------------------------------------------------
 
 
-def test_those_who_wait_come_back_one_by_one_and_each_gets_its_permit(scene: Scene) -> None:
+def test_new_orders_that_wait_come_back_with_the_next_permit_to_stand_in_their_queue(scene: Scene) -> None:
     scene.count(new_orders=Limit(2, HOUR))
+    outcomes = [scene.asked(scene.pair(f"n{number}.example.com")) for number in range(7)]
+    assert outcomes[:2] == [None, None]
+    waits = [(one.at - scene.clock.now()) / HOUR for one in outcomes if one is not None]
+    assert waits == pytest.approx([0.5] * 5, abs=0.001)
+
+
+def test_what_else_waits_comes_back_one_by_one_and_each_gets_its_permit(scene: Scene) -> None:
+    scene.count(domain=Limit(2, HOUR))
     pairs = [scene.pair(f"n{number}.example.com") for number in range(7)]
     outcomes = [scene.asked(pair) for pair in pairs]
     assert outcomes[:2] == [None, None]
@@ -167,19 +180,24 @@ def test_those_who_wait_come_back_one_by_one_and_each_gets_its_permit(scene: Sce
         assert scene.asked(pair) is None
 
 
-def test_who_comes_for_the_first_time_does_not_stand_behind_a_long_queue(scene: Scene) -> None:
+def test_the_last_tenth_is_for_what_is_needed_soon_or_asked_for_by_its_name(scene: Scene) -> None:
     scene.count(new_orders=Limit(10, 10 * HOUR))
-    old = [scene.pair(f"n{number}.example.com") for number in range(15)]
-    waiting = [one for one in [scene.asked(pair) for pair in old] if one is not None]
-    assert waiting[0].at - scene.clock.now() == pytest.approx(2 * HOUR, abs=SECOND), "when two are back"
-    scene.pass_time(waiting[0].at)
+    for number in range(9):
+        assert scene.asked(scene.pair(f"n{number}.example.com")) is None
+    now = scene.clock.now()
 
-    assert scene.asked(scene.pair("new.example.com")) is None
-    assert scene.asked(old[10]) is not None, "who waited leaves one to those who come"
+    later = scene.asked(scene.pair("late.example.com"), needed_by=now + 4 * DAY)
+
+    assert later is not None
+    assert later.at - now == pytest.approx(HOUR, abs=SECOND), "when there are two again"
+    assert scene.asked(scene.pair("soon.example.com"), needed_by=now + 2 * DAY) is None
+    scene.clock.advance(HOUR + SECOND)
+    assert scene.asked(scene.pair("late2.example.com"), needed_by=now + 4 * DAY) is not None
+    assert scene.asked(scene.pair("asked.example.com")) is None
 
 
-def test_who_is_overtaken_does_not_begin_at_the_end_of_the_queue_again(scene: Scene) -> None:
-    scene.count(new_orders=Limit(2, HOUR))
+def test_who_is_overtaken_does_not_begin_at_the_end_again(scene: Scene) -> None:
+    scene.count(domain=Limit(2, HOUR))
     pairs = [scene.pair(f"n{number}.example.com") for number in range(9)]
     outcomes = [scene.asked(pair) for pair in pairs]
     first = outcomes[2]

@@ -80,7 +80,7 @@ def test_it_is_the_databases_clock_that_counts_and_not_the_processs(store: Store
 def test_those_who_wait_leave_something_to_others(moved: Store) -> None:
     limit = Limit(20, HOUR)
     with moved.write() as tx:
-        granted = [budgets.take(tx, CA, NEW, limit, leave=limit.spare) for _ in range(20)]
+        granted = [budgets.take(tx, CA, NEW, limit, leave=limit.reserve) for _ in range(20)]
         assert granted == [True] * 18 + [False] * 2
         assert [budgets.take(tx, CA, NEW, limit) for _ in range(3)] == [True, True, False]
 
@@ -94,7 +94,7 @@ def test_those_who_wait_leave_something_to_others(moved: Store) -> None:
 def test_the_statement_and_the_policy_agree(
     moved: Store, clock: FakeClock, limit: Limit, pauses: list[timedelta], leave: bool
 ) -> None:
-    some = limit.spare if leave else 0
+    some = limit.reserve if leave else 0
     with undone(moved) as tx:
         for pause in pauses:
             clock.set(clock.now() + pause)

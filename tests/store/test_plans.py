@@ -185,8 +185,10 @@ _IN_ORDER = {"claim", "due pairs", "due renewals", "renewals to ask about"}
 @pytest.mark.parametrize(
     ("act", "index"),
     [
-        ("claim", "ix_work_due_at"),
-        ("next due", "ix_work_due_at"),
+        ("claim", "ix_work_due"),
+        ("claim", "ix_work_turn"),
+        ("next due", "ix_work_due"),
+        ("next due", "ix_work_turn"),
         ("claim of a pair", "ux_work_subject"),
         ("claim companions", "ix_work_target"),
         ("due renewals", "ix_pair_state_next_action_at"),

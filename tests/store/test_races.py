@@ -40,6 +40,7 @@ from dualcert.store import (
     leases,
     orders,
     pairs,
+    queue,
     tables,
     work,
 )
@@ -447,10 +448,14 @@ def test_of_two_that_want_another_key_for_an_account_one_writes_it_down(arena: A
 # --- the work queue --------------------------------------------------------------------------------------
 
 
-def test_two_that_claim_at_once_get_rows_apart_and_neither_waits(arena: Arena, world: World) -> None:
+@pytest.mark.parametrize("kind", [WorkKind.REFILL, WorkKind.ORDER])
+def test_two_that_claim_at_once_get_rows_apart_and_neither_waits(
+    arena: Arena, world: World, kind: WorkKind
+) -> None:
     with world.store.write() as tx:
         for _ in range(10):
-            work.schedule(tx, WorkKind.ORDER, a_pair(tx).id, tx.now, ca=PRIMARY)
+            work.schedule(tx, kind, a_pair(tx).id, tx.now, ca=PRIMARY)
+        queue.line_up(tx)
 
     def claim(owner: str, limit: int) -> Any:
         return write(lambda tx: {row.id for row in claims.claim(tx, owner, kinds=ALL, limit=limit)})

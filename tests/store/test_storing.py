@@ -22,6 +22,7 @@ from dualcert.ports.ca import IssuedCertificate
 from dualcert.store import (
     Store,
     certificates,
+    claims,
     events,
     leases,
     pairs,
@@ -151,7 +152,7 @@ def test_who_lost_the_row_stores_nothing(world: World) -> None:
     pair, order, row = under_way(world, PRIMARY)
     with world.store.write() as tx:
         leases.release_owner(tx, row.owner or "")
-    [[_taken]] = Engine(world).claim([WorkKind.ORDER], 1)
+        assert claims.claim(tx, "another", kinds=[row.kind], limit=9, pairs=[pair.id])
     with pytest.raises(LeaseLost):
         arrive(world, pair, order, row)
     with world.store.read() as tx:

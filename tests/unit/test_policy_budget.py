@@ -15,6 +15,7 @@ from dualcert.policy.budget import (
     Limit,
     Standing,
     Subject,
+    allowance,
     concerned,
     debt,
     decide,
@@ -95,12 +96,50 @@ def test_permits_are_never_back_sooner_than_the_ca_gives_them(limit: Limit) -> N
     assert limit.interval > timedelta(0)
 
 
-def test_some_are_left_for_those_who_ask_for_the_first_time() -> None:
+def test_some_are_left_for_what_is_needed_soon() -> None:
     almost = Standing(START + LETS_ENCRYPT.depth - 30 * LETS_ENCRYPT.interval)
     assert decide(NEW, LETS_ENCRYPT, almost, START).allowed
-    waiting = decide(NEW, LETS_ENCRYPT, almost, START, leave=LETS_ENCRYPT.spare)
+    waiting = decide(NEW, LETS_ENCRYPT, almost, START, leave=LETS_ENCRYPT.reserve)
     assert waiting.at == START + 36 * SECOND
-    assert Limit(9, HOUR).spare == 0, "of few, none is set aside"
+    assert Limit(9, HOUR).reserve == 0, "of few, none is set aside"
+
+
+@pytest.mark.parametrize(
+    ("left", "soon", "later", "go"),
+    [
+        (300, 0, 5, 5),
+        (32, 0, 5, 2),
+        (32, 1, 5, 2),
+        (32, 4, 5, 4),
+        (30, 0, 5, 0),
+        (30, 3, 5, 3),
+        (2, 4, 5, 2),
+        (0, 4, 5, 0),
+    ],
+)
+def test_what_is_needed_soon_leaves_the_queue_while_there_are_permits_and_the_rest_leaves_a_tenth(
+    left: int, soon: int, later: int, go: int
+) -> None:
+    standing = Standing(START + LETS_ENCRYPT.depth - left * LETS_ENCRYPT.interval)
+    waiting = [START + 2 * DAY] * soon + [START + 4 * DAY] * later
+    said = allowance(LETS_ENCRYPT, standing, None, START)
+    assert said.admitted(waiting, START) == go
+    for needed_by, least in ((START + 2 * DAY, 1), (START + 4 * DAY, 31)):
+        expected = max(0, least - left) * LETS_ENCRYPT.interval
+        assert (said.decision(needed_by, START).at or START) == START + expected
+
+
+def test_a_ca_that_counts_nothing_lets_all_go_until_it_says_otherwise() -> None:
+    many = [START] * 1000
+    assert allowance(None, None, None, START).admitted(many, START) == 1000
+    said = Standing(START, START + HOUR, "too many")
+    for held in ({"counted": said, "all_orders": None}, {"counted": None, "all_orders": said}):
+        for limit in (None, LETS_ENCRYPT):
+            now = allowance(limit, **held, now=START)
+            assert now.admitted(many, START) == 0
+            assert now.decision(START, START).at == START + HOUR
+            assert now.decision(START, START).reason == "too many"
+        assert allowance(None, **held, now=START + HOUR).admitted(many, START + HOUR) == 1000
 
 
 @given(limit=limits, back=st.timedeltas(timedelta(0), timedelta(days=400)))
