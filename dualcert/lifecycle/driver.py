@@ -135,7 +135,8 @@ class _Run:
         """Whether rows of the scope are due soon that this process does not hold."""
         now = self._world.clock.now()
         until = now + timedelta(seconds=self._until - self._now())
-        with self._world.store.glance() as tx:
+        store = self._world.store
+        with store.read() if self._scope.pairs is None else store.glance() as tx:
             earliest = claims.due_before(
                 tx,
                 until,
