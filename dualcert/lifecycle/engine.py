@@ -23,6 +23,7 @@ from dualcert.lifecycle import (
     subject,
     validation,
 )
+from dualcert.lifecycle.leasekeeper import STEP, ahead
 from dualcert.lifecycle.owner import is_dead, new_owner
 from dualcert.lifecycle.permits import BudgetSpent
 from dualcert.lifecycle.subject import Subject
@@ -70,6 +71,10 @@ _STEPS: Mapping[WorkKind, Callable[[World, WorkRow], Outcome]] = {
 }
 
 
+_OTHERS_NOTICE = 2.0
+"""Seconds in which others have noticed as well that the clock was put, and have prolonged their leases."""
+
+
 @dataclass(frozen=True)
 class Held:
     """A row that this process holds between two steps. ``waiting``: another row must move first, and nothing is lost
@@ -89,6 +94,8 @@ class Engine:
         self.owner = str(new_owner())
         self.names = PairNames(world.store)
         self._at_work = False
+        self._ahead = ahead(world.clock)
+        self._wary_until = world.clock.monotonic()
 
     def claim(
         self,
@@ -110,17 +117,33 @@ class Engine:
             return batches
         self._at_work = True
         with self.world.store.write() as tx:
-            allowed = partial(budgeting.allowance, self.world, tx)
             for row in claims.claim(
-                tx, self.owner, kinds=kinds, limit=limit, pairs=pairs, but_not_at=but_not_at, allowed=allowed
+                tx,
+                self.owner,
+                kinds=kinds,
+                limit=limit,
+                pairs=pairs,
+                but_not_at=but_not_at,
+                allowed=partial(budgeting.allowance, self.world, tx),
+                may_take_over=self._clock_is_believed,
             ):
                 if row.kind is WorkKind.DEPLOYMENT:
                     by_target.setdefault(row.target, []).append(row)
                 else:
                     batches.append([row])
             for target, rows in by_target.items():
-                batches.append([*rows, *claims.claim_companions(tx, self.owner, target, _COMPANIONS)])
+                batches.append([*rows, *self._companions(tx, target)])
         return batches
+
+    def _companions(self, tx: Transaction, target: str) -> list[WorkRow]:
+        return claims.claim_companions(tx, self.owner, target, _COMPANIONS, self._clock_is_believed)
+
+    def _clock_is_believed(self) -> bool:
+        """Not right after it was put: on SQLite leases go by this machine's clock, and all seem to have ended."""
+        monotonic, now_ahead = self.world.clock.monotonic(), ahead(self.world.clock)
+        if abs(now_ahead - self._ahead) > STEP:
+            self._ahead, self._wary_until = now_ahead, monotonic + _OTHERS_NOTICE
+        return monotonic >= self._wary_until
 
     def _claimable(
         self, kinds: Collection[WorkKind], pairs: Collection[int] | None, but_not_at: Collection[str]

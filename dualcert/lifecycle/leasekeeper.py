@@ -11,7 +11,7 @@ from dualcert.store import leases
 
 _RENEW_EVERY = leases.LEASE_SECONDS / 3
 _LOOK_EVERY = 1.0
-_STEP = 2.0
+STEP = 2.0
 """By how many seconds the clock must have been put right at once to have been put right at all."""
 
 _Renewals = dict[str, Callable[[], None]]
@@ -53,16 +53,16 @@ class LeaseKeeper:
 
 def _renew(renewals: _Renewals, over: threading.Event, clock: Clock) -> None:
     renewed = clock.monotonic()
-    ahead = _ahead(clock)
+    stood = ahead(clock)
     while not over.wait(min(_LOOK_EVERY, _RENEW_EVERY)):
-        then, ahead = ahead, _ahead(clock)
+        then, stood = stood, ahead(clock)
         now = clock.monotonic()
-        if now - renewed >= _RENEW_EVERY or abs(ahead - then) > _STEP:
+        if now - renewed >= _RENEW_EVERY or abs(stood - then) > STEP:
             renewed = now
             for renew in list(renewals.values()):
                 renew()
 
 
-def _ahead(clock: Clock) -> float:
+def ahead(clock: Clock) -> float:
     """By how many seconds the wall clock is ahead of the monotonic one, whatever that says."""
     return clock.now().timestamp() - clock.monotonic()

@@ -138,7 +138,9 @@ class Runner:
         finally:
             self._world.leases.leave(self._engine.owner)
             self._world.store.watchers.discard(self._committed)
-        self._engine.end()
+        # Where the database is away just now, the lease ends by itself.
+        with contextlib.suppress(StoreUnavailable):
+            self._engine.end()
 
     def finish(self, seconds: float) -> bool:
         """Begin nothing any more, and give the steps under way so long to end; whether they did."""

@@ -33,25 +33,31 @@ def claim(
     pairs: Collection[int] | None = None,
     but_not_at: Collection[str] = (),
     allowed: queue.Allowed = queue.anything,
+    may_take_over: Callable[[], bool] = lambda: True,
 ) -> list[WorkRow]:
     """Take due rows that nobody holds; they are ours as long as our lease is renewed.
 
     Of all pairs, orders leave the queue of their CA, as far as they are ``allowed`` to; of some pairs, at once. At most
-    ``limit`` of each queue, and of all else. Rows of the CAs in ``but_not_at`` are left for later.
+    ``limit`` of each queue, and of all else. Rows of the CAs in ``but_not_at`` are left for later. ``may_take_over`` is
+    asked, once it was looked who has no lease any more, whether the clock can be believed by which that was told.
     """
     statement, values = _search(_find, tx, kinds, pairs, but_not_at)
     found = tx.execute(statement, {**values, "limit": limit, "new_owner": owner}).all()
     if pairs is None and WorkKind.ORDER in kinds:
-        queue.line_up(tx, allowed)
+        for _ in range(_ROUNDS):
+            if queue.line_up(tx, allowed) < queue.AT_ONCE:
+                break
         found += queue.front(tx, owner, limit, but_not_at, allowed)
-    return _taken(tx, owner, found)
+    return _taken(tx, owner, found, may_take_over)
 
 
-def claim_companions(tx: Transaction, owner: str, target: str, limit: int) -> list[WorkRow]:
+def claim_companions(
+    tx: Transaction, owner: str, target: str, limit: int, may_take_over: Callable[[], bool] = lambda: True
+) -> list[WorkRow]:
     """Take the other due deployments of one target, so that they are switched together."""
     form = _Form((WorkKind.DEPLOYMENT,), of_target=True)
     values = {"at": tx.at, "of_target": target, "limit": limit, "new_owner": owner}
-    return _taken(tx, owner, tx.execute(_find(form), values).all())
+    return _taken(tx, owner, tx.execute(_find(form), values).all(), may_take_over)
 
 
 def claimable(
@@ -145,9 +151,13 @@ def _of_kind(form: _Form) -> ColumnElement[bool]:
     return and_(true(), *(table.c.kind != kind.value for kind in WorkKind if kind not in form.kinds))
 
 
-def _taken(tx: Transaction, owner: str, found: Sequence[Any]) -> list[WorkRow]:
+def _taken(
+    tx: Transaction, owner: str, found: Sequence[Any], may_take_over: Callable[[], bool]
+) -> list[WorkRow]:
     """``found``: locked rows that may be taken."""
     free = _still_free(tx, found)
+    if any(row.owner is not None for row in free) and not may_take_over():
+        free = [row for row in free if row.owner is None]
     if free:
         leases.begin(tx, owner)
         tx.execute(_take(), {"new_owner": owner, "ids": ids_of(tx, free)})
@@ -202,5 +212,8 @@ def due_before(
         times += queue.turns(tx, but_not_of, allowed, free=free)
     return min((one for one in times if one <= until), default=None)
 
+
+_ROUNDS = 4
+"""How often a thousand orders come into their queues before some are taken: what is not in them yet has no place."""
 
 _BY_TIME = (int(Queue.NONE), int(Queue.ORDERS))

@@ -62,7 +62,7 @@ from dualcert.store.work import Queue
 Allowed = Callable[[str], Allowance]
 """What a CA allows to leave its queue of orders that it counts."""
 
-_AT_ONCE = 1_000
+AT_ONCE = 1_000
 """How many come into their queues in one statement."""
 
 _LOOKED_AT = 100
@@ -183,7 +183,7 @@ def _line_up() -> ReturningUpdate[Any]:
         select(work.c.id)
         .where(_come_due())
         .order_by(work.c.due_at)
-        .limit(_AT_ONCE)
+        .limit(AT_ONCE)
         .with_for_update(skip_locked=True)
     )
     return (

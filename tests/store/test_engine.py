@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from dualcert.errors import CaUnreachable, StoreUnavailable
 from dualcert.lifecycle.engine import Engine
@@ -19,7 +20,7 @@ from dualcert.lifecycle.world import World
 from dualcert.model.work import DAY, PERSON, Done, Failed, Later, Outcome, Waiting, WorkKind, WorkRow
 from dualcert.policy.backoff import IN_MEMORY
 from dualcert.ports.ca import CertificateAuthority
-from dualcert.store import Store, claims, leases, work
+from dualcert.store import Store, claims, leases, tables, work
 from dualcert.store import database as storing
 from dualcert.testing.clock import FakeClock
 from tests.store.building import PRIMARY, a_pair
@@ -326,6 +327,56 @@ def test_a_dead_process_of_this_machine_loses_its_rows_at_once_and_nobody_else(e
     assert in_table(engine, rows[elsewhere]) == rows[elsewhere]
     assert in_table(engine, rows[alive]) == rows[alive]
     assert in_table(engine, mine) == mine
+
+
+def test_an_engine_of_another_machine_that_ended_without_a_word_is_forgotten(engine: Engine) -> None:
+    elsewhere = str(replace(new_owner(), host="another-host"))
+    with engine.world.store.write() as tx:
+        pair = a_pair(tx)
+        work.schedule(tx, ORDER, pair.id, tx.now, ca=PRIMARY)
+        [theirs] = claims.claim(tx, elsewhere, kinds=[ORDER], limit=1)
+        tx.execute(update(tables.lease).values(until=1))
+    engine.take_from_the_dead()
+    with engine.world.store.read() as tx:
+        assert leases.owners(tx) == []
+    assert [[row.id for row in batch] for batch in engine.claim([ORDER], 10)] == [[theirs.id]]
+
+
+def test_an_engine_at_its_end_leaves_no_lease_and_one_that_held_nothing_writes_none(engine: Engine) -> None:
+    engine.renew_leases()
+    with engine.world.store.read() as tx:
+        assert leases.owners(tx) == []
+    held(engine)
+    engine.renew_leases()
+    with engine.world.store.read() as tx:
+        assert leases.owners(tx) == [engine.owner]
+    engine.end()
+    engine.renew_leases()
+    with engine.world.store.read() as tx:
+        assert leases.owners(tx) == []
+
+
+def test_right_after_the_clock_was_put_nothing_is_taken_from_anybody(
+    engine: Engine, clock: FakeClock
+) -> None:
+    with engine.world.store.write() as tx:
+        theirs, free = a_pair(tx), a_pair(tx)
+        work.schedule(tx, ORDER, theirs.id, tx.now, ca=PRIMARY)
+        work.schedule(tx, WorkKind.DEPLOYMENT, theirs.id, tx.now, target="web")
+        claims.claim(tx, "another", kinds=list(WorkKind), limit=9)
+        tx.execute(update(tables.lease).values(until=1))
+        work.schedule(tx, ORDER, free.id, tx.now, ca=PRIMARY)
+        work.schedule(tx, WorkKind.DEPLOYMENT, free.id, tx.now, target="web")
+    clock.set(clock.now() + timedelta(hours=1))
+
+    def taken() -> list[int]:
+        return [row.pair_id for batch in engine.claim(list(WorkKind), 9) for row in batch]
+
+    assert taken() == [free.id, free.id]
+    clock.advance(1.9)
+    assert taken() == []
+    clock.advance(0.1)
+    assert taken() == [theirs.id, theirs.id]
 
 
 # --- woken while held ------------------------------------------------------------------------------------
