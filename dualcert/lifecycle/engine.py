@@ -300,9 +300,9 @@ class Engine:
     def take_from_the_dead(self) -> None:
         """What a process of this machine held when it died is free at once."""
         with self.world.store.read() as tx:
-            gone = [owner for owner in leases.owners(tx) if owner != self.owner and is_dead(owner)]
-            ended = leases.any_ended(tx)
-        if gone or ended:
+            owners = leases.known(tx)
+        gone = [owner for owner in owners if owner != self.owner and is_dead(owner)]
+        if gone or any(owners.values()):
             with self.world.store.write() as tx:
                 for owner in gone:
                     leases.release_owner(tx, owner)

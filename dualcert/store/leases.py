@@ -16,7 +16,9 @@ from sqlalchemy import (
     Update,
     and_,
     bindparam,
+    case,
     delete,
+    func,
     literal_column,
     or_,
     select,
@@ -34,6 +36,7 @@ LEASE = LEASE_SECONDS * 1_000_000
 
 _ENGINE = "engine:"
 _of_an_engine = lease.c.name == literal_column(f"'{_ENGINE}'").concat(lease.c.owner)
+_has_ended = and_(_of_an_engine, lease.c.until <= database_now)
 _at_work = select(lease.c.owner).where(_of_an_engine, lease.c.until > database_now)
 
 is_held: ColumnElement[bool] = and_(work.c.owner.is_not(None), picked(work.c.owner, _at_work))
@@ -89,12 +92,18 @@ def living(tx: Transaction) -> set[str]:
 
 def owners(tx: Transaction) -> list[str]:
     """Who has a lease of any kind, or had one that nobody has taken away yet."""
-    return [row.owner for row in tx.execute(_owners())]
+    return list(known(tx))
+
+
+def known(tx: Transaction) -> dict[str, bool]:
+    """The same; whether his lease as an engine has ended."""
+    return {row.owner: bool(row.ended) for row in tx.execute(_owners())}
 
 
 @prepared
 def _owners() -> Select[Any]:
-    return select(lease.c.owner).distinct().order_by(lease.c.owner)
+    ended = func.max(case((_has_ended, 1), else_=0)).label("ended")
+    return select(lease.c.owner, ended).group_by(lease.c.owner).order_by(lease.c.owner)
 
 
 def release_owner(tx: Transaction, owner: str) -> None:
@@ -107,19 +116,6 @@ def _release() -> Delete:
     return delete(lease).where(_of_owner())
 
 
-_ended = select(lease.c.name).where(_of_an_engine, lease.c.until <= database_now)
-
-
-@prepared
-def _any_ended() -> Select[Any]:
-    return _ended.limit(1)
-
-
-def any_ended(tx: Transaction) -> bool:
-    """Whether there are engines that could not renew their lease in time."""
-    return tx.execute(_any_ended()).first() is not None
-
-
 def forget_ended(tx: Transaction) -> None:
     """Engines that ended without a word, on another machine perhaps: what they held is anybody's already."""
     tx.execute(_forget_ended())
@@ -127,7 +123,8 @@ def forget_ended(tx: Transaction) -> None:
 
 @prepared
 def _forget_ended() -> Delete:
-    return delete(lease).where(picked(lease.c.name, _ended.with_for_update(skip_locked=True)))
+    ended = select(lease.c.name).where(_has_ended).with_for_update(skip_locked=True)
+    return delete(lease).where(picked(lease.c.name, ended))
 
 
 # --- leases that have names --------------------------------------------------------------------------------

@@ -298,14 +298,20 @@ def _admitted(tx: Transaction, values: dict[str, Any], allowance: Allowance) -> 
 
 
 @prepared
-def _any_come_due() -> Select[Any]:
-    return select(work.c.id).where(_come_due()).limit(1)
+def _anybody() -> Select[Any]:
+    come_due = select(work.c.id).where(_come_due()).limit(1).scalar_subquery()
+    lined_up = (
+        select(func.min(work.c.ca)).where(work.c.queue == queue).scalar_subquery()
+        for queue in (_UNCOUNTED, _COUNTED)
+    )
+    return select(come_due.label("come_due"), *lined_up)
 
 
 def moves(tx: Transaction, owner: str, but_not_at: Collection[str], allowed: Allowed) -> bool:
     """Whether an order would come into a queue, or could be taken from one."""
-    if tx.execute(_any_come_due(), {"at": tx.at}).first() is not None:
-        return True
+    come_due, *lined_up = tx.execute(_anybody(), {"at": tx.at}).one()
+    if come_due is not None or lined_up == [None, None]:
+        return come_due is not None
     return any(at <= tx.now for at in _ahead(tx, owner, but_not_at, allowed))
 
 
