@@ -299,7 +299,7 @@ class Engine:
 
     def take_from_the_dead(self) -> None:
         """What a process of this machine held when it died is free at once."""
-        with self.world.store.read() as tx:
+        with self.world.store.glance() as tx:
             owners = leases.known(tx)
         gone = [owner for owner in owners if owner != self.owner and is_dead(owner)]
         if gone or any(owners.values()):

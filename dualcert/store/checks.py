@@ -16,6 +16,7 @@ from dualcert.model.work import WorkKind
 from dualcert.store import leases
 from dualcert.store.columns import instant, micros
 from dualcert.store.incident_tables import signing_key
+from dualcert.store.picked import there_is
 from dualcert.store.statements import prepared
 from dualcert.store.tables import (
     certificate,
@@ -63,7 +64,7 @@ def sample_keys(tx: Transaction, domain: str, each: int) -> list[WrappedKey]:
         query = select(wrapped_key).where(
             wrapped_key.c.domain == domain,
             wrapped_key.c.key_id == key_id,
-            wrapped_key.c.spki.not_in(select(signing_key.c.spki)),
+            ~there_is(signing_key.c.spki == wrapped_key.c.spki, beside=(wrapped_key,)),
         )
         found += [
             WrappedKey(row.spki, row.domain, row.key_id, row.wrapped) for row in tx.execute(query.limit(each))
