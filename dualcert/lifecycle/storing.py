@@ -51,7 +51,7 @@ def store(world: World, row: WorkRow, pair: Pair, order: Order, issued: IssuedCe
         weakkeys.block(world, tx, arrival, pair=pair.id, ca=order.ca)
         state = pairs.state(tx, pair.id)
         # It may have been given other names or targets since the order left.
-        now = pairs.by_id(tx, pair.id) or pair
+        today = pairs.by_id(tx, pair.id) or pair
         found += _dependence(tx, state, order, arrival, root_key)
         leaked = compromise.blocked(tx, [order.spki])
         if leaked:
@@ -63,12 +63,12 @@ def store(world: World, row: WorkRow, pair: Pair, order: Order, issued: IssuedCe
         chains.keep(tx, number, issued, arrival)
         orders.set_step(tx, order.id, OrderStep.STORED, arrived.flaw)
         if arrived.flaw is None:
-            _take_role(tx, state, now, order, arrived, number)
+            _take_role(tx, state, today, order, arrived, number)
             renewal_information.begin(world, tx, arrived, number, arrival.leaf)
             places.begin(world, tx, arrived, number, arrival, state.certificate_of(order.lineage_id))
             work.finish(tx, row)
             renewal.reckon(tx, pair.id)
-            _keep_up(tx, now, order, number)
+            _keep_up(tx, today, order, number)
             return Done()
         events.record(tx, EventKind.UNFIT, arrived.flaw, pair=pair.id, ca=order.ca, certificate=number)
         if leaked:
