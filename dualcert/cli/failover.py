@@ -11,7 +11,7 @@ from dualcert.cli.context import Context
 from dualcert.cli.frame import REFUSED, Argument, Command, pass_context
 from dualcert.cli.output import note, print_json, say
 from dualcert.cli.progress import drive, duration
-from dualcert.errors import EXIT_DONE, EXIT_PARTIAL
+from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, Refused
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -88,6 +88,7 @@ def failover(
     """
     from dualcert.lifecycle import inventory, promotion
     from dualcert.lifecycle.driver import Scope, patiently
+    from dualcert.lifecycle.engine import Engine
     from dualcert.lifecycle.promotion import Wish
     from dualcert.model.signal import Reason
 
@@ -102,7 +103,13 @@ def failover(
         revoke_unverified=revoke_unverified,
         dry_run=dry_run,
     )
-    turn = patiently(world, seconds, lambda: promotion.failover(world, pair, wish))
+    try:
+        turn = patiently(world, seconds, lambda: promotion.failover(world, pair, wish))
+    except Refused:
+        # Whoever finished it may have been killed right after.
+        if not dry_run:
+            Engine(world).take_from_the_dead()
+        raise
     if turn.changed and not dry_run:
         drive(context, Scope(frozenset([pair.id]), promotion.AFTERMATH), seconds)
     revoking = wish.revoke and turn.changed

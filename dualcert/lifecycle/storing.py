@@ -66,7 +66,7 @@ def store(world: World, row: WorkRow, pair: Pair, order: Order, issued: IssuedCe
             _take_role(tx, state, today, order, arrived, number)
             renewal_information.begin(world, tx, arrived, number, arrival.leaf)
             places.begin(world, tx, arrived, number, arrival, state.certificate_of(order.lineage_id))
-            work.finish(tx, row)
+            work.finish_order(tx, row)
             renewal.reckon(tx, pair.id)
             _keep_up(tx, today, order, number)
             return Done()

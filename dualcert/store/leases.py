@@ -148,4 +148,10 @@ def take(tx: Transaction, name: str, owner: str) -> bool:
 
 
 def drop(tx: Transaction, name: str, owner: str) -> None:
-    tx.execute(delete(lease).where(lease.c.name == name, lease.c.owner == owner))
+    """Give a named lease back; nothing happens where somebody else has it by now."""
+    tx.execute(_drop(), {"of_name": name, "of": owner})
+
+
+@prepared
+def _drop() -> Delete:
+    return delete(lease).where(lease.c.name == bindparam("of_name"), lease.c.owner == bindparam("of"))

@@ -178,6 +178,23 @@ def finish(tx: Transaction, row: WorkRow) -> None:
 
 
 @prepared
+def _finish_order() -> Delete:
+    mine = and_(work.c.id == bindparam("row_id"), work.c.fence == bindparam("row_fence"))
+    refill = and_(
+        work.c.kind == WorkKind.REFILL.value,
+        work.c.pair_id == bindparam("of_pair"),
+        work.c.ca == bindparam("of_ca"),
+    )
+    return delete(work).where(or_(mine, refill))
+
+
+def finish_order(tx: Transaction, row: WorkRow) -> None:
+    """The lineage has another certificate. A refill that is still due was for the one before, and goes as well."""
+    values = {"row_id": row.id, "row_fence": row.fence, "of_pair": row.pair_id, "of_ca": row.ca}
+    tx.execute(_finish_order(), values)
+
+
+@prepared
 def _cancel() -> Delete:
     return delete(work).where(work.c.pair_id == bindparam("of_pair"), work.c.kind == bindparam("of_kind"))
 

@@ -6,15 +6,19 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dualcert.lab.https import fetch
-from dualcert.lifecycle import accountkeys
+from dualcert.lifecycle import accountkeys, renewal
+from dualcert.lifecycle.driver import Scope, run_until
+from dualcert.lifecycle.engine import Engine
+from dualcert.model.work import WorkKind
 from dualcert.ports.ca import Account
-from dualcert.store import accounts
+from dualcert.store import accounts, pairs, work
 from tests.brokenca import change, rows
 from tests.faults import AFTER, BEFORE, Death, Nursery, Point
 from tests.labfixture import ProjectLab
@@ -259,6 +263,27 @@ def test_one_kek_leaked_and_the_other_side_is_untouched(lab: ProjectLab, issued:
     assert (summary(again)["promoted"], history(issued)) == (0, count)
     anew = issued.done("compromise", "--domain", "primary", "--again", "--dry-run", "--json")
     assert summary(anew)["certificates"] == 4
+
+
+@pytest.mark.parametrize("program", ["sqlite", "postgresql"], indirect=True)
+def test_a_refill_that_an_order_under_way_has_overtaken_is_not_ordered_again(
+    issued: Program, name: str
+) -> None:
+    with closing(issued.application()) as application:
+        world = application.world
+        with world.store.write() as tx:
+            pair = pairs.by_name(tx, name)
+            assert pair is not None
+            renewal.open_orders(tx, pair, pairs.lineages(tx, [pair.id]), "asked for")
+            # Wanted while the orders are under way, and taken up only after they are done.
+            for ca in ("alpha", "beta"):
+                work.schedule(tx, WorkKind.REFILL, pair.id, tx.now + timedelta(hours=1), ca=ca)
+        kinds = [one for one in WorkKind if one is not WorkKind.REFILL]
+        deadline = world.clock.now() + timedelta(minutes=1)
+        run_until(Engine(world), Scope(frozenset([pair.id]), tuple(kinds)), deadline)
+        with world.store.read() as tx:
+            assert work.of_pairs(tx, [pair.id], list(WorkKind)) == []
+    assert rows(issued, "SELECT count(*) FROM certificate") == [(4,)]
 
 
 # --- more than may turn, and less than there is ----------------------------------------------------------
