@@ -213,8 +213,7 @@ class Engine:
             case Later() if (
                 not outcome.failed and outcome.waiting_for is None and outcome.at - now < IN_MEMORY
             ):
-                looks = row.looks + 1 if outcome.looking else 0
-                again = replace(row, continued=True, looks=looks, known=outcome.known)
+                again = replace(row, continued=True, looks=outcome.looks, known=outcome.known)
                 return Held(again, outcome.at, outcome.reason)
             case Later() | Failed():
                 return self._put_back(row, outcome, now)

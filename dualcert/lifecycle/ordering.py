@@ -33,7 +33,7 @@ _OLD = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class _UnderWay:
-    """An order that is placed, and its pair. Nobody but who holds its row moves it: that is not read again."""
+    """An order that is placed, or finalized, and its pair. Nobody but who holds its row moves it: not read again."""
 
     pair: Pair
     order: Order
@@ -58,8 +58,10 @@ def advance(world: World, row: WorkRow) -> Outcome:
 
 
 def _go_on(world: World, row: WorkRow, known: _UnderWay, began: datetime) -> Outcome:
-    with world.store.glance() as tx:
-        records = validation.records_of(tx, known.order)
+    records = []
+    if known.order.step is OrderStep.PLACED:
+        with world.store.glance() as tx:
+            records = validation.records_of(tx, known.order)
     return _recovering(
         world, row, known.pair, began, lambda: _step(world, row, known.pair, known.order, records)
     )
@@ -213,7 +215,10 @@ def _finalize(world: World, row: WorkRow, pair: Pair, order: Order, client: Cert
     snapshot = _send(order, client)
     if snapshot.status == "processing" and snapshot.retry_after is None:
         snapshot = client.order(snapshot.url)
-    return _received(world, row, pair, order, client, snapshot)
+    # What was looked at before is over: this is looked at as often from the beginning.
+    return _received(
+        world, replace(row, looks=0), pair, replace(order, step=OrderStep.FINALIZING), client, snapshot
+    )
 
 
 def _send(order: Order, client: CertificateAuthority) -> OrderSnapshot:
@@ -241,9 +246,10 @@ def _received(
     if snapshot.status == "valid" and snapshot.certificate is not None:
         return storing.store(world, row, pair, order, client.certificate(snapshot.certificate))
     if snapshot.status == "valid":
-        return Later(world.clock.now(), "the certificate is ready")
+        return _knowing(pair, order, Later(world.clock.now(), "the certificate is ready"))
     if snapshot.status in {"processing", "ready"}:
-        return look_again(world, row, "the CA is issuing the certificate", snapshot.retry_after)
+        again = look_again(world, row, "the CA is issuing the certificate", snapshot.retry_after)
+        return _knowing(pair, order, again)
     raise ChallengeFailed(
         f"the order became {snapshot.status}: {snapshot.error or 'the CA gave no reason'}", ca=row.ca
     )

@@ -186,4 +186,4 @@ def _configured(table: Mapping[str, T], name: str, section: str) -> T:
 
 def look_again(world: World, row: WorkRow, reason: str, wished: timedelta | None = None) -> Later:
     """Nothing has gone on: come back as the other side wished, or ever more slowly."""
-    return Later(backoff.next_look(world.clock.now(), row.looks, wished), reason, looking=True)
+    return Later(backoff.next_look(world.clock.now(), row.looks, wished), reason, looks=row.looks + 1)

@@ -62,15 +62,15 @@ class Done:
 
 @dataclass(frozen=True)
 class Later:
-    """Come back at ``at``. ``failed`` says that something went wrong, which counts towards backing off; ``looking``
-    that nothing went on and the step only looked. ``waiting_for`` marks what a repeated command must not hurry.
-    ``known``: what the row's next step need not read, should it be taken under the same lease.
+    """Come back at ``at``. ``failed`` says that something went wrong, which counts towards backing off; ``looks`` how
+    often in a row the step only looked, and nothing went on. ``waiting_for`` marks what a repeated command must not
+    hurry. ``known``: what the row's next step need not read, should it be taken under the same lease.
     """
 
     at: datetime
     reason: str
     failed: bool = False
-    looking: bool = False
+    looks: int = 0
     waiting_for: str | None = None
     known: object = field(default=None, repr=False, compare=False)
 

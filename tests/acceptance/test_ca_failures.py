@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from email.utils import format_datetime
@@ -23,6 +23,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from dualcert.lab import Lab, LabOptions
+from dualcert.lifecycle import inventory
+from dualcert.lifecycle.driver import Scope, run_until
+from dualcert.lifecycle.engine import Engine
+from dualcert.lifecycle.inventory import PairRequest
+from dualcert.lifecycle.world import World
+from dualcert.model.work import Later, Outcome, WorkRow
 from tests.brokenca import (
     AUTHORIZATION,
     CERTIFICATE,
@@ -438,6 +444,35 @@ def test_an_order_that_is_not_ready_is_looked_at_again_and_not_thrown_away(
         result = issue(scene)
     assert result.status == 0, result
     scene.demand_whole()
+    assert [step for step, _ in scene.orders()] == ["stored"]
+
+
+class _LongLooked(Engine):
+    """Every step finds that what it waits for was looked at in vain a hundred times."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.issuing: list[int] = []
+
+    def advance(self, rows: Sequence[WorkRow]) -> list[Outcome]:
+        outcomes = super().advance([replace(row, looks=100) for row in rows])
+        self.issuing += [
+            one.looks
+            for one in outcomes
+            if isinstance(one, Later) and one.reason == "the CA is issuing the certificate"
+        ]
+        return outcomes
+
+
+def test_a_certificate_is_looked_for_at_once_however_long_the_validation_took(scene: Broken) -> None:
+    scene.proxy.on(FINALIZE, order_document(scene, "processing"))
+    with closing(scene.program.application()) as application:
+        world = application.world
+        pair = inventory.ensure(world, PairRequest((scene.name,), targets=()))
+        engine = _LongLooked(world)
+        scope = Scope(frozenset([pair.id]), inventory.ISSUING)
+        run_until(engine, scope, world.clock.now() + timedelta(seconds=60))
+    assert engine.issuing[0] == 1
     assert [step for step, _ in scene.orders()] == ["stored"]
 
 

@@ -570,7 +570,7 @@ def test_what_is_waited_for_in_memory_goes_by_no_clock_that_can_be_put_back(
 
     def advance(_engine: Engine, _rows: list[WorkRow]) -> list[Later]:
         begun.release()
-        return [Later(world.clock.now() + timedelta(seconds=1.5), "the CA is at it", looking=True)]
+        return [Later(world.clock.now() + timedelta(seconds=1.5), "the CA is at it", looks=1)]
 
     monkeypatch.setattr(Engine, "advance", advance)
     orders_due(world, 1, PRIMARY)

@@ -106,7 +106,7 @@ def test_what_comes_back_later_goes_back_to_the_table_with_its_reason(
 def test_looks_are_counted_until_something_goes_on(engine: Engine) -> None:
     row, now = held(engine), engine.world.clock.now()
     for looks in (1, 2, 3):
-        one = engine.settle(row, Later(now, "processing", looking=True))
+        one = engine.settle(row, Later(now, "processing", looks=row.looks + 1))
         assert one is not None
         assert one.row.looks == looks
         row = one.row
@@ -169,7 +169,7 @@ def test_a_row_that_waits_for_another_is_held_and_given_back_with_a_time_to_look
 
 def test_what_was_under_way_is_due_at_once_when_it_is_given_back(engine: Engine, clock: FakeClock) -> None:
     row = held(engine)
-    one = engine.settle(row, Later(clock.now() + timedelta(seconds=1), "processing", looking=True))
+    one = engine.settle(row, Later(clock.now() + timedelta(seconds=1), "processing", looks=1))
     assert one is not None
     engine.release([one])
     [[again]] = engine.claim([ORDER], 1)
