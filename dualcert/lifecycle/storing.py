@@ -51,7 +51,7 @@ def store(world: World, row: WorkRow, pair: Pair, order: Order, issued: IssuedCe
         weakkeys.block(world, tx, arrival, pair=pair.id, ca=order.ca)
         state = pairs.state(tx, pair.id)
         # It may have been given other names or targets since the order left.
-        today = pairs.by_id(tx, pair.id) or pair
+        today = pairs.today(tx, pair)
         found += _dependence(tx, state, order, arrival, root_key)
         leaked = compromise.blocked(tx, [order.spki])
         if leaked:
@@ -66,7 +66,7 @@ def store(world: World, row: WorkRow, pair: Pair, order: Order, issued: IssuedCe
             _take_role(tx, state, today, order, arrived, number)
             renewal_information.begin(world, tx, arrived, number, arrival.leaf)
             places.begin(world, tx, arrived, number, arrival, state.certificate_of(order.lineage_id))
-            work.finish_order(tx, row)
+            work.finish_order(tx, row, primary=order.lineage_id == state.primary_lineage)
             renewal.reckon(tx, pair.id)
             _keep_up(tx, today, order, number)
             return Done()
@@ -148,7 +148,6 @@ def _take_role(
         previous=state.certificate_of(order.lineage_id),
     )
     if order.lineage_id == state.primary_lineage:
-        work.cancel(tx, WorkKind.FALLBACK, pair.id)
         for target in pair.targets:
             work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target=target)
     elif state.serving is None:

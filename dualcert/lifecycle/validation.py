@@ -305,9 +305,11 @@ def _published(
     with world.store.write() as tx:
         work.hold(tx, row)
         # An order may have died meanwhile: what it spent stays spent.
-        orders.set_state(tx, seen, RecordState.PUBLISHED, only=(RecordState.REMEMBERED, RecordState.ADDED))
-        orders.set_state(tx, lagging, RecordState.ADDED, only=(RecordState.REMEMBERED,))
-        _take_back(tx, row, out)
+        unspent = (RecordState.REMEMBERED, RecordState.ADDED)
+        moved = orders.set_state(tx, seen, RecordState.PUBLISHED, only=unspent)
+        moved += orders.set_state(tx, lagging, RecordState.ADDED, only=(RecordState.REMEMBERED,))
+        if moved < len(out):
+            _take_back(tx, row, out)
         left = orders.records(tx, pair_id=row.pair_id, states=(RecordState.REMEMBERED, RecordState.ADDED))
         if seen:
             work.wake(tx, WorkKind.ORDER, row.pair_id)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import (
     Delete,
     Insert,
     Select,
+    Text,
     Update,
     and_,
     bindparam,
@@ -28,6 +29,7 @@ from dualcert.model.pair import Lineage
 from dualcert.model.work import WorkKind
 from dualcert.store.columns import instant, micros
 from dualcert.store.leases import is_held
+from dualcert.store.picked import listed, listing
 from dualcert.store.statements import for_ids, is_among, is_one_of, prepared
 from dualcert.store.tables import acme_order, challenge_record, issuance, public_key, work, wrapped_key
 from dualcert.store.transaction import Transaction, upsert
@@ -295,22 +297,23 @@ def values_at(tx: Transaction, names: Collection[str]) -> dict[str, int]:
 @prepared
 def _set_state(only: tuple[RecordState, ...]) -> Update:
     return update(challenge_record).where(
-        challenge_record.c.id == bindparam("record_id"),
+        listed(challenge_record.c.id, bindparam("records", type_=Text)),
         is_one_of(challenge_record.c.state, [state.value for state in only]),
     )
 
 
 def set_state(
     tx: Transaction,
-    ids: Iterable[int],
+    ids: Collection[int],
     state: RecordState,
     *,
     only: Collection[RecordState] = tuple(RecordState),
 ) -> int:
     """Move records on; those that are in none of ``only`` stay. Returns how many moved."""
-    values = {"state": state.value, "since": tx.at}
-    statement = _set_state(tuple(only))
-    return sum(tx.execute(statement, {"record_id": number, **values}).rowcount for number in ids)
+    if not ids:
+        return 0
+    values = {"records": listing(tx, ids), "state": state.value, "since": tx.at}
+    return int(tx.execute(_set_state(tuple(only)), values).rowcount)
 
 
 @prepared
@@ -361,7 +364,7 @@ def needed(tx: Transaction, pair_id: int) -> int:
 @prepared
 def _forget() -> Delete:
     return delete(challenge_record).where(
-        challenge_record.c.id == bindparam("record_id"),
+        listed(challenge_record.c.id, bindparam("records", type_=Text)),
         challenge_record.c.state == RecordState.SPENT.value,
         challenge_record.c.since <= bindparam("as_read"),
     )
@@ -369,6 +372,7 @@ def _forget() -> Delete:
 
 def forget(tx: Transaction, withdrawn: Collection[ChallengeRecord]) -> None:
     """Withdrawn: the rows go, unless an order has taken the value over, or it was spent again, since they were read."""
-    as_read = micros(max((one.since for one in withdrawn), default=tx.now))
-    for one in withdrawn:
-        tx.execute(_forget(), {"record_id": one.id, "as_read": as_read})
+    if withdrawn:
+        as_read = micros(max(one.since for one in withdrawn))
+        records = listing(tx, [one.id for one in withdrawn])
+        tx.execute(_forget(), {"records": records, "as_read": as_read})

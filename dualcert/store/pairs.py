@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -158,6 +159,18 @@ def _assemble(tx: Transaction, rows: Sequence[Any]) -> list[Pair]:
         )
         for row in rows
     ]
+
+
+def today(tx: Transaction, known: Pair) -> Pair:
+    """The same pair with the names and targets that it has now; as it was known where it is gone."""
+    found = tx.execute(*for_ids(_names_and_targets, [known.id])).all()
+    names = sorted((one.position, one.text) for one in found if one.position is not None)
+    if not names:
+        return known
+    plain = tuple(naming.reversed_name(text) for _, text in names)
+    digest = known.names_digest if plain == known.names else naming.digest(plain)
+    targets = tuple(sorted(one.text for one in found if one.position is None))
+    return replace(known, names=plain, names_digest=digest, targets=targets)
 
 
 @prepared

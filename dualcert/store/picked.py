@@ -74,5 +74,10 @@ def listed(column: Column[Any], ids: BindParameter[str]) -> ColumnElement[bool]:
 
 def ids_of(tx: Transaction, rows: Iterable[Any]) -> str:
     """The numbers of rows, as ``listed`` takes them."""
-    numbers = ",".join(str(row.id) for row in rows)
+    return listing(tx, [row.id for row in rows])
+
+
+def listing(tx: Transaction, ids: Iterable[int]) -> str:
+    """Numbers, as ``listed`` takes them."""
+    numbers = ",".join(map(str, ids))
     return f"[{numbers}]" if tx.dialect == "sqlite" else f"{{{numbers}}}"

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Delete,
     Insert,
@@ -34,7 +35,7 @@ from dualcert.policy.watching import SourceKind
 from dualcert.store.columns import instant, micros
 from dualcert.store.incident_tables import watch_source, watched
 from dualcert.store.statements import prepared
-from dualcert.store.tables import certificate, chain, leaf, pair_state
+from dualcert.store.tables import Number, certificate, chain, leaf, pair_state
 from dualcert.store.transaction import Transaction, database_now, upsert
 
 _LEASE = timedelta(minutes=10) // timedelta(microseconds=1)
@@ -109,7 +110,11 @@ class Place:
 
 @prepared
 def _find_source() -> Select[Any]:
-    return select(watch_source.c.id, watch_source.c.due_at).where(
+    return _the_source(select(watch_source.c.id, watch_source.c.due_at))
+
+
+def _the_source(query: Select[Any]) -> Select[Any]:
+    return query.where(
         watch_source.c.kind == bindparam("kind"),
         watch_source.c.place == bindparam("place"),
         watch_source.c.issuing_key == bindparam("issuing_key"),
@@ -137,6 +142,21 @@ def _watch() -> Insert:
     return upsert(watched).on_conflict_do_nothing()
 
 
+@prepared
+def _watch_asked(*, asked: bool) -> Insert:
+    """Where the source is there already, and asked if it is to be: it is so for all certificates of a CA but one."""
+    number: BindParameter[Any] = bindparam("of_certificate", type_=Number)
+    known = _the_source(select(number, watch_source.c.id))
+    if asked:
+        known = known.where(watch_source.c.due_at.is_not(None))
+    return upsert(watched).from_select(["certificate_id", "source_id"], known).on_conflict_do_nothing()
+
+
+def _watch_known(tx: Transaction, certificate_id: int, key: dict[str, Any], *, asked: bool) -> bool:
+    values = {"of_certificate": certificate_id, **key}
+    return tx.execute(_watch_asked(asked=asked), values).rowcount == 1
+
+
 def watch(tx: Transaction, certificate_id: int, places: Collection[Place]) -> None:
     """A certificate is watched by these from now on; places that are asked are due at once where they are new."""
     for one in places:
@@ -144,6 +164,8 @@ def watch(tx: Transaction, certificate_id: int, places: Collection[Place]) -> No
         key |= {"issuing_key": one.issuing_key, "issuer_hash": one.issuer_hash}
         asked = one.kind not in {SourceKind.NONE, SourceKind.SHORT_LIVED}
         due = tx.at if asked else None
+        if one.kind is not SourceKind.OCSP and _watch_known(tx, certificate_id, key, asked=asked):
+            continue
         found = tx.execute(_find_source(), key).first()
         if found is None:
             tx.execute(_add_source(), {**key, "ca": one.ca, "due_at": due})

@@ -178,20 +178,21 @@ def finish(tx: Transaction, row: WorkRow) -> None:
 
 
 @prepared
-def _finish_order() -> Delete:
+def _finish_order(*, primary: bool) -> Delete:
     mine = and_(work.c.id == bindparam("row_id"), work.c.fence == bindparam("row_fence"))
-    refill = and_(
-        work.c.kind == WorkKind.REFILL.value,
-        work.c.pair_id == bindparam("of_pair"),
-        work.c.ca == bindparam("of_ca"),
-    )
-    return delete(work).where(or_(mine, refill))
+    over = [and_(work.c.kind == WorkKind.REFILL.value, work.c.ca == bindparam("of_ca"))]
+    if primary:
+        over.append(work.c.kind == WorkKind.FALLBACK.value)
+    return delete(work).where(or_(mine, and_(work.c.pair_id == bindparam("of_pair"), or_(*over))))
 
 
-def finish_order(tx: Transaction, row: WorkRow) -> None:
-    """The lineage has another certificate. A refill that is still due was for the one before, and goes as well."""
+def finish_order(tx: Transaction, row: WorkRow, *, primary: bool) -> None:
+    """The lineage has another certificate, the ``primary`` one perhaps.
+
+    A refill that is still due was for the one before, a fallback for there being none: they go as well.
+    """
     values = {"row_id": row.id, "row_fence": row.fence, "of_pair": row.pair_id, "of_ca": row.ca}
-    tx.execute(_finish_order(), values)
+    tx.execute(_finish_order(primary=primary), values)
 
 
 @prepared

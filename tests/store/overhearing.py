@@ -43,8 +43,8 @@ def _recording(said: list[str]) -> type[psycopg.ClientCursor[Any]]:
 
 # --- plans of SQLite -------------------------------------------------------------------------------------
 
-# A row for each target; what a claim is about to take.
-_SMALL = {"SCAN lease", "SCAN due", "SCAN CONSTANT ROW"}
+# A row for each target; what a claim is about to take; what the statement itself brings along.
+_SMALL = {"SCAN lease", "SCAN due", "SCAN CONSTANT ROW", "SCAN json_each VIRTUAL TABLE INDEX 1:"}
 
 
 def _lines(tx: Transaction, statement: str) -> list[str]:
