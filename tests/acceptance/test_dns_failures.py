@@ -22,6 +22,7 @@ from dualcert.plugins.dns import rfc2136
 from dualcert.ports.dns import DnsProvider, TxtValue
 from dualcert.ports.options import Options
 from tests.bindserver import STRANGER, BindServer, bind
+from tests.brokenca import change
 from tests.labfixture import ProjectLab
 from tests.program import Program, finish
 
@@ -308,6 +309,28 @@ def test_a_value_that_cannot_be_withdrawn_is_remembered_until_it_can(
 
     program.done("renew", name)
     assert lab.leftovers() == {}
+
+
+def test_a_value_that_was_withdrawn_before_it_went_out_is_withdrawn_again(
+    lab: ProjectLab, program: Program, name: str
+) -> None:
+    """As by another process, which has taken the row over from one that was stopped before it sent the change."""
+
+    over: list[TxtValue] = []
+
+    class Overtaken(Peculiar):
+        def apply(self, zone: str, add: Set[TxtValue], remove: Set[TxtValue]) -> None:
+            if add and not over:
+                over.append(min(add))
+                change(program, "DELETE FROM challenge_record WHERE value = ?", over[0].value)
+            super().apply(zone, add, remove)
+
+    built = Peculiarity(Overtaken)
+    program.run("issue", name, "--timeout", "3s", build=built)
+
+    [value] = over
+    assert any(value in remove for _, _, remove in built.provider.changes)
+    assert value.value not in lab.leftovers().get(value.name, ())
 
 
 def test_the_challenge_of_a_delegated_name_goes_where_the_cname_leads(
