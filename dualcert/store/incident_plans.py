@@ -30,7 +30,8 @@ from sqlalchemy import (
 )
 
 from dualcert.model.incident import Action, Counts, RowState
-from dualcert.store import batches, promotion, standings
+from dualcert.store import batches, promotion
+from dualcert.store.fitness import distrusted
 from dualcert.store.incident_tables import incident, incident_member, plan_row
 from dualcert.store.incidents import named
 from dualcert.store.statements import prepared
@@ -131,7 +132,7 @@ def _against(standby: ColumnElement[int]) -> dict[str, ColumnElement[bool]]:
         "key blocked": so(exists().where(blocked_key.c.spki == this.c.spki)),
         "expired": so(this.c.not_after <= bindparam("now")),
         "named by an incident": named(standby),
-        "its CA is distrusted": so(standings.distrusted(this.c.ca, this.c.not_before)),
+        "its CA is distrusted": so(distrusted(this.c.ca, this.c.not_before)),
         "names not covered": so(~covered),
     }
 

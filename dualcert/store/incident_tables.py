@@ -97,19 +97,6 @@ automatic_promotion = Table(
     Index(None, "at"),
 )
 
-# CAs that get no orders, or whose certificates are not to be relied on.
-ca_standing = Table(
-    "ca_standing",
-    metadata,
-    Column("ca", Text, primary_key=True),
-    Column("frozen_at", Number),
-    Column("frozen_by", Text),
-    Column("distrusted_at", Number),
-    Column("distrusted_by", Text),
-    Column("distrust_after", Number),
-    Column("refills_held_for", Number),
-)
-
 incident = Table(
     "incident",
     metadata,

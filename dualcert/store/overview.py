@@ -11,8 +11,7 @@ from typing import Any, NamedTuple, cast
 
 from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, case, exists, false, or_, select
 
-from dualcert.store import standings
-from dualcert.store.promotion import fit, proved
+from dualcert.store.fitness import distrusted, fit, proved
 from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import (
     blocked_key,
@@ -193,7 +192,7 @@ class _Held:
         return self._blocked.c.spki.is_not(None)
 
     def usable(self, at: BindParameter[int]) -> ColumnElement[bool]:
-        """Whether it may serve as a standby: the rule of ``store.promotion``, over what is joined here already."""
+        """Whether it may serve as a standby: the rule of ``fitness``, over what is joined here already."""
         conditions = fit(
             self.c.not_after,
             at,
@@ -204,7 +203,7 @@ class _Held:
             wanted=self._wanted.c.certificate_id.is_not(None),
             blocked=self._is_blocked,
             named=false(),  # an open incident has taken the proof away
-            distrusted=standings.distrusted(self.c.ca, self.c.not_before),
+            distrusted=distrusted(self.c.ca, self.c.not_before),
         )
         return and_(proved(at), *conditions)
 

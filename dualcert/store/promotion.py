@@ -28,7 +28,8 @@ from sqlalchemy import (
 from dualcert.model.events import EventKind
 from dualcert.model.pair import PairState
 from dualcert.policy.due import PROOF_LASTS
-from dualcert.store import incidents, standings
+from dualcert.store import incidents
+from dualcert.store.fitness import distrusted, fit, proved
 from dualcert.store.incident_tables import incident_member
 from dualcert.store.pairs import as_seen, seen_values
 from dualcert.store.statements import for_ids, is_among, prepared
@@ -49,24 +50,6 @@ _DAY = timedelta(days=1) // timedelta(microseconds=1)
 _PROOF = PROOF_LASTS // timedelta(microseconds=1)
 
 
-def fit(
-    not_after: ColumnElement[int],
-    at: int | BindParameter[int],
-    *,
-    covers: ColumnElement[bool],
-    revoked: ColumnElement[bool],
-    wanted: ColumnElement[bool],
-    blocked: ColumnElement[bool],
-    named: ColumnElement[bool],
-    distrusted: ColumnElement[bool],
-) -> tuple[ColumnElement[bool], ...]:
-    """What must be so of a certificate that is to serve: the rule itself, however its facts are come by.
-
-    ``wanted``: its revocation was asked for. ``named``: by an open incident, and what serves is no worse.
-    """
-    return not_after > at, covers, ~revoked, ~wanted, ~blocked, ~named, ~distrusted
-
-
 def serving_worse(at: int | BindParameter[int]) -> ColumnElement[bool]:
     """Whether what serves is worse than a certificate that an incident names: revoked, blocked, expired, or nothing."""
     held = certificate.alias("serving_certificate")
@@ -77,11 +60,6 @@ def serving_worse(at: int | BindParameter[int]) -> ColumnElement[bool]:
     )
     found = exists().where(held.c.id == pair_state.c.serving, bad).correlate(pair_state)
     return or_(pair_state.c.serving.is_(None), found)
-
-
-def proved(at: int | BindParameter[int]) -> ColumnElement[bool]:
-    """Whether the standby's key was opened lately, and nothing was found against it since."""
-    return pair_state.c.backup_ok_until > at
 
 
 def standby_usable(at: int | BindParameter[int], *, opened: bool = False) -> ColumnElement[bool]:
@@ -110,7 +88,7 @@ def standby_usable(at: int | BindParameter[int], *, opened: bool = False) -> Col
         wanted=exists().where(revocation_request.c.certificate_id == certificate.c.id),
         blocked=exists().where(blocked_key.c.spki == certificate.c.spki),
         named=and_(incidents.named(certificate.c.id), ~serving_worse(at)),
-        distrusted=standings.distrusted(certificate.c.ca, certificate.c.not_before),
+        distrusted=distrusted(certificate.c.ca, certificate.c.not_before),
     )
     found = exists().where(certificate.c.id == pair_state.c.standby, *conditions).correlate(pair_state)
     return found if opened else and_(proved(at), found)
@@ -135,7 +113,7 @@ def usable_until(held: ColumnElement[int]) -> ColumnElement[int]:
             ~exists().where(revocation_request.c.certificate_id == certificate.c.id),
             ~exists().where(blocked_key.c.spki == certificate.c.spki),
             ~incidents.named(certificate.c.id),
-            ~standings.distrusted(certificate.c.ca, certificate.c.not_before),
+            ~distrusted(certificate.c.ca, certificate.c.not_before),
         )
         .correlate(pair_state)
         .scalar_subquery()

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Update, and_, bindparam, exists, or_, select, update
+from sqlalchemy import Select, Update, bindparam, select, update
 
 from dualcert.model.work import FROZEN, WorkKind
 from dualcert.store.columns import instant, micros
-from dualcert.store.incident_tables import ca_standing
 from dualcert.store.statements import prepared
-from dualcert.store.tables import work
+from dualcert.store.tables import ca_standing, work
 from dualcert.store.transaction import Transaction
 
 
@@ -77,20 +76,8 @@ def _set(tx: Transaction, ca: str, **values: object) -> None:
     tx.execute(statement.on_conflict_do_update(index_elements=["ca"], set_=values))
 
 
-def distrusted(ca: ColumnElement[str], not_before: ColumnElement[int]) -> ColumnElement[bool]:
-    """Whether a certificate of this CA, which began then, is not to be relied on."""
-    after = ca_standing.c.distrust_after
-    return exists().where(
-        and_(
-            ca_standing.c.ca == ca,
-            ca_standing.c.distrusted_at.is_not(None),
-            or_(after.is_(None), not_before > after),
-        )
-    )
-
-
 def counts(standing: CaStanding, not_before: datetime) -> bool:
-    """The same in memory: whether a certificate of the CA may be relied on."""
+    """Whether a certificate of the CA, which began then, may be relied on; in SQL ``fitness.distrusted`` says it."""
     if standing.distrusted_at is None:
         return True
     return standing.distrust_after is not None and not_before <= standing.distrust_after

@@ -417,3 +417,16 @@ daemon = Table(
     Column("started_at", Number, nullable=False),
     Column("seen_at", Number, nullable=False),
 )
+
+# CAs that get no orders, or whose certificates are not to be relied on.
+ca_standing = Table(
+    "ca_standing",
+    metadata,
+    Column("ca", Text, primary_key=True),
+    Column("frozen_at", Number),
+    Column("frozen_by", Text),
+    Column("distrusted_at", Number),
+    Column("distrusted_by", Text),
+    Column("distrust_after", Number),
+    Column("refills_held_for", Number),
+)
