@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from dualcert.errors import ConfigurationError, DeployError, DualcertError, KeyProblem, LeaseLost, ProbeFailed
 from dualcert.lifecycle import inspection, keymaking, probing, removal
-from dualcert.lifecycle.world import TargetBinding, World, look_again
+from dualcert.lifecycle.looking import look_again
+from dualcert.lifecycle.world import TargetBinding, World
 from dualcert.model import names as naming
 from dualcert.model.certificate import Certificate, WrappedKey
 from dualcert.model.deployment import How

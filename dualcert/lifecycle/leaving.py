@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dualcert.errors import Refused
 from dualcert.lifecycle import promotion, renewal
-from dualcert.lifecycle.world import World, look_again
+from dualcert.lifecycle.looking import look_again
+from dualcert.lifecycle.world import World
 from dualcert.model.work import Done, Later, Outcome, WorkRow
 from dualcert.policy.renewing import Stay, leaving
 from dualcert.store import pairs, renewals, work

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 
 from dualcert.errors import CaError, CaRejected, ChallengeFailed, DnsError, DnsUnreachable, DualcertError
 from dualcert.lifecycle import accounts, budgeting, keymaking, replacing, storing, validation, weakkeys
-from dualcert.lifecycle.world import CaBinding, World, look_again
+from dualcert.lifecycle.looking import look_again
+from dualcert.lifecycle.world import CaBinding, World
 from dualcert.model.events import EventKind
 from dualcert.model.order import ChallengeRecord, Order, OrderStep
 from dualcert.model.pair import Lineage, Pair

@@ -10,8 +10,9 @@ from datetime import timedelta
 from typing import Any
 
 from dualcert.errors import DeployError, InvalidName, Refused, UsageProblem
+from dualcert.lifecycle.looking import look_again
 from dualcert.lifecycle.revocation import block_if_compromised
-from dualcert.lifecycle.world import World, look_again
+from dualcert.lifecycle.world import World
 from dualcert.model import names as naming
 from dualcert.model.events import EventKind
 from dualcert.model.pair import Pair

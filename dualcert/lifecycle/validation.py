@@ -7,7 +7,8 @@ from collections.abc import Collection
 from datetime import timedelta
 
 from dualcert.errors import CaError, CaRejected, ChallengeFailed, LeaseLost, NotPropagated, ResourceGone
-from dualcert.lifecycle.world import DnsBinding, World, look_again
+from dualcert.lifecycle.looking import look_again
+from dualcert.lifecycle.world import DnsBinding, World
 from dualcert.model.events import EventKind
 from dualcert.model.order import ChallengeRecord, Order, OrderStep, RecordState
 from dualcert.model.pair import Pair

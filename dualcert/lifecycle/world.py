@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -14,8 +13,6 @@ from dualcert.errors import ConfigurationError
 from dualcert.lifecycle.leasekeeper import LeaseKeeper
 from dualcert.lifecycle.pool import Pools
 from dualcert.model.pair import KeyType
-from dualcert.model.work import Later, WorkRow
-from dualcert.policy import backoff
 from dualcert.store import Store
 
 if TYPE_CHECKING:
@@ -182,8 +179,3 @@ def _configured(table: Mapping[str, T], name: str, section: str) -> T:
             f"[{section}.{name}] is not configured, but a pair in the database needs it",
             remedy=f"Add [{section}.{name}] to the configuration.",
         ) from None
-
-
-def look_again(world: World, row: WorkRow, reason: str, wished: timedelta | None = None) -> Later:
-    """Nothing has gone on: come back as the other side wished, or ever more slowly."""
-    return Later(backoff.next_look(world.clock.now(), row.looks, wished), reason, looks=row.looks + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from sqlalchemy import Connection, CursorResult, Executable, Select, Table, bindparam, func, select
 from sqlalchemy.dialects.sqlite import Insert, insert
@@ -14,8 +14,10 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import BigInteger
 
 from dualcert.clock import to_microseconds
-from dualcert.model.events import Event
 from dualcert.store.statements import Prepared, Rows, prepared
+
+if TYPE_CHECKING:
+    from dualcert.model.events import Event
 
 _LOCKS = 0x6475616C
 """Sets the locks that have names apart from those of others who use the same PostgreSQL database."""

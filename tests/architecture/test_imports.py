@@ -12,7 +12,11 @@ HEAVY = {"acme", "alembic", "dns", "josepy", "pydantic", "requests", "rich", "sq
 # What `list` works with, and what it does not: a class that is made takes as long as hundreds of lines that are listed.
 LISTING = "import dualcert.bootstrap, dualcert.lifecycle.listing"
 NOT_FOR_A_LIST = {
+    "difflib",
+    "dualcert.model.events",
     "dualcert.model.incident",
+    "dualcert.model.work",
+    "dualcert.policy.backoff",
     "dualcert.policy.due",
     "dualcert.store.incident_tables",
     "dualcert.store.promotion",

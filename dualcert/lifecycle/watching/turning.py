@@ -10,8 +10,9 @@ from typing import Any
 
 from dualcert.errors import Refused
 from dualcert.lifecycle import incidents, promotion, renewal
+from dualcert.lifecycle.looking import look_again
 from dualcert.lifecycle.watching.suspicion import ACTOR
-from dualcert.lifecycle.world import World, look_again
+from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
 from dualcert.model.incident import Incident
 from dualcert.model.signal import Turning
