@@ -9,7 +9,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.metadata import EntryPoints, entry_points, version
+from importlib.metadata import EntryPoints, distribution, entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -192,13 +192,21 @@ def _new_pairs(settings: Settings) -> NewPairs:
 
 
 @cache
+def _built_in() -> EntryPoints:
+    return distribution("dualcert").entry_points
+
+
+@cache
 def _plugins(group: str) -> EntryPoints:
-    # Looks into every distribution that is installed.
     return entry_points(group=group)
 
 
 def _plugin_class(table: PluginTable) -> Any:
-    found = _plugins(_GROUPS[table.kind])
+    group = _GROUPS[table.kind]
+    # Most plugins are built in, and those of others are found by reading files of every distribution that is installed.
+    if built_in := _built_in().select(group=group, name=table.plugin):
+        return built_in[table.plugin].load()
+    found = _plugins(group)
     try:
         return found[table.plugin].load()
     except KeyError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +43,17 @@ class InvalidConfiguration(ConfigurationError):
 
 def unknown_key(section: str, key: str, known: Sequence[str], line: int | None) -> Problem:
     """The problem of a key that means nothing, with the nearest one that does."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    near = nearest(key, known)
     listed = f"known here: {', '.join(known)}" if known else "nothing is known here"
-    remedy = f'did you mean "{near[0]}"? ({listed})' if near else listed
+    remedy = f'did you mean "{near}"? ({listed})' if near else listed
     return Problem(f"{section}.{key}" if section else key, "unknown key", remedy, line)
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The one that was probably meant."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
 
 
 def dotted(path: Sequence[str | int]) -> str:

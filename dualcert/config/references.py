@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dualcert.config.positions import Positions
-from dualcert.config.problems import Problem
+from dualcert.config.problems import Problem, nearest
 from dualcert.config.schema import CaSection, DefaultsSection, KeysSection
 
 
@@ -50,8 +49,8 @@ class _Checking:
         defined = list(tables) if isinstance(tables, Mapping) else []
         if name in defined:
             return
-        near = difflib.get_close_matches(name, defined, n=1)
-        hint = f'did you mean "{near[0]}"? ' if near else ""
+        near = nearest(name, defined)
+        hint = f'did you mean "{near}"? ' if near else ""
         there = f"defined: {', '.join(defined)}" if defined else f"write a table [{kind}.{name}]"
         self._add(path, f"[{kind}.{name}] is not defined", f"{hint}{there}")
 
