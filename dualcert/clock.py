@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -38,7 +39,6 @@ class SystemClock:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -58,5 +58,21 @@ def rfc3339(instant: datetime) -> str:
 
 
 def rfc3339_of(value: int) -> str:
-    """The same of UTC microseconds since 1970, several times as fast: long lists are made of these."""
-    return (_NAIVE_EPOCH + timedelta(microseconds=value)).isoformat() + "Z"
+    """The same of UTC microseconds since 1970, several times as fast: long lists are made of these.
+
+    Put together from texts: to make an instant of the number, and to have that written, takes most of a line's time.
+    """
+    seconds, fraction = divmod(value, 1_000_000)
+    minutes, second = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    text = f"{_date(days)}T{_TWO_DIGITS[hour]}:{_TWO_DIGITS[minute]}:{_TWO_DIGITS[second]}"
+    return f"{text}.{fraction:06}Z" if fraction else f"{text}Z"
+
+
+_TWO_DIGITS = [f"{number:02}" for number in range(60)]
+
+
+@lru_cache(1000)
+def _date(days: int) -> str:
+    return (_EPOCH + timedelta(days)).date().isoformat()

@@ -110,20 +110,20 @@ class Column:
 
     @property
     def form(self) -> str:
-        """The column's place in a line, for ``str.format``."""
-        return f"{{:{'>' if self.right else '<'}{self.width or ''}}}"
+        """The column's place in a line, for ``%``: of a long list ``str.format`` would take twice as long."""
+        return f"%{'' if self.right else '-'}{self.width or ''}s"
 
 
 class Table:
     """Lines under their titles, written as they come: widths are fixed, so nothing waits for the last one."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
-        self._line = "  ".join([column.form for column in columns]).format
+        self._line = "  ".join([column.form for column in columns])
         self.add([[column.title for column in columns]])
 
     def add(self, rows: Iterable[Sequence[str]]) -> None:
         line = self._line
-        write("".join([line(*row).rstrip() + "\n" for row in rows]))
+        write("".join([(line % tuple(row)).rstrip() + "\n" for row in rows]))
 
 
 def print_columns(columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualcert import errors
-from dualcert.clock import SystemClock, from_microseconds, rfc3339, to_microseconds
+from dualcert.clock import SystemClock, from_microseconds, rfc3339, rfc3339_of, to_microseconds
 from dualcert.errors import CaRejected, DualcertError, ResourceGone
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -102,6 +102,11 @@ def test_microseconds_do_not_depend_on_the_zone_and_keep_the_last_digit() -> Non
 )
 def test_instants_are_written_as_rfc_3339_in_utc(instant: datetime, text: str) -> None:
     assert rfc3339(instant) == text
+
+
+@given(instant=st.one_of(instants, instants.map(lambda instant: instant.replace(microsecond=0))))
+def test_what_the_database_holds_is_written_like_its_instant(instant: datetime) -> None:
+    assert rfc3339_of(to_microseconds(instant)) == rfc3339(instant)
 
 
 def test_the_machines_clock_is_aware_and_its_seconds_only_grow() -> None:
