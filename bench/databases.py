@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import secrets
 import subprocess
 import sys
@@ -114,6 +115,8 @@ class Databases:
         _fill([one.small for one in made])
         _fill([one.large for one in made])
         postgres.keep(server)
+        # Gigabytes that were written without waiting for the disk would hold up the commits that are measured.
+        os.sync()
         return made
 
     def __enter__(self) -> Self:

@@ -48,7 +48,7 @@ def to_microseconds(instant: datetime) -> int:
 
 
 def from_microseconds(value: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=value)
+    return _EPOCH + value * _MICROSECOND
 
 
 def rfc3339(instant: datetime) -> str:

@@ -1,7 +1,8 @@
 """Due rows of work that nobody holds: found, and taken under the lease of an engine.
 
-On PostgreSQL two statements more than it takes: what has an owner is asked for again once it is locked. Whoever began
-to look before an engine's first claim does not see its lease, and sees its rows.
+On PostgreSQL what has no owner is taken by the statement that finds it. What has one costs two statements more: he is
+asked for again once the row is locked. Whoever began to look before an engine's first claim does not see its lease, and
+sees its rows.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dualcert.model.work import WorkKind, WorkRow
 from dualcert.store import leases, queue, work
 from dualcert.store.columns import instant, micros
 from dualcert.store.leases import is_held
-from dualcert.store.picked import ids_of, listed
+from dualcert.store.picked import ids_of, listed, picked
 from dualcert.store.statements import Prepared, is_among, is_one_of, prepared
 from dualcert.store.tables import work as table
 from dualcert.store.transaction import Transaction
@@ -41,14 +42,12 @@ def claim(
     ``limit`` of each queue, and of all else. Rows of the CAs in ``but_not_at`` are left for later. ``may_take_over`` is
     asked, once it was looked who has no lease any more, whether the clock can be believed by which that was told.
     """
-    statement, values = _search(_find, tx, kinds, pairs, but_not_at)
+    statement, values = _search(_find_for(tx), tx, kinds, pairs, but_not_at)
     found = tx.execute(statement, {**values, "limit": limit, "new_owner": owner}).all()
+    lined_up: Sequence[Any] = ()
     if pairs is None and WorkKind.ORDER in kinds:
-        for _ in range(_ROUNDS):
-            if queue.line_up(tx, allowed) < queue.AT_ONCE:
-                break
-        found += queue.front(tx, owner, limit, but_not_at, allowed)
-    return _taken(tx, owner, found, may_take_over)
+        lined_up = queue.front(tx, owner, limit, but_not_at, allowed)
+    return _taken(tx, owner, found, may_take_over, lined_up)
 
 
 def claim_companions(
@@ -57,7 +56,7 @@ def claim_companions(
     """Take the other due deployments of one target, so that they are switched together."""
     form = _Form((WorkKind.DEPLOYMENT,), of_target=True)
     values = {"at": tx.at, "of_target": target, "limit": limit, "new_owner": owner}
-    return _taken(tx, owner, tx.execute(_find(form), values).all(), may_take_over)
+    return _taken(tx, owner, tx.execute(_find_for(tx)(form), values).all(), may_take_over)
 
 
 def claimable(
@@ -105,10 +104,27 @@ def _look(form: _Form) -> Select[Any]:
     return select(table.c.id).where(_claimable(form)).limit(1)
 
 
+def _find_for(tx: Transaction) -> Callable[[_Form], Prepared]:
+    """How claimable rows are found, and locked. Where that takes a while, what has no owner is taken at once."""
+    return _find_and_take if tx.others_write else _find
+
+
 @prepared
 def _find(form: _Form) -> Select[Any]:
+    return _due(form)
+
+
+@prepared
+def _find_and_take(form: _Form) -> Select[Any]:
+    found = _due(form).cte("found").prefix_with("MATERIALIZED")
+    ownerless = select(found.c.id).where(found.c.owner.is_(None))
+    taken = _become_mine().where(picked(table.c.id, ownerless)).cte("taken")
+    return select(found).add_cte(taken)
+
+
+def _due(form: _Form) -> Select[Any]:
     return (
-        select(table)
+        select(table, leases.lasts(bindparam("new_owner", type_=Text)))
         .where(_claimable(form))
         .order_by(table.c.due_at)
         .limit(bindparam("limit"))
@@ -118,11 +134,11 @@ def _find(form: _Form) -> Select[Any]:
 
 @prepared
 def _take() -> Update:
-    return (
-        update(table)
-        .where(listed(table.c.id, bindparam("ids", type_=Text)))
-        .values(owner=bindparam("new_owner"), fence=table.c.fence + 1)
-    )
+    return _become_mine().where(listed(table.c.id, bindparam("ids", type_=Text)))
+
+
+def _become_mine() -> Update:
+    return update(table).values(owner=bindparam("new_owner"), fence=table.c.fence + 1)
 
 
 def _claimable(form: _Form) -> ColumnElement[bool]:
@@ -152,16 +168,24 @@ def _of_kind(form: _Form) -> ColumnElement[bool]:
 
 
 def _taken(
-    tx: Transaction, owner: str, found: Sequence[Any], may_take_over: Callable[[], bool]
+    tx: Transaction,
+    owner: str,
+    found: Sequence[Any],
+    may_take_over: Callable[[], bool],
+    lined_up: Sequence[Any] = (),
 ) -> list[WorkRow]:
-    """``found``: locked rows that may be taken."""
-    free = _still_free(tx, found)
+    """Locked rows that may be taken; of those that were ``found``, what had no owner is, where it is taken at once."""
+    free = _still_free(tx, [*found, *lined_up])
     if any(row.owner is not None for row in free) and not may_take_over():
         free = [row for row in free if row.owner is None]
     if free:
-        leases.begin(tx, owner)
-        tx.execute(_take(), {"new_owner": owner, "ids": ids_of(tx, free)})
-    return [work.row_of(row, taken_by=owner) for row in free]
+        if not free[0].lease_lasts:
+            leases.begin(tx, owner)
+        taken = {row.id for row in found if row.owner is None} if tx.others_write else ()
+        left = [row for row in free if row.id not in taken]
+        if left:
+            tx.execute(_take(), {"new_owner": owner, "ids": ids_of(tx, left)})
+    return work.rows_of(free, taken_by=owner)
 
 
 def _still_free(tx: Transaction, found: Sequence[Any]) -> Sequence[Any]:
@@ -212,8 +236,5 @@ def due_before(
         times += queue.turns(tx, but_not_of, allowed, free=free)
     return min((one for one in times if one <= until), default=None)
 
-
-_ROUNDS = 4
-"""How often a thousand orders come into their queues before some are taken: what is not in them yet has no place."""
 
 _BY_TIME = (int(Queue.NONE), int(Queue.ORDERS))

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Delete,
     Insert,
+    Label,
     Select,
     Update,
     and_,
@@ -34,6 +36,8 @@ LEASE_SECONDS = 60
 LEASE = LEASE_SECONDS * 1_000_000
 """In microseconds, as the database counts."""
 
+_LONG_ENOUGH = LEASE // 2
+
 _ENGINE = "engine:"
 _of_an_engine = lease.c.name == literal_column(f"'{_ENGINE}'").concat(lease.c.owner)
 _has_ended = and_(_of_an_engine, lease.c.until <= database_now)
@@ -53,6 +57,16 @@ def _of_owner() -> ColumnElement[bool]:
 
 
 # --- engines -----------------------------------------------------------------------------------------------
+
+
+def lasts(owner: BindParameter[str]) -> Label[bool | None]:
+    """Whether an engine's lease has half its life before it: a claim need not prolong it. Null where it has none.
+
+    One that ends in more than a minute is of a time at which this machine's clock stood elsewhere: that is prolonged.
+    """
+    name = literal_column(f"'{_ENGINE}'").concat(owner)
+    long_enough = and_(lease.c.until > database_now + _LONG_ENOUGH, lease.c.until <= database_now + LEASE)
+    return select(long_enough).where(lease.c.name == name).label("lease_lasts")
 
 
 def begin(tx: Transaction, owner: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import BindParameter, Column, ColumnElement, FromClause, Select, literal_column, select
@@ -72,9 +73,12 @@ def listed(column: Column[Any], ids: BindParameter[str]) -> ColumnElement[bool]:
     return _Listed(column, ids)
 
 
+_id_of = attrgetter("id")
+
+
 def ids_of(tx: Transaction, rows: Iterable[Any]) -> str:
     """The numbers of rows, as ``listed`` takes them."""
-    return listing(tx, [row.id for row in rows])
+    return listing(tx, map(_id_of, rows))
 
 
 def listing(tx: Transaction, ids: Iterable[int]) -> str:

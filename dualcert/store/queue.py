@@ -39,7 +39,7 @@ from dualcert.model.order import OrderStep
 from dualcert.model.work import BUDGET
 from dualcert.policy.budget import KNOWN_FOR, Allowance, Decision
 from dualcert.policy.urgency import SOON
-from dualcert.store import events
+from dualcert.store import events, leases
 from dualcert.store.columns import instant, micros
 from dualcert.store.incident_tables import incident, incident_member
 from dualcert.store.leases import is_held
@@ -65,12 +65,16 @@ Allowed = Callable[[str], Allowance]
 AT_ONCE = 1_000
 """How many come into their queues in one statement."""
 
+_ROUNDS = 4
+"""How often so many come in before some are taken: what is not in a queue yet has no place."""
+
 _LOOKED_AT = 100
 """Those who are held stand at the front: that is where they were taken from."""
 
 _SOON = SOON // SOON.resolution
 _NEVER = literal_column(str(2**62), BigInteger())
-_COUNTED, _UNCOUNTED = int(Queue.COUNTED), int(Queue.UNCOUNTED)
+_QUEUES = (Queue.UNCOUNTED, Queue.COUNTED)
+_UNCOUNTED, _COUNTED = map(int, _QUEUES)
 
 
 def anything(_ca: str) -> Allowance:
@@ -240,8 +244,7 @@ def _next_ca() -> Select[Any]:
     )
 
 
-def _cas(tx: Transaction, queue: Queue) -> Iterator[str]:
-    after = ""
+def _cas(tx: Transaction, queue: Queue, after: str = "") -> Iterator[str]:
     while (found := tx.execute(_next_ca(), {"in_queue": int(queue), "after": after}).scalar()) is not None:
         yield found
         after = found
@@ -260,7 +263,11 @@ def _front(lock: bool) -> Select[Any]:
         .order_by(work.c.needed_by, work.c.due_at)
         .limit(bindparam("limit"))
     )
-    return query.with_for_update(skip_locked=True) if lock else query
+    if not lock:
+        return query
+    return query.add_columns(leases.lasts(bindparam("new_owner", type_=Text))).with_for_update(
+        skip_locked=True
+    )
 
 
 @prepared
@@ -276,16 +283,35 @@ def _seen_front() -> Select[Any]:
 def front(
     tx: Transaction, owner: str, limit: int, but_not_at: Collection[str], allowed: Allowed
 ) -> list[Any]:
-    """The most urgent orders of each CA that may go now, locked; at most so many of each."""
+    """The most urgent orders of each CA that may go now, locked; at most so many of each.
+
+    Those whose time has come meanwhile come into their queues before.
+    """
     found: list[Any] = []
-    counting = {*_cas(tx, Queue.COUNTED)}
-    for ca in sorted({*_cas(tx, Queue.UNCOUNTED), *counting} - set(but_not_at)):
+    uncounted, counted = _waiting_at(tx, allowed)
+    for ca in sorted((uncounted | counted) - set(but_not_at)):
         values = {"of_ca": ca, "new_owner": owner, "limit": limit}
-        rows = tx.execute(_locked_front(), {**values, "in_queue": _UNCOUNTED}).all()
-        if ca in counting:
+        rows: list[Any] = []
+        if ca in uncounted:
+            rows += tx.execute(_locked_front(), {**values, "in_queue": _UNCOUNTED}).all()
+        if ca in counted:
             rows += _admitted(tx, values, allowed(ca))
-        found += sorted(rows, key=lambda row: (row.needed_by, row.due_at or 0))[:limit]
+        if ca in uncounted & counted:
+            rows.sort(key=lambda row: (row.needed_by, row.due_at or 0))
+        found += rows[:limit]
     return found
+
+
+def _waiting_at(tx: Transaction, allowed: Allowed) -> list[set[str]]:
+    """The CAs that have orders in the queue of what they do not count, and in that of what they do."""
+    come_due, *first = tx.execute(_anybody(), {"at": tx.at}).one()
+    if come_due is not None:
+        for _ in range(_ROUNDS):
+            if line_up(tx, allowed) < AT_ONCE:
+                break
+        _, *first = tx.execute(_anybody(), {"at": tx.at}).one()
+    queues = zip(_QUEUES, first, strict=True)
+    return [set() if ca is None else {ca, *_cas(tx, queue, ca)} for queue, ca in queues]
 
 
 def _admitted(tx: Transaction, values: dict[str, Any], allowance: Allowance) -> list[Any]:
@@ -302,7 +328,7 @@ def _anybody() -> Select[Any]:
     come_due = select(work.c.id).where(_come_due()).limit(1).scalar_subquery()
     lined_up = (
         select(func.min(work.c.ca)).where(work.c.queue == queue).scalar_subquery()
-        for queue in (_UNCOUNTED, _COUNTED)
+        for queue in map(int, _QUEUES)
     )
     return select(come_due.label("come_due"), *lined_up)
 
@@ -317,7 +343,7 @@ def moves(tx: Transaction, owner: str, but_not_at: Collection[str], allowed: All
 
 def _ahead(tx: Transaction, owner: str, but_not_at: Collection[str], allowed: Allowed) -> Iterator[datetime]:
     """Of each queue that has anybody in it whom nobody holds: when its first may leave."""
-    for queue in (Queue.UNCOUNTED, Queue.COUNTED):
+    for queue in _QUEUES:
         for ca in _cas(tx, queue):
             if ca in but_not_at:
                 continue
@@ -347,7 +373,7 @@ def turns(tx: Transaction, but_not_of: str, allowed: Allowed, *, free: bool) -> 
     yield from _ahead(tx, but_not_of, (), allowed)
     if free:
         return
-    for queue in (Queue.UNCOUNTED, Queue.COUNTED):
+    for queue in _QUEUES:
         for ca in _cas(tx, queue):
             values = {"in_queue": int(queue), "of_ca": ca, "but_not_of": but_not_of}
             if any(row.held for row in tx.execute(_others_at_front(), values)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast
 
 from sqlalchemy import ColumnElement, Dialect, bindparam, false, or_
@@ -71,7 +71,8 @@ class Form:
     def rows(self, cursor: Any) -> Rows:
         if self._make is tuple and cursor.description is not None:
             names = [column[0] for column in cursor.description]
-            self._make = _row_type("Row", names, rename=True)._make
+            # Not its own `_make`, which is written in Python: of a thousand rows, that took a third of the time more.
+            self._make = partial(tuple.__new__, _row_type("Row", names, rename=True))
         return Rows(cursor, self._make)
 
 

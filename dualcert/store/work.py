@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from enum import IntEnum
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -28,9 +29,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import Insert as Upsert
 from sqlalchemy.sql.dml import ReturningUpdate
 
+from dualcert.clock import from_microseconds
 from dualcert.errors import LeaseLost
 from dualcert.model.work import ANOTHER_STEP, BUDGET, DAY, NO_PAIR, WorkKind, WorkRow
-from dualcert.store.columns import instant, micros
+from dualcert.store.columns import micros
 from dualcert.store.leases import is_held
 from dualcert.store.pairs import lock
 from dualcert.store.statements import for_ids, is_among, is_one_of, prepared
@@ -84,28 +86,49 @@ def reorder(tx: Transaction, pair_id: int) -> None:
     tx.execute(_reorder(), {"of_pair": pair_id, "at": tx.at})
 
 
-def row_of(row: Any, taken_by: str | None = None) -> WorkRow:
-    """``taken_by``: who takes the row, which is as it was before."""
-    made = object.__new__(WorkRow)
-    # Of a claim of a thousand rows, half the time would go into setting the fields of frozen objects one by one.
-    made.__dict__.update(
-        id=row.id,
-        kind=_KINDS[row.kind],
-        pair_id=row.pair_id,
-        ca=row.ca,
-        target=row.target,
-        due_at=instant(row.due_at),
-        fence=row.fence if taken_by is None else row.fence + 1,
-        attempts=row.attempts,
-        since=instant(row.since),
-        reason=row.reason,
-        waiting_for=row.waiting_for,
-        owner=taken_by or row.owner,
-        needed_by=instant(row.needed_by) if row.queue > _ORDERS else None,
-        looks=0,
-        continued=False,
-    )
-    return made
+_columns_of = itemgetter(slice(len(work.c)))
+
+
+def rows_of(found: Iterable[Any], taken_by: str | None = None) -> list[WorkRow]:
+    """Of what begins with all columns of the table. ``taken_by``: who takes the rows, which are as they were before."""
+    claims = 0 if taken_by is None else 1
+    rows = []
+    for (
+        number,
+        kind,
+        pair,
+        ca,
+        target,
+        due,
+        owner,
+        fence,
+        attempts,
+        since,
+        reason,
+        waits,
+        queue,
+        needed,
+    ) in map(_columns_of, found):
+        row = object.__new__(WorkRow)
+        # Of a claim of a thousand rows, half the time would go into setting the fields of frozen objects one by one.
+        fields = {
+            "id": number,
+            "kind": _KINDS[kind],
+            "pair_id": pair,
+            "ca": ca,
+            "target": target,
+            "due_at": None if due is None else from_microseconds(due),
+            "fence": fence + claims,
+            "attempts": attempts,
+            "since": None if since is None else from_microseconds(since),
+            "reason": reason,
+            "waiting_for": waits,
+            "owner": taken_by or owner,
+            "needed_by": None if needed is None or queue <= _ORDERS else from_microseconds(needed),
+        }
+        object.__setattr__(row, "__dict__", fields)
+        rows.append(row)
+    return rows
 
 
 def or_sooner(statement: Upsert) -> Upsert:
@@ -273,7 +296,7 @@ def of_pairs(
     tx: Transaction, pairs: Collection[int], kinds: Collection[WorkKind] | None = None
 ) -> list[WorkRow]:
     form = partial(_of_pairs, kinds=None if kinds is None else tuple(kinds))
-    return [row_of(row) for row in tx.execute(*for_ids(form, pairs))]
+    return rows_of(tx.execute(*for_ids(form, pairs)))
 
 
 @prepared
@@ -296,8 +319,7 @@ def _get() -> Select[Any]:
 
 def get(tx: Transaction, kind: WorkKind, pair_id: int, *, ca: str = "", target: str = "") -> WorkRow | None:
     subject = {"pair_id": pair_id, "kind": kind.value, "ca": ca, "target": target}
-    row = tx.execute(_get(), subject).first()
-    return row_of(row) if row else None
+    return next(iter(rows_of(tx.execute(_get(), subject))), None)
 
 
 @prepared
@@ -366,4 +388,4 @@ def unfinished(tx: Transaction, limit: int) -> list[WorkRow]:
         .order_by(work.c.due_at)
         .limit(limit)
     )
-    return [row_of(row) for row in tx.execute(query)]
+    return rows_of(tx.execute(query))

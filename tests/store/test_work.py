@@ -268,6 +268,36 @@ def test_nobody_takes_from_himself_what_he_could_not_renew_in_time(store: Store)
         work.hold(tx, mine)
 
 
+@pytest.mark.parametrize(
+    ("left", "prolonged"),
+    [(20, True), (40, False), (3600, True)],
+    ids=["ends soon", "lasts", "clock put back"],
+)
+def test_a_claim_prolongs_a_lease_that_has_less_than_half_its_life_left(
+    store: Store, left: int, prolonged: bool
+) -> None:
+    """Whoever claims often writes to nothing but the rows; each claim is for half a minute at the least."""
+    claimed(store, ORDER)
+    with store.write() as tx:
+        lapse(tx, left * 1_000_000)
+        before = tx.execute(select(tables.lease.c.until)).scalar_one()
+        work.schedule(tx, REVOCATION, 1, tx.now, ca="alpha")
+        assert len(claim(tx)) == 1
+        after = tx.execute(select(tables.lease.c.until)).scalar_one()
+        now = tx.execute(select(tx.database_now)).scalar_one()
+    assert (after != before) is prolonged
+    assert 30_000_000 < after - now <= 60_000_000
+
+
+def test_who_was_forgotten_and_claims_again_has_a_lease(store: Store) -> None:
+    claimed(store, ORDER)
+    with store.write() as tx:
+        leases.release_owner(tx, "me")
+    claimed(store, REVOCATION)
+    with store.read() as tx:
+        assert leases.living(tx) == {"me"}
+
+
 def test_who_was_forgotten_and_comes_back_has_what_nobody_took(store: Store) -> None:
     mine = claimed(store, ORDER)
     taken = claimed(store, REVOCATION)
