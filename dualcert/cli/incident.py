@@ -198,8 +198,8 @@ def run(
 
     Every row is looked at again when its turn comes: what has moved since the plan, or has no usable backup any more,
     is skipped and told. Above a limit it stops by itself; a limit is rounded up and means at least 3. Interrupted or
-    killed, the same command goes on. Pairs without a usable backup are ordered one at their other CA; what is emptied
-    at the incident's own CA is held until --refill now.
+    killed, the same command goes on. Pairs without a usable backup, or with one that is named, are ordered another one;
+    at the incident's own CA all that is held until --refill now.
     """
     from dualcert.cli.incident_selecting import per_second, percentages
     from dualcert.cli.incident_telling import Watcher, tell_status

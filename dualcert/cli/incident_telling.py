@@ -61,7 +61,9 @@ def tell_status(shown: dict[str, Any], now: datetime) -> None:
     say(f"  deadline   {clock(shown['deadline'], now)}" if shown["closed_at"] is None else "  closed")
     say(f"  affected   {shown['affected']} ({shown['serving']} serve, {shown['standby']} stand by)")
     for step in _FUNNEL:
-        say(f"  {step:<9}  {shown[step]} of {shown['serving']}")
+        # A pair that was promoted serves what is named no more: a newer plan does not count it among these.
+        of = shown["pairs"]["concerned" if step == "protected" else "leaving"]
+        say(f"  {step:<9}  {shown[step]} of {of}")
     say(
         f"  skipped    {shown['skipped']}; failed {shown['failed']}; without a usable backup {shown['not_usable']}"
     )

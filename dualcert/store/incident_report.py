@@ -27,9 +27,15 @@ _PROMOTED = (RowState.PROMOTED, RowState.OBSERVED)
 
 
 class Funnel(NamedTuple):
-    """Pairs, of all plans of an incident: promoted; of these those whose new certificate lies at every target, was seen
-    there, and that have a usable backup again. ``failed``: promoted, and a step towards serving it has failed."""
+    """Pairs, of all plans of an incident, each counted once.
 
+    ``leaving``: served by what it names when they were planned; of these those ``promoted``, whose new certificate lies
+    at every target, was seen there, and where a step towards serving it has failed. ``concerned``: all, those as well
+    of which only the backup was named; ``protected``: of these those that have a usable backup again.
+    """
+
+    leaving: int
+    concerned: int
     promoted: int
     deployed: int
     observed: int
@@ -41,17 +47,28 @@ def _is(states: Collection[RowState]) -> ColumnElement[bool]:
     return or_(*(_row.state == state.value for state in states))
 
 
+def _leaving() -> ColumnElement[bool]:
+    return or_(_row.action == Action.PROMOTE.value, _row.action == Action.ORDER.value)
+
+
 def _of_incident() -> ColumnElement[bool]:
     return and_(_row.incident_id == bindparam("of_incident"), _row.action == Action.PROMOTE.value)
 
 
 def _count(*conditions: ColumnElement[bool]) -> Select[Any]:
-    return select(func.count()).select_from(plan_row).where(_of_incident(), *conditions)
+    # A pair that was planned anew has a row in each plan that has come to something.
+    return select(func.count(func.distinct(_row.pair_id))).where(*conditions)
+
+
+@prepared
+def _pairs(*, leaving: bool) -> Select[Any]:
+    all_of_them = _row.incident_id == bindparam("of_incident")
+    return _count(all_of_them, _leaving()) if leaving else _count(all_of_them)
 
 
 @prepared
 def _in_state(*states: RowState) -> Select[Any]:
-    return _count(_is(states))
+    return _count(_of_incident(), _is(states))
 
 
 @prepared
@@ -62,7 +79,7 @@ def _deployed() -> Select[Any]:
         deployment.c.epoch > _row.epoch,
     )
     missing = exists().where(pair_target.c.pair_id == _row.pair_id, ~there.correlate(pair_target, plan_row))
-    return _count(_is(_PROMOTED), ~missing.correlate(plan_row))
+    return _count(_of_incident(), _is(_PROMOTED), ~missing.correlate(plan_row))
 
 
 @prepared
@@ -70,7 +87,9 @@ def _protected() -> Select[Any]:
     usable = exists().where(
         pair_state.c.pair_id == _row.pair_id, pair_state.c.backup_ok_until > bindparam("now")
     )
-    return _count(_is(_PROMOTED), usable.correlate(plan_row))
+    refilled = and_(_row.action == Action.REFILL.value, _row.state == RowState.ORDERED.value)
+    left = or_(and_(_row.action == Action.PROMOTE.value, _is(_PROMOTED)), refilled)
+    return _count(_row.incident_id == bindparam("of_incident"), left, usable.correlate(plan_row))
 
 
 def _failing() -> ColumnElement[bool]:
@@ -80,7 +99,7 @@ def _failing() -> ColumnElement[bool]:
 
 @prepared
 def _failed() -> Select[Any]:
-    return _count(_is([RowState.PROMOTED]), _failing())
+    return _count(_of_incident(), _is([RowState.PROMOTED]), _failing())
 
 
 def funnel(tx: Transaction, incident_id: int) -> Funnel:
@@ -90,6 +109,8 @@ def funnel(tx: Transaction, incident_id: int) -> Funnel:
         return int(tx.execute(statement, {**values, **more}).scalar_one())
 
     return Funnel(
+        leaving=number(_pairs(leaving=True)),
+        concerned=number(_pairs(leaving=False)),
         promoted=number(_in_state(*_PROMOTED)),
         deployed=number(_deployed()),
         observed=number(_in_state(RowState.OBSERVED)),
@@ -100,7 +121,7 @@ def funnel(tx: Transaction, incident_id: int) -> Funnel:
 
 @prepared
 def _skipped() -> Select[Any]:
-    return _count(_row.plan == bindparam("of_plan"), _row.state == RowState.SKIPPED.value)
+    return _count(_of_incident(), _row.plan == bindparam("of_plan"), _row.state == RowState.SKIPPED.value)
 
 
 def skipped(tx: Transaction, incident_id: int, plan: int) -> int:
@@ -301,20 +322,22 @@ def _observed_at() -> Any:
 def _reached(step: str) -> Select[Any]:
     states = _PROMOTED if step == "promoted" else (RowState.OBSERVED,)
     at = _row.at if step == "promoted" else func.coalesce(_observed_at(), _row.at)
-    times = select(at.label("at")).where(_of_incident(), _is(states)).subquery()
+    when = select(func.max(at).label("at")).where(_of_incident(), _is(states))
+    times = when.group_by(_row.pair_id).subquery()
     ranked = select(times.c.at, func.row_number().over(order_by=times.c.at).label("place")).subquery()
     return select(ranked.c.at).where(ranked.c.place == bindparam("place"))
 
 
 @prepared
 def _wanted() -> Select[Any]:
-    turned = _is([RowState.PROMOTED, RowState.OBSERVED, RowState.SKIPPED, RowState.PLANNED])
-    return _count(turned)
+    return _count(
+        _row.incident_id == bindparam("of_incident"), _leaving(), _row.state != RowState.UNDONE.value
+    )
 
 
 def reached(tx: Transaction, incident_id: int, step: str, percent: int) -> int | None:
-    """When so many percent of the pairs to be promoted were ``promoted``, or ``observed`` (microseconds); None where it
-    has not come to that."""
+    """When so many percent of the pairs that had to leave a certificate were ``promoted``, or ``observed``
+    (microseconds); None where it has not come to that."""
     values = {"of_incident": incident_id}
     total = int(tx.execute(_wanted(), values).scalar_one())
     place = max(1, -(-total * percent // 100))

@@ -270,6 +270,75 @@ def test_refills_at_the_incidents_own_ca_are_held_until_somebody_lets_them_go(
     assert (shown["protected"], shown["refills_held_at"]) == (4, [])
 
 
+def test_pairs_that_only_lose_their_backup_get_another_one_when_their_ca_may_issue_again(
+    program: Program, names: list[str]
+) -> None:
+    open_incident(program, "--ca", "beta")
+    planned = plan(program)
+    assert (planned["serving"], planned["standby"]) == (0, 4)
+    old = {name: serial(program, name, BACKUP) for name in names}
+
+    assert run(program, planned["plan"]).status == 0
+    program.done("renew", "--due")
+    assert {name: serial(program, name, BACKUP) for name in names} == old
+    assert status(program)["protected"] == 0
+
+    program.done("incident", "run", "1", "--refill", "now")
+    program.done("renew", "--due")
+
+    assert all(serial(program, name, BACKUP) != old[name] for name in names)
+    assert {program.show(name)["protection"] for name in names} == {"protected"}
+    assert status(program)["protected"] == 4
+    assert "protected  4 of 4" in program.done("incident", "status", "1").out
+
+
+def test_where_no_ca_is_in_trouble_such_backups_are_ordered_at_once(
+    program: Program, names: list[str]
+) -> None:
+    issuer = program.show(names[0])[BACKUP]["certificate"]["issuer"]
+    open_incident(program, "--issuer", issuer)
+    assert run(program, plan(program)["plan"]).status == 0
+
+    program.done("renew", "--due")
+
+    assert {program.show(name)["protection"] for name in names} == {"protected"}
+
+
+def test_what_is_planned_anew_is_counted_once(program: Program, names: list[str]) -> None:
+    open_incident(program, "--ca", "alpha")
+    first = plan(program)
+    program.done("revoke", names[0], "--role", "backup")
+    assert run(program, first["plan"]).json["skipped"] == 1
+
+    def promoted() -> Any:
+        return program.done("incident", "report", "1", "--format", "json").json["seconds_to"]["promoted"]
+
+    assert promoted()["50%"] is not None
+    assert promoted()["100%"] is None
+    program.done("renew", "--due")
+    second = plan(program)
+    assert (second["serving"], second["usable"]) == (1, 1)
+
+    result = run(program, second["plan"])
+
+    assert (result.status, result.json["promoted"], result.json["observed"]) == (0, 4, 4)
+    assert promoted()["100%"] is not None
+    assert "promoted   4 of 4" in program.done("incident", "status", "1").out
+
+
+def test_a_pair_that_waits_for_its_backup_is_not_among_the_100_percent(
+    program: Program, names: list[str]
+) -> None:
+    program.done("revoke", names[0], "--role", "backup")
+    open_incident(program, "--ca", "alpha")
+    assert run(program, plan(program)["plan"]).json["promoted"] == 3
+
+    told = program.done("incident", "report", "1", "--format", "json").json
+
+    assert told["seconds_to"]["observed"]["50%"] is not None
+    assert told["seconds_to"]["observed"]["100%"] is None
+
+
 def test_a_failover_of_another_pair_says_that_its_refill_is_held_too(
     program: Program, names: list[str], tmp_path: Path
 ) -> None:

@@ -167,6 +167,7 @@ class _Run:
         self._cause = f"incident {self._id}: {plan.incident.title}"
         self._tally = Tally(0, 0, 0)
         self._up_to = 0
+        self._held_at = ca
         self._held = None if ca is None else f"held for incident {self._id}"
 
     # --- promoting -----------------------------------------------------------------------------------------
@@ -291,16 +292,17 @@ class _Run:
         return bool(left)
 
     def order_backups(self) -> None:
-        """Pairs whose backup is not to be used get another one, ordered before anything that can wait."""
+        """Pairs whose backup is not to be used, or is named itself, get another one: ordered before anything that can
+        wait, and where the CA is the one in trouble, when somebody says so."""
         after = 0
         while True:
             with self._world.store.write() as tx:
                 self._ours(tx)
-                up_to = incident_progress.orders_up_to(tx, self._id, self._plan.number, after, _MARKED)
+                up_to = incident_progress.refills_up_to(tx, self._id, self._plan.number, after, _MARKED)
                 if up_to is None:
                     return
                 batch = Range(self._id, self._plan.number, after, up_to)
-                incident_progress.order_backups(tx, batch, self._cause)
+                incident_progress.order_backups(tx, batch, self._cause, self._held_at)
             after = up_to
 
     def _say(self, wave: int) -> None:

@@ -97,6 +97,7 @@ def status(world: World, incident_id: int, *, stuck: int = 20) -> dict[str, Any]
             "opened_at": incident.opened_at,
             "deadline": incident.deadline,
             "closed_at": incident.closed_at,
+            "pairs": {"leaving": funnel.leaving, "concerned": funnel.concerned},
             "promoted": funnel.promoted,
             "deployed": funnel.deployed,
             "observed": funnel.observed,
