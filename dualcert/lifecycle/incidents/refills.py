@@ -8,8 +8,14 @@ from dualcert.store import incident_progress
 
 def release(world: World, ca: str) -> None:
     """Nothing is held at the CA any more: what was emptied there is due for its order now."""
+    # Whoever is killed before the end leaves the CA as one at which refills are held, and is known by that.
+    _release(world, ca)
     with world.store.write() as tx:
         incident_progress.stop_holding(tx, ca)
+    _release(world, ca)  # what was held meanwhile
+
+
+def _release(world: World, ca: str) -> None:
     after: int | None = 0
     while after is not None:
         with world.store.write() as tx:
