@@ -63,7 +63,9 @@ dualcert incident open --title hour --within 5d --ca alpha --issued-between 2027
     "--issued-between", nargs=2, metavar="A B", help="Only those whose notBefore lies between A and B."
 )
 @click.option(
-    "--issuer", metavar="NAME|KEYID", help="Those of an issuer: its name, or the SHA-256 of its key, in hex."
+    "--issuer",
+    metavar="NAME|KEYID",
+    help="Those of an issuer: its name, its key identifier, or the SHA-256 of its key, in hex.",
 )
 @click.option("--spki-file", metavar="FILE", help="Public keys: the SHA-256 of each, in hex, one a line.")
 @click.option(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from dualcert import bootstrap
 from dualcert.lab.https import fetch
@@ -399,7 +400,6 @@ def test_the_report_has_a_line_for_each_certificate(program: Program, names: lis
 def test_a_packed_list_on_stdin_and_a_crl_name_the_same(
     lab: ProjectLab, program: Program, names: list[str], tmp_path: Path
 ) -> None:
-    from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
@@ -425,6 +425,18 @@ def test_a_packed_list_on_stdin_and_a_crl_name_the_same(
     assert plan(program)["usable"] == 2
 
 
+def test_an_issuer_is_told_by_its_key_identifier_too(
+    lab: ProjectLab, program: Program, names: list[str]
+) -> None:
+    chain = (lab.directory / "live" / names[0] / "chain.pem").read_bytes()
+    issuer = x509.load_pem_x509_certificate(chain)
+    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+
+    opened = open_incident(program, "--issuer", identifier.hex(":").upper())
+
+    assert opened["members"] == len(names)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -433,6 +445,8 @@ def test_a_packed_list_on_stdin_and_a_crl_name_the_same(
         ("--ca", "nobody", "--within", "24h"),
         ("--within", "24h", "--serials", "/does/not/exist", "--ca", "alpha"),
         ("--within", "24h", "--names", "a", "--spki-file", "b"),
+        ("--within", "24h", "--ca", "alpha", "--issued-between", "2026-02-01", "2026-01-01"),
+        ("--within", "24h", "--issuer", "ab" * 20),
     ],
 )
 def test_what_says_too_little_or_contradicts_itself_is_a_usage_problem(
