@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _SEE = ("dualcert incident status", "docs/incidents.md")
 _SHOWN_STRAYS = 20
+_SHOWN_GROUPS = 20
 
 
 @click.group("incident", cls=Group)
@@ -151,10 +153,12 @@ def plan(context: Context, incident_id: int) -> None:
     )
     say(f"  standing by: {shown['standby']}; neither any more: {shown['idle']}")
     say(f"  named and none of ours: {shown['unknown']}; lines that were not read: {shown['unreadable']}")
-    for title, key in (("CA", "by_ca"), ("target", "by_target"), ("DNS", "by_zone"), ("why not", "by_why")):
-        for word, actions in shown[key].items():
+    for title, key in (("CA", "by_ca"), ("target", "by_target"), ("zone", "by_zone"), ("why not", "by_why")):
+        for word, actions in islice(shown[key].items(), _SHOWN_GROUPS):
             told = ", ".join(f"{many} to {action}" for action, many in sorted(actions.items()))
             say(f"  {title} {word}: {told}")
+        if len(shown[key]) > _SHOWN_GROUPS:
+            say(f"  and {len(shown[key]) - _SHOWN_GROUPS} more; --json has them")
     say(f"  to carry it out: dualcert incident run {incident_id} --plan {made.hash}")
 
 
