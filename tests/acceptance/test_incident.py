@@ -6,6 +6,9 @@ import csv
 import gzip
 import hashlib
 import io
+import os
+import pty
+import subprocess
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -375,6 +378,23 @@ def test_what_is_not_seen_stops_the_run_above_the_limit_and_is_seen_when_said_ag
 
     assert again.status == 0, again
     assert (again.json["observed"], again.json["run"]["stopped"]) == (4, None)
+
+
+def test_a_person_at_a_terminal_sees_how_far_it_is_and_how_long_there_is(
+    program: Program, names: list[str]
+) -> None:
+    open_incident(program, "--ca", "alpha")
+    digest = plan(program)["plan"]
+    master, terminal = pty.openpty()
+    with os.fdopen(master, "rb", buffering=0) as screen:
+        with os.fdopen(terminal, "wb") as stderr:
+            command = program.command("incident", "run", "1", "--plan", digest)
+            ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=stderr, timeout=60, check=False)
+        shown = screen.read(65_536).decode()
+
+    assert ended.returncode == 0, shown
+    assert f"{len(names)} of {len(names)} had their turn, {len(names)} seen" in shown
+    assert "deadline in 23:59:" in shown
 
 
 def test_the_report_has_a_line_for_each_certificate(program: Program, names: list[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from fractions import Fraction
 
 from dualcert.errors import Refused, StoreError
@@ -63,6 +63,7 @@ class Progress:
     total: int
     turned: int
     seen: int
+    deadline: datetime
 
 
 @dataclass(frozen=True)
@@ -310,4 +311,5 @@ class _Run:
             return
         tally = self._tally
         seen = tally.turned - tally.skipped - tally.unseen
-        self._tell(Progress(wave + 1, len(self._ends), self._plan.counts.usable, tally.turned, seen))
+        waves, total, deadline = len(self._ends), self._plan.counts.usable, self._plan.incident.deadline
+        self._tell(Progress(wave + 1, waves, total, tally.turned, seen, deadline))
