@@ -163,7 +163,7 @@ def _named_before() -> ColumnElement[bool]:
         .where(
             event.c.pair_id == pair_state.c.pair_id,
             event.c.kind == EventKind.PROOF_FAILED.value,
-            event.c.at >= wrapped_key.c.proved_at,
+            event.c.at > wrapped_key.c.proved_at,
         )
         .correlate(pair_state)
     )
