@@ -166,24 +166,21 @@ def release_refills(tx: Transaction, ca: str, after: int = 0, limit: int = 10_00
 # --- looking whether it is served --------------------------------------------------------------------------
 
 
-def _unseen() -> ColumnElement[bool]:
-    """A target of the pair that was not seen with what serves since the promotion."""
-    seen = exists().where(
+def seen() -> ColumnElement[bool]:
+    """Whether every target of a promoted row's pair was seen with what serves since then, whoever looked."""
+    there = exists().where(
         deployment.c.pair_id == pair_target.c.pair_id,
         deployment.c.target == pair_target.c.target,
         deployment.c.epoch > _row.epoch,
         deployment.c.verified_at.is_not(None),
     )
-    return exists().where(pair_target.c.pair_id == _row.pair_id, ~seen.correlate(pair_target, plan_row))
+    missing = exists().where(pair_target.c.pair_id == _row.pair_id, ~there.correlate(pair_target, plan_row))
+    return ~missing.correlate(plan_row)
 
 
 @prepared
 def _observe() -> Update:
-    return (
-        update(plan_row)
-        .where(in_range(RowState.PROMOTED), ~_unseen().correlate(plan_row))
-        .values(state=RowState.OBSERVED.value)
-    )
+    return update(plan_row).where(in_range(RowState.PROMOTED), seen()).values(state=RowState.OBSERVED.value)
 
 
 def observe(tx: Transaction, batch: Range) -> int:

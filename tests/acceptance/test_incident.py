@@ -380,6 +380,45 @@ def test_what_is_not_seen_stops_the_run_above_the_limit_and_is_seen_when_said_ag
     assert (again.json["observed"], again.json["run"]["stopped"]) == (4, None)
 
 
+def test_what_is_seen_after_a_run_has_stopped_counts_whoever_saw_it(
+    lab: ProjectLab, program: Program, names: list[str]
+) -> None:
+    open_incident(program, "--ca", "alpha")
+    lab.nginx.stop()
+    stopped = run(program, plan(program)["plan"], "--max-failures", "0%")
+    assert (stopped.status, stopped.json["observed"]) == (3, 0)
+    assert all("127.0.0.1" in one["reason"] for one in stopped.json["stuck"]), stopped.json["stuck"]
+    lab.nginx.start()
+
+    program.done("renew", names[0])
+    assert (status(program)["promoted"], status(program)["observed"]) == (4, 1)
+    rows = csv.DictReader(io.StringIO(program.done("incident", "report", "1", "--format", "csv").out))
+    assert {row["pair"]: row["observed"] for row in rows} == dict.fromkeys(names, "") | {names[0]: "wire"}
+
+    result = run(program, plan(program)["plan"])
+
+    assert (result.status, result.json["observed"]) == (0, 4)
+    report = program.done("incident", "report", "1", "--format", "json").json
+    assert report["seconds_to"]["observed"]["100%"] is not None
+
+
+def test_why_pairs_do_not_get_their_backup_again_is_told(
+    lab: ProjectLab, program: Program, names: list[str]
+) -> None:
+    program.done("revoke", names[0], "--role", "backup")
+    open_incident(program, "--ca", "alpha")
+    run(program, plan(program)["plan"])
+    lab.config_path.write_text(lab.config_path.read_text().replace('tsig_name = "', 'tsig_name = "not-'))
+    program.done("incident", "run", "1", "--refill", "now")
+    program.run("renew", "--due", "--timeout", "3s")
+
+    stuck = {one["pair"]: (one["state"], one["reason"]) for one in status(program)["stuck"]}
+
+    assert stuck.keys() == set(names)
+    assert {state for state, _ in stuck.values()} == {"ordered", "observed"}
+    assert all("TSIG" in reason for _, reason in stuck.values()), stuck
+
+
 def test_a_person_at_a_terminal_sees_how_far_it_is_and_how_long_there_is(
     program: Program, names: list[str]
 ) -> None:
