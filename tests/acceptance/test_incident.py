@@ -267,6 +267,12 @@ def test_refills_at_the_incidents_own_ca_are_held_until_somebody_lets_them_go(
     assert serial(program, names[0], BACKUP) == old
 
     program.done("incident", "run", "1", "--refill", "now")
+    last = program.done("events", "--json").lines[-1]
+    assert (last["kind"], last["ca"], last["cause"]) == (
+        "incident-run",
+        "alpha",
+        "incident 1: refills at alpha are due",
+    )
     program.done("renew", "--due")
 
     assert serial(program, names[0], BACKUP) != old

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dualcert.lifecycle.world import World
-from dualcert.store import incident_progress
+from dualcert.model.events import EventKind
+from dualcert.store import events, incident_progress
 
 
 def release(world: World, ca: str) -> None:
@@ -11,7 +12,11 @@ def release(world: World, ca: str) -> None:
     # Whoever is killed before the end leaves the CA as one at which refills are held, and is known by that.
     _release(world, ca)
     with world.store.write() as tx:
+        number = incident_progress.refills_held_for(tx, ca)
         incident_progress.stop_holding(tx, ca)
+        if number is not None:
+            cause = f"incident {number}: refills at {ca} are due"
+            events.record(tx, EventKind.INCIDENT_RUN, cause, ca=ca)
     _release(world, ca)  # what was held meanwhile
 
 
