@@ -49,7 +49,7 @@ def world(store: Store, clock: FakeClock) -> World:
 @pytest.fixture
 def undeployed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that only promotes: what brings certificates to targets is tested with real ones."""
-    monkeypatch.setattr(running._Run, "_see", lambda self, wave: None)
+    monkeypatch.setattr(running._Run, "_see_all", lambda self, batch, wave: None)
 
 
 def an_incident(world: World, count: int = MANY, *, ca: str = PRIMARY) -> Incident:
@@ -225,7 +225,7 @@ def test_a_newer_plan_or_the_end_of_the_incident_ends_a_run(world: World, store:
         plan(world, incident.id)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running._Run, "_see", lambda self, wave: None)
+        patch.setattr(running._Run, "_see_all", lambda self, batch, wave: None)
         with pytest.raises(Refused, match="not the hash of the newest plan"):
             one(world, incident.id, old.hash, Terms(waves="10%,100%", max_failures="100%"), plan_anew)
         new = plan(world, incident.id)
