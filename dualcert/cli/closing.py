@@ -97,7 +97,7 @@ def distrust(context: Context, ca: str, after: str | None, lift: bool) -> int:
         if one.problem is None:
             moved += 1
         else:
-            stuck.append(f"{one.name or f'pair {one.pair_id}'}: {one.problem}")
+            stuck.append(f"{one.name}: {one.problem}")
     told = "its certificates are no backups, and no order goes there"
     more = {"moved": moved, "not_moved": len(stuck)}
     _tell(context, closing.standing(world, ca), changed, told, "it is distrusted already", more)

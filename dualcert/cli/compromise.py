@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_REFUSED, UsageProblem
 
 if TYPE_CHECKING:
-    from dualcert.lifecycle.compromise import Containment, Extent, Leak
+    from dualcert.lifecycle.compromise import Containment, Extent
+    from dualcert.lifecycle.leaked import Leak
     from dualcert.lifecycle.world import World
     from dualcert.store.compromise import Held
 
@@ -75,7 +77,16 @@ _EXITS = {
     help="All keys of an isolation domain, accounts' too.",
 )
 @click.option(
-    "--again", is_flag=True, help="With --domain: it leaked anew, after an earlier leak was done with."
+    "--again",
+    is_flag=True,
+    help="With NAME, --target or --domain: it leaked anew, after an earlier leak was done with.",
+)
+@click.option(
+    "--revoke-by",
+    default="24h",
+    show_default=True,
+    metavar="TIME",
+    help="When it is revoked although it still serves: so long from now, or a time.",
 )
 @click.option("--dry-run", is_flag=True, help="List all that is concerned, and what would become of it.")
 @click.option(
@@ -93,6 +104,7 @@ def compromise(
     since: str | None,
     domain: str | None,
     again: bool,
+    revoke_by: str,
     dry_run: bool,
     timeout: str,
 ) -> int:
@@ -102,24 +114,20 @@ def compromise(
     where it lay, or by the KEK that wraps it. Pairs that serve under it are failed over and looked at; then the
     certificates are revoked with keyCompromise, signed by their own keys, so that the CA blocks these for everybody.
     They are never used again, and emptied lineages are filled under new ones. A pair without a usable backup is
-    ordered anew at once, and revoked when the new certificate serves, or after 24 hours.
+    ordered anew at once, and revoked when the new certificate serves, or at --revoke-by.
 
     Of a domain the KEK is replaced first, and the keys of its accounts are rolled over. Where more than 100 pairs
     would turn, or more than 10 that are more than 5 % of all, an incident is opened instead: plan and run it, then
-    say the same command again. Said twice it changes nothing more.
+    say the same command again. Said twice it changes nothing more: NAME and --target go on meaning the keys that they
+    meant first, for an hour and as long as anything is left to do; --again means those that have their place now.
     """
     from dualcert.lifecycle import compromise as leaks
 
     seconds = duration(timeout)
-    if sum(one is not None for one in (name, spki, key, cert, target, domain)) != 1:
-        raise UsageProblem(
-            "say one of NAME, --spki, --key, --cert, --target and --domain",
-            remedy="See `dualcert compromise --help`.",
-        )
-    if (since and not target) or (role and not name) or (again and not domain):
-        raise UsageProblem("--since belongs to --target, --role to NAME, --again to --domain")
     world = context.application.world
-    leak = _leak(context, name, role, spki, key, cert, target, since, domain, again)
+    within = _within(revoke_by, world.clock.now())
+    leak = _leak(world, name, role, spki, key, cert, target, since, domain, again)
+    leak = replace(leak, revoke_within=within)
     reach = leaks.extent(world, leak)
     if not reach.known:
         raise UsageProblem(
@@ -137,7 +145,7 @@ def compromise(
 
 
 def _leak(
-    context: Context,
+    world: World,
     name: str | None,
     role: str | None,
     spki: str | None,
@@ -148,34 +156,45 @@ def _leak(
     domain: str | None,
     again: bool,
 ) -> Leak:
-    from dualcert.lifecycle.compromise import Leak
+    from dualcert.lifecycle import inventory, leaked
 
-    world = context.application.world
-    if domain is not None:
-        return Leak(f"isolation domain {domain}", domain=domain, again=again)
-    if target is not None:
+    if sum(one is not None for one in (name, spki, key, cert, target, domain)) != 1:
+        raise UsageProblem(
+            "say one of NAME, --spki, --key, --cert, --target and --domain",
+            remedy="See `dualcert compromise --help`.",
+        )
+    if (since and not target) or (role and not name) or (again and not (name or target or domain)):
+        raise UsageProblem(
+            "--since belongs to --target, --role to NAME, --again to NAME, --target or --domain"
+        )
+    if name is not None:
+        leak = leaked.of_pair(world, inventory.resolve(world, name), role or "primary", again=again)
+    elif domain is not None:
+        leak = leaked.of_domain(world, domain, again=again)
+    elif target is not None:
         if target not in world.targets:
             raise UsageProblem(
                 f"there is no target {target!r}", remedy=f"There is: {', '.join(sorted(world.targets))}."
             )
-        at = None if since is None else _instant(since, world.clock.now())
-        said = f"target {target}" if at is None else f"target {target} since {at:%Y-%m-%d %H:%M} UTC"
-        return Leak(said, target=target, since=at)
-    found = _hash_of(world, name, role) if name is not None else _hash(spki, key, cert)
-    return Leak(f"key {found.hex()}", key=found)
-
-
-def _hash_of(world: World, name: str, role: str | None) -> bytes:
-    from dualcert.lifecycle import inventory, views
-
-    pair = inventory.resolve(world, name)
-    lineage = views.describe(world, pair)[role or "primary"]
-    if lineage["certificate"] is None:
-        raise UsageProblem(
-            "there is no certificate whose key could have leaked", name=pair.name, ca=lineage["ca"]
+        leak = leaked.of_target(world, target, since, lambda now: _instant(since or "", now), again=again)
+    else:
+        found = _hash(spki, key, cert)
+        leak = leaked.Leak(f"key {found.hex()}", key=found)
+    if leak.before is not None:
+        note(
+            f"this goes on with the leak that was told at {leak.before:%Y-%m-%d %H:%M} UTC; "
+            "keys that have come since then are not touched. If they leaked, too: --again"
         )
-    digest = lineage["certificate"]["spki_sha256"]
-    return bytes.fromhex(digest) if isinstance(digest, str) else bytes(digest)
+    return leak
+
+
+def _within(text: str, now: datetime) -> timedelta:
+    """``24h``: so long from now; otherwise until a date, or a date with a time, in UTC unless it says otherwise."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return timedelta(seconds=duration(text, "--revoke-by"))
+    return (found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)) - now
 
 
 def _hash(spki: str | None, key: str | None, cert: str | None) -> bytes:

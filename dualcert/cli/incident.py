@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _SEE = ("dualcert incident status", "docs/incidents.md")
 _SHOWN_STRAYS = 20
+_SHOWN_GROUPS = 20
 
 
 @click.group("incident", cls=Group)
@@ -63,7 +65,9 @@ dualcert incident open --title hour --within 5d --ca alpha --issued-between 2027
     "--issued-between", nargs=2, metavar="A B", help="Only those whose notBefore lies between A and B."
 )
 @click.option(
-    "--issuer", metavar="NAME|KEYID", help="Those of an issuer: its name, or the SHA-256 of its key, in hex."
+    "--issuer",
+    metavar="NAME|KEYID",
+    help="Those of an issuer: its name, its key identifier, or the SHA-256 of its key, in hex.",
 )
 @click.option("--spki-file", metavar="FILE", help="Public keys: the SHA-256 of each, in hex, one a line.")
 @click.option(
@@ -149,10 +153,12 @@ def plan(context: Context, incident_id: int) -> None:
     )
     say(f"  standing by: {shown['standby']}; neither any more: {shown['idle']}")
     say(f"  named and none of ours: {shown['unknown']}; lines that were not read: {shown['unreadable']}")
-    for title, key in (("CA", "by_ca"), ("target", "by_target"), ("DNS", "by_zone"), ("why not", "by_why")):
-        for word, actions in shown[key].items():
+    for title, key in (("CA", "by_ca"), ("target", "by_target"), ("zone", "by_zone"), ("why not", "by_why")):
+        for word, actions in islice(shown[key].items(), _SHOWN_GROUPS):
             told = ", ".join(f"{many} to {action}" for action, many in sorted(actions.items()))
             say(f"  {title} {word}: {told}")
+        if len(shown[key]) > _SHOWN_GROUPS:
+            say(f"  and {len(shown[key]) - _SHOWN_GROUPS} more; --json has them")
     say(f"  to carry it out: dualcert incident run {incident_id} --plan {made.hash}")
 
 
@@ -198,8 +204,8 @@ def run(
 
     Every row is looked at again when its turn comes: what has moved since the plan, or has no usable backup any more,
     is skipped and told. Above a limit it stops by itself; a limit is rounded up and means at least 3. Interrupted or
-    killed, the same command goes on. Pairs without a usable backup are ordered one at their other CA; what is emptied
-    at the incident's own CA is held until --refill now.
+    killed, the same command goes on. Pairs without a usable backup, or with one that is named, are ordered another one;
+    at the incident's own CA all that is held until --refill now.
     """
     from dualcert.cli.incident_selecting import per_second, percentages
     from dualcert.cli.incident_telling import Watcher, tell_status

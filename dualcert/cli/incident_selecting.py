@@ -81,13 +81,15 @@ def wanted(
     names: str | None,
 ) -> Iterator[Selection]:
     """What an incident is to name; a file stays open meanwhile. Raises ``UsageProblem`` where options contradict."""
-    from dualcert.lifecycle.incidents import reading
+    from dualcert.lifecycle.incidents import issuers, reading
     from dualcert.lifecycle.incidents.opening import Selection
 
     files = {"--serials": serials, "--spki-file": spki_file, "--names": names}
     given = {option: path for option, path in files.items() if path is not None}
     _check(world, given, ca, issued_between, issuer)
     between = None if issued_between is None else [instant(one, "--issued-between") for one in issued_between]
+    if between is not None and between[0] > between[1]:
+        raise UsageProblem("--issued-between ends before it begins", remedy="Say the earlier time first.")
     with ExitStack() as stack:
         entries: Iterator[Entry] | None = None
         for option, path in given.items():
@@ -103,7 +105,7 @@ def wanted(
             described=", ".join(words),
             entries=entries,
             ca=ca,
-            issuer=issuer,
+            issuer=None if issuer is None else issuers.told(world, issuer),
             since=between[0] if between else None,
             until=between[1] if between else None,
         )

@@ -40,7 +40,7 @@ class Watcher:
         left = f", {_time((progress.total - progress.turned) / rate)} left" if rate > 0 else ""
         note(
             f"  wave {progress.wave} of {progress.waves}: {progress.turned} of {progress.total} had their turn, "
-            f"{progress.seen} seen; {rate:.0f}/s{left}"
+            f"{progress.seen} seen; {rate:.0f}/s{left}; deadline {_rest(progress.deadline, self._clock.now())}"
         )
 
 
@@ -48,11 +48,14 @@ def _time(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
+def _rest(deadline: datetime, now: datetime) -> str:
+    rest = timedelta(seconds=round((deadline - now).total_seconds()))
+    return f"in {rest}" if rest >= timedelta(0) else f"PASSED {-rest} ago"
+
+
 def clock(deadline: datetime, now: datetime) -> str:
     """How long it is until the deadline, or since."""
-    rest = timedelta(seconds=round((deadline - now).total_seconds()))
-    at = f"{deadline:%Y-%m-%d %H:%M} UTC"
-    return f"{at}, in {rest}" if rest >= timedelta(0) else f"{at}, PASSED {-rest} ago"
+    return f"{deadline:%Y-%m-%d %H:%M} UTC, {_rest(deadline, now)}"
 
 
 def tell_status(shown: dict[str, Any], now: datetime) -> None:
@@ -61,7 +64,9 @@ def tell_status(shown: dict[str, Any], now: datetime) -> None:
     say(f"  deadline   {clock(shown['deadline'], now)}" if shown["closed_at"] is None else "  closed")
     say(f"  affected   {shown['affected']} ({shown['serving']} serve, {shown['standby']} stand by)")
     for step in _FUNNEL:
-        say(f"  {step:<9}  {shown[step]} of {shown['serving']}")
+        # A pair that was promoted serves what is named no more: a newer plan does not count it among these.
+        of = shown["pairs"]["concerned" if step == "protected" else "leaving"]
+        say(f"  {step:<9}  {shown[step]} of {of}")
     say(
         f"  skipped    {shown['skipped']}; failed {shown['failed']}; without a usable backup {shown['not_usable']}"
     )

@@ -11,7 +11,7 @@ from dualcert.lifecycle.incidents import refills
 from dualcert.lifecycle.moving import Move, Moved
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
-from dualcert.store import events, standings
+from dualcert.store import events, pairs, standings
 from dualcert.store.standings import CaStanding
 
 _BATCH = 1000
@@ -93,12 +93,16 @@ def replace(world: World, ca: str) -> Iterator[Moved]:
     """Move every pair away from a distrusted CA, to the first spare that does not fall together with its other CA."""
     spares = [one for one in world.new_pairs.spares if one != ca and standing(world, one).closed is None]
     for pair_id in moving.everyone(world, ca):
-        moved = None
+        moved = None if spares else _nowhere(world, pair_id)
         for spare in spares:
             moved = moving.move(world, pair_id, Move(ca, spare, f"{ca} is distrusted"))
             if moved is None or moved.problem is None:
                 break
         if moved is not None:
             yield moved
-        elif not spares:
-            yield Moved(pair_id, "", "no spare is configured that gets orders")
+
+
+def _nowhere(world: World, pair_id: int) -> Moved | None:
+    with world.store.read() as tx:
+        pair = pairs.by_id(tx, pair_id)
+    return None if pair is None else Moved(pair_id, pair.name, "no spare is configured that gets orders")

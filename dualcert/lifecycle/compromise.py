@@ -9,12 +9,13 @@ nothing where that one ended.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from dualcert.errors import CaError, ConfigurationError, DualcertError, KeyProblem, Refused, UsageProblem
 from dualcert.lifecycle import accountcare, accounts, keymaking, promotion, renewal, rewrapping, validation
 from dualcert.lifecycle.incidents import add_to_incident, open_incident
+from dualcert.lifecycle.leaked import Leak, remember
 from dualcert.lifecycle.weakkeys import account_key
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
@@ -41,29 +42,10 @@ from dualcert.store import (
 from dualcert.store import accounts as account_table
 from dualcert.store.compromise import Attempt, Held
 
-REVOKE_WITHIN = timedelta(hours=24)
-"""What the Baseline Requirements give for a leaked key: then it is revoked although it may serve still."""
-
 _BATCH = 500
 _RACES = 100
 _ROLLS = 3
 _ORDERING = (WorkKind.ORDER, WorkKind.PUBLICATION)
-
-
-@dataclass(frozen=True)
-class Leak:
-    """What leaked: one key, what was at a target since an instant, or a whole isolation domain.
-
-    ``described`` says so in words that are the same at each call. ``again``: the domain leaked anew, after it was
-    given a new KEK because of an earlier leak.
-    """
-
-    described: str
-    key: bytes | None = None
-    target: str | None = None
-    since: datetime | None = None
-    domain: str | None = None
-    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,7 +95,7 @@ def extent(world: World, leak: Leak) -> Extent:
             known = found.certificates or found.accounts or compromise.blocked(tx, [leak.key])
             return found if known or compromise.made_at(tx, leak.key) else Extent((), known=False)
         if leak.target is not None:
-            return Extent(tuple(compromise.at_target(tx, leak.target, leak.since)))
+            return Extent(tuple(compromise.at_target(tx, leak.target, leak.since, leak.before)))
         told = None if leak.again else compromise.last_told(tx, leak.described)
         before = told.at if told else tx.now
         return _in_domain(tx, leak.domain or "", before)
@@ -175,9 +157,10 @@ def contain(world: World, leak: Leak) -> Containment:
     Where more pairs would turn than may on one word, their certificates are named in an incident instead. Raises
     ``UsageProblem``, ``ConfigurationError`` and ``Refused`` where nothing was done.
     """
+    leak = remember(world, leak)
     if leak.domain is not None:
         problems = _replace_kek(world, leak)
-        leak = Leak(leak.described, domain=leak.domain)
+        leak = replace(leak, again=False)
     else:
         problems = []
     reach = extent(world, leak)
@@ -327,9 +310,10 @@ def _condemn(tx: Transaction, leak: Leak, subject: Certificate, *, revoked: bool
             work.schedule(tx, WorkKind.REFILL, pair_id, tx.now, ca=ca)
             events.record(tx, EventKind.REFILL_SCHEDULED, "its key leaked", pair=pair_id, ca=ca)
     wanted = {one.certificate_id: one for one in revocations.wanted(tx, pair_id)}.get(subject.id)
-    if revoked or (wanted is not None and wanted.reason is Reason.KEY_COMPROMISE):
+    by = tx.now + leak.revoke_within
+    as_soon = wanted is not None and wanted.reason is Reason.KEY_COMPROMISE and wanted.revoke_by <= by
+    if revoked or as_soon:
         return
-    by = tx.now + REVOKE_WITHIN
     revoke_by = min(by, wanted.revoke_by) if wanted else by
     revocations.want(tx, subject.id, pair_id, Reason.KEY_COMPROMISE, revoke_by, unverified=False)
     work.schedule(tx, WorkKind.REVOCATION, pair_id, tx.now, ca=ca)
@@ -382,7 +366,7 @@ def _incident(world: World, leak: Leak, reach: Extent) -> Incident:
         same = [one for one in incidents.page(tx) if one.closed_at is None and one.cause == cause]
     for one in same:
         return add_to_incident(world, one.id, reach.certificates)
-    deadline = world.clock.now() + REVOKE_WITHIN
+    deadline = world.clock.now() + leak.revoke_within
     return open_incident(world, f"Leak of {leak.described}", cause, deadline, certificates=reach.certificates)
 
 

@@ -99,14 +99,12 @@ def rehearse(world: World, pair: Pair) -> Drilled:
     if standby is None:
         return Drilled(pair.name, ca, None, None, ("there is no backup",))
     found, key = _opened(world, standby)
-    found += promotion.speaking_against(world, pair, state)
     version = None
     if key is not None:
         seen, version = _shown(world, pair, standby, key)
         found += seen
     found += _life_left(standby, world.clock.now())
-    problems = tuple(dict.fromkeys(found))
-    _record(world, pair, state, standby, problems, opened=key is not None)
+    problems = _record(world, pair, state, standby, found)
     return Drilled(pair.name, ca, standby, version, problems)
 
 
@@ -148,20 +146,17 @@ def _life_left(standby: Certificate, now: datetime) -> tuple[str, ...]:
 
 
 def _record(
-    world: World,
-    pair: Pair,
-    state: PairState,
-    standby: Certificate,
-    problems: tuple[str, ...],
-    *,
-    opened: bool,
-) -> None:
+    world: World, pair: Pair, state: PairState, standby: Certificate, found: tuple[str, ...]
+) -> tuple[str, ...]:
+    """What was ``found``, and what is recorded against the backup by now: all of it is returned."""
     with world.store.write() as tx:
         pairs.lock(tx, [pair.id])
+        problems = tuple(dict.fromkeys((*found, *promotion.speaking_against(tx, pair, state))))
         now = pairs.states(tx, [pair.id]).get(pair.id)
         if now is None or (now.standby, now.epoch) != (state.standby, state.epoch):
-            return  # it was drilled for a pair that is another by now
-        if opened:
+            return problems  # it was drilled for a pair that is another by now
+        if not found:
+            # What is only recorded against it says nothing of the key: without that it counts again.
             certificates.proved(tx, standby.spki)
         good = not problems
         until = due.usable_until(standby.not_before, standby.not_after, tx.now) if good else None
@@ -169,3 +164,4 @@ def _record(
         kind = EventKind.DRILLED if good else EventKind.PROOF_FAILED
         cause = "; ".join(problems) or "the backup was opened, checked and shown in a handshake"
         events.record(tx, kind, cause, pair=pair.id, ca=standby.ca, certificate=standby.id)
+    return problems

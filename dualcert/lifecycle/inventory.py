@@ -84,9 +84,7 @@ def resolve(world: World, text: str) -> Pair:
         exact = pairs.by_name(tx, text)
         if exact is not None:
             return exact
-        name = naming.normalise(text)
-        found = pairs.by_name(tx, name)
-        candidates = [found] if found is not None else pairs.covering(tx, name)
+        candidates = _called(tx, text)
     if not candidates:
         raise UsageProblem(
             f"no pair is called {text}, and none covers it", remedy="See what there is: dualcert list"
@@ -97,6 +95,15 @@ def resolve(world: World, text: str) -> Pair:
             remedy="Name the pair that you mean.",
         )
     return candidates[0]
+
+
+def _called(tx: Transaction, text: str) -> list[Pair]:
+    try:
+        name = naming.normalise(text)
+    except InvalidName:
+        return []  # nor does any pair cover it
+    found = pairs.by_name(tx, name)
+    return [found] if found is not None else pairs.covering(tx, name)
 
 
 def ensure(world: World, request: PairRequest) -> Pair:

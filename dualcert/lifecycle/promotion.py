@@ -159,7 +159,7 @@ def _promote(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn | None:
     """One attempt; None where the pair has changed since it was looked at."""
     unreadable = prove(world, seen.state)
     with world.store.read() as tx:
-        against = _objections(tx, pair, seen.state)
+        against = speaking_against(tx, pair, seen.state)
         old = None if seen.state.serving is None else certificates.get(tx, seen.state.serving)
         new = None if seen.state.standby is None else certificates.get(tx, seen.state.standby)
     if unreadable is not None:
@@ -207,13 +207,8 @@ def _proof_failed(world: World, pair: Pair, seen: _Seen, unreadable: str) -> Non
             events.record(tx, EventKind.PROOF_FAILED, unreadable, pair=pair.id, ca=seen.backup.ca)
 
 
-def speaking_against(world: World, pair: Pair, state: PairState) -> tuple[str, ...]:
+def speaking_against(tx: Transaction, pair: Pair, state: PairState) -> tuple[str, ...]:
     """What is recorded against the pair's standby, in words; its key is not opened."""
-    with world.store.read() as tx:
-        return _objections(tx, pair, state)
-
-
-def _objections(tx: Transaction, pair: Pair, state: PairState) -> tuple[str, ...]:
     standing = certificates.standing(tx, state.standby)
     if standing is None:
         return objections(None, tx.now)

@@ -67,8 +67,11 @@ def of_key(tx: Transaction, spki: bytes) -> list[int]:
     return [row.id for row in tx.execute(query)]
 
 
-def at_target(tx: Transaction, target: str, since: datetime | None) -> list[int]:
-    """Those whose keys were at a target, now or at any time since an instant; of all times where that is None."""
+def at_target(
+    tx: Transaction, target: str, since: datetime | None, until: datetime | None = None
+) -> list[int]:
+    """Those whose keys were at a target, now or at any time since an instant; of all times where that is None. What
+    came there after ``until`` is not among them."""
     query = (
         select(certificate.c.id)
         .join(deployment, deployment.c.certificate_id == certificate.c.id)
@@ -78,6 +81,8 @@ def at_target(tx: Transaction, target: str, since: datetime | None) -> list[int]
     )
     if since is not None:
         query = query.where(or_(deployment.c.left_at.is_(None), deployment.c.left_at >= micros(since)))
+    if until is not None:
+        query = query.where(deployment.c.arrived_at <= micros(until))
     return [row.id for row in tx.execute(query)]
 
 
@@ -212,20 +217,19 @@ def made_at(tx: Transaction, spki: bytes) -> datetime | None:
 
 
 @prepared
-def _last() -> Select[Any]:
+def _last(*, of_pair: bool) -> Select[Any]:
+    subject = event.c.pair_id == bindparam("of_pair") if of_pair else event.c.pair_id.is_(None)
     return (
         select(event.c.id)
-        .where(
-            event.c.pair_id.is_(None),
-            event.c.kind == bindparam("kind"),
-            event.c.cause == bindparam("cause"),
-        )
+        .where(subject, event.c.kind == bindparam("kind"), event.c.cause == bindparam("cause"))
         .order_by(event.c.id.desc())
         .limit(1)
     )
 
 
-def last_told(tx: Transaction, cause: str) -> Event | None:
-    """When it was last said that something of no pair is compromised, in these words."""
-    number = tx.execute(_last(), {"kind": EventKind.COMPROMISED.value, "cause": cause}).scalar()
+def last_told(tx: Transaction, cause: str, pair_id: int | None = None) -> Event | None:
+    """When it was last said of a pair, or of none, that something is compromised, in these words."""
+    values = {"kind": EventKind.COMPROMISED.value, "cause": cause}
+    of_pair = {} if pair_id is None else {"of_pair": pair_id}
+    number = tx.execute(_last(of_pair=bool(of_pair)), {**values, **of_pair}).scalar()
     return None if number is None else next(iter(events.page(tx, after=number - 1, limit=1)))

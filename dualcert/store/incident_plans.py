@@ -237,11 +237,17 @@ def _standing_by() -> Select[Any]:
     return select(func.count(members)).where(*_of_plan())
 
 
+def actions(tx: Transaction, incident_id: int, plan: int) -> dict[str, int]:
+    """How many rows of a plan have each action."""
+    values = {"of_incident": incident_id, "of_plan": plan}
+    return {row.action: row.many for row in tx.execute(_counts(), values)}
+
+
 def count(tx: Transaction, incident_id: int, plan: int) -> Counts:
     """What the rows of a plan come to."""
     values = {"of_incident": incident_id, "of_plan": plan}
-    actions = {row.action: row.many for row in tx.execute(_counts(), values)}
-    usable, not_usable = actions.get(Action.PROMOTE.value, 0), actions.get(Action.ORDER.value, 0)
+    found = actions(tx, incident_id, plan)
+    usable, not_usable = found.get(Action.PROMOTE.value, 0), found.get(Action.ORDER.value, 0)
     standby = int(tx.execute(_standing_by(), values).scalar_one())
     members = select(func.count()).where(incident_member.c.incident_id == incident_id)
     total = int(tx.execute(members).scalar_one())
@@ -272,17 +278,6 @@ def _by_target() -> Select[Any]:
 
 
 @prepared
-def _by_dns() -> Select[Any]:
-    return (
-        select(pair.c.dns.label("word"), plan_row.c.action, func.count().label("many"))
-        .select_from(plan_row)
-        .join(pair, pair.c.id == plan_row.c.pair_id)
-        .where(*_of_plan())
-        .group_by(pair.c.dns, plan_row.c.action)
-    )
-
-
-@prepared
 def _by_reason() -> Select[Any]:
     of = plan_row.c
     return (
@@ -292,12 +287,12 @@ def _by_reason() -> Select[Any]:
     )
 
 
-_GROUPS = {"ca": _by_ca, "target": _by_target, "zone": _by_dns, "why": _by_reason}
+_GROUPS = {"ca": _by_ca, "target": _by_target, "why": _by_reason}
 
 
 def grouped(tx: Transaction, incident_id: int, plan: int, by: str) -> dict[str, dict[str, int]]:
-    """How many pairs, by the CA that serves, by target, by [dns] table (``zone``), or by why a backup is not to be
-    used: a word to how many of each action."""
+    """How many pairs, by the CA that serves, by target, or by why a backup is not to be used: a word to how many of
+    each action."""
     found: dict[str, dict[str, int]] = {}
     for row in tx.execute(_GROUPS[by](), {"of_incident": incident_id, "of_plan": plan}):
         found.setdefault(row.word, {})[row.action] = row.many

@@ -14,6 +14,7 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    null,
     or_,
     select,
     update,
@@ -31,67 +32,86 @@ from dualcert.store.work import or_sooner
 
 _row = plan_row.c
 
-# --- pairs without a usable backup -------------------------------------------------------------------------
+# --- backups that are ordered anew -------------------------------------------------------------------------
+
+_REFILLED = (Action.ORDER, Action.REFILL)
+
+
+def _to_refill() -> ColumnElement[bool]:
+    return or_(*(_row.action == action.value for action in _REFILLED))
 
 
 @prepared
-def _order_bound() -> Select[Any]:
+def _refill_bound() -> Select[Any]:
     some = (
         select(_row.pair_id)
         .where(
             _row.incident_id == bindparam("of_incident"),
             _row.plan == bindparam("of_plan"),
             _row.state == RowState.PLANNED.value,
-            _row.action == Action.ORDER.value,
+            _to_refill(),
             _row.pair_id > bindparam("after"),
         )
         .order_by(_row.pair_id)
         .limit(bindparam("limit"))
-        .subquery()
     )
-    return select(func.max(some.c.pair_id))
+    return select(func.max(some.subquery().c.pair_id))
 
 
-def orders_up_to(tx: Transaction, incident_id: int, plan: int, after: int, limit: int) -> int | None:
+def refills_up_to(tx: Transaction, incident_id: int, plan: int, after: int, limit: int) -> int | None:
     """Where a batch ends of rows whose backup is to be ordered anew; None where there are no more."""
     values = {"of_incident": incident_id, "of_plan": plan, "after": after, "limit": limit}
-    found: int | None = tx.execute(_order_bound(), values).scalar()
+    found: int | None = tx.execute(_refill_bound(), values).scalar()
     return found
 
 
 @prepared
-def _order_anew() -> Insert:
+def _order_anew(*, held: bool) -> Insert:
+    due_at, waiting = (null(), literal(HELD)) if held else (bindparam("now"), null())
+    at_held = lineage.c.ca == func.coalesce(bindparam("held_at"), "")
     found = (
         select(
-            literal(WorkKind.REFILL.value), _row.pair_id, lineage.c.ca, bindparam("now"), bindparam("because")
+            literal(WorkKind.REFILL.value), _row.pair_id, lineage.c.ca, due_at, bindparam("because"), waiting
         )
         .select_from(plan_row)
         .join(pair_state, pair_state.c.pair_id == _row.pair_id)
         .join(lineage, lineage.c.id == pair_state.c.backup_lineage)
         .where(
-            in_range(RowState.PLANNED), _row.action == Action.ORDER.value, pair_state.c.epoch == _row.epoch
+            in_range(RowState.PLANNED),
+            _to_refill(),
+            pair_state.c.epoch == _row.epoch,
+            # What only stood by may have a successor by now.
+            or_(_row.action == Action.ORDER.value, pair_state.c.standby == _row.standby),
+            at_held if held else ~at_held,
         )
         .order_by(_row.pair_id)
     )
-    return or_sooner(upsert(work).from_select(["kind", "pair_id", "ca", "due_at", "reason"], found))
+    statement = upsert(work).from_select(["kind", "pair_id", "ca", "due_at", "reason", "waiting_for"], found)
+    return statement.on_conflict_do_nothing() if held else or_sooner(statement)
 
 
 @prepared
 def _ordered() -> Update:
     return (
         update(plan_row)
-        .where(in_range(RowState.PLANNED), _row.action == Action.ORDER.value)
+        .where(in_range(RowState.PLANNED), _to_refill())
         .values(state=RowState.ORDERED.value, at=bindparam("now"))
     )
 
 
-def order_backups(tx: Transaction, batch: Range, reason: str) -> int:
-    """Refills at the CA that stands by are due now; how many."""
-    values = {**batch.values, "now": tx.at}
+def order_backups(tx: Transaction, batch: Range, reason: str, held_at: str | None = None) -> int:
+    """Refills of backups that are not to be used, or that the incident names, are due now; how many.
+
+    ``held_at``: the CA at which they are held for the incident, where there is one.
+    """
+    values = {**batch.values, "held_at": held_at}
     batches.by_index(tx)
-    tx.execute(_order_anew(), {**values, "because": reason})
+    tx.execute(_order_anew(held=False), {**values, "now": tx.at, "because": reason})
+    if held_at is not None:
+        held = f"held for incident {batch.incident_id}"
+        tx.execute(_order_anew(held=True), {**values, "because": held})
     tx.made_due.add(batch.up_to)
-    return tx.execute(_ordered(), values).rowcount
+    return tx.execute(_ordered(), {**batch.values, "now": tx.at}).rowcount
 
 
 # --- refills that are held ---------------------------------------------------------------------------------
@@ -146,24 +166,21 @@ def release_refills(tx: Transaction, ca: str, after: int = 0, limit: int = 10_00
 # --- looking whether it is served --------------------------------------------------------------------------
 
 
-def _unseen() -> ColumnElement[bool]:
-    """A target of the pair that was not seen with what serves since the promotion."""
-    seen = exists().where(
+def seen() -> ColumnElement[bool]:
+    """Whether every target of a promoted row's pair was seen with what serves since then, whoever looked."""
+    there = exists().where(
         deployment.c.pair_id == pair_target.c.pair_id,
         deployment.c.target == pair_target.c.target,
         deployment.c.epoch > _row.epoch,
         deployment.c.verified_at.is_not(None),
     )
-    return exists().where(pair_target.c.pair_id == _row.pair_id, ~seen.correlate(pair_target, plan_row))
+    missing = exists().where(pair_target.c.pair_id == _row.pair_id, ~there.correlate(pair_target, plan_row))
+    return ~missing.correlate(plan_row)
 
 
 @prepared
 def _observe() -> Update:
-    return (
-        update(plan_row)
-        .where(in_range(RowState.PROMOTED), ~_unseen().correlate(plan_row))
-        .values(state=RowState.OBSERVED.value)
-    )
+    return update(plan_row).where(in_range(RowState.PROMOTED), seen()).values(state=RowState.OBSERVED.value)
 
 
 def observe(tx: Transaction, batch: Range) -> int:

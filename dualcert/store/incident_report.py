@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from enum import Enum
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, func, literal, or_, select
 
 from dualcert.model.incident import Action, RowState
-from dualcert.model.work import WorkKind
+from dualcert.model.work import HELD, WorkKind
+from dualcert.store.incident_progress import seen
 from dualcert.store.incident_tables import incident_member, plan_row
 from dualcert.store.statements import prepared
 from dualcert.store.tables import (
@@ -27,9 +29,15 @@ _PROMOTED = (RowState.PROMOTED, RowState.OBSERVED)
 
 
 class Funnel(NamedTuple):
-    """Pairs, of all plans of an incident: promoted; of these those whose new certificate lies at every target, was seen
-    there, and that have a usable backup again. ``failed``: promoted, and a step towards serving it has failed."""
+    """Pairs, of all plans of an incident, each counted once.
 
+    ``leaving``: served by what it names when they were planned; of these those ``promoted``, whose new certificate lies
+    at every target, was seen there, and where a step towards serving it has failed. ``concerned``: all, those as well
+    of which only the backup was named; ``protected``: of these those that have a usable backup again.
+    """
+
+    leaving: int
+    concerned: int
     promoted: int
     deployed: int
     observed: int
@@ -41,17 +49,38 @@ def _is(states: Collection[RowState]) -> ColumnElement[bool]:
     return or_(*(_row.state == state.value for state in states))
 
 
+def _observed() -> ColumnElement[bool]:
+    """What a run has seen, and what was seen by others since."""
+    return or_(_row.state == RowState.OBSERVED.value, and_(_row.state == RowState.PROMOTED.value, seen()))
+
+
+def _leaving() -> ColumnElement[bool]:
+    return or_(_row.action == Action.PROMOTE.value, _row.action == Action.ORDER.value)
+
+
 def _of_incident() -> ColumnElement[bool]:
     return and_(_row.incident_id == bindparam("of_incident"), _row.action == Action.PROMOTE.value)
 
 
 def _count(*conditions: ColumnElement[bool]) -> Select[Any]:
-    return select(func.count()).select_from(plan_row).where(_of_incident(), *conditions)
+    # A pair that was planned anew has a row in each plan that has come to something.
+    return select(func.count(func.distinct(_row.pair_id))).where(*conditions)
+
+
+@prepared
+def _pairs(*, leaving: bool) -> Select[Any]:
+    all_of_them = _row.incident_id == bindparam("of_incident")
+    return _count(all_of_them, _leaving()) if leaving else _count(all_of_them)
 
 
 @prepared
 def _in_state(*states: RowState) -> Select[Any]:
-    return _count(_is(states))
+    return _count(_of_incident(), _is(states))
+
+
+@prepared
+def _seen() -> Select[Any]:
+    return _count(_of_incident(), _observed())
 
 
 @prepared
@@ -62,15 +91,21 @@ def _deployed() -> Select[Any]:
         deployment.c.epoch > _row.epoch,
     )
     missing = exists().where(pair_target.c.pair_id == _row.pair_id, ~there.correlate(pair_target, plan_row))
-    return _count(_is(_PROMOTED), ~missing.correlate(plan_row))
+    return _count(_of_incident(), _is(_PROMOTED), ~missing.correlate(plan_row))
+
+
+def _usable() -> ColumnElement[bool]:
+    usable = exists().where(
+        pair_state.c.pair_id == _row.pair_id, pair_state.c.backup_ok_until > bindparam("now")
+    )
+    return usable.correlate(plan_row)
 
 
 @prepared
 def _protected() -> Select[Any]:
-    usable = exists().where(
-        pair_state.c.pair_id == _row.pair_id, pair_state.c.backup_ok_until > bindparam("now")
-    )
-    return _count(_is(_PROMOTED), usable.correlate(plan_row))
+    refilled = and_(_row.action == Action.REFILL.value, _row.state == RowState.ORDERED.value)
+    left = or_(and_(_row.action == Action.PROMOTE.value, _is(_PROMOTED)), refilled)
+    return _count(_row.incident_id == bindparam("of_incident"), left, _usable())
 
 
 def _failing() -> ColumnElement[bool]:
@@ -80,7 +115,7 @@ def _failing() -> ColumnElement[bool]:
 
 @prepared
 def _failed() -> Select[Any]:
-    return _count(_is([RowState.PROMOTED]), _failing())
+    return _count(_of_incident(), _is([RowState.PROMOTED]), _failing())
 
 
 def funnel(tx: Transaction, incident_id: int) -> Funnel:
@@ -90,9 +125,11 @@ def funnel(tx: Transaction, incident_id: int) -> Funnel:
         return int(tx.execute(statement, {**values, **more}).scalar_one())
 
     return Funnel(
+        leaving=number(_pairs(leaving=True)),
+        concerned=number(_pairs(leaving=False)),
         promoted=number(_in_state(*_PROMOTED)),
         deployed=number(_deployed()),
-        observed=number(_in_state(RowState.OBSERVED)),
+        observed=number(_seen()),
         protected=number(_protected(), now=tx.at),
         failed=number(_failed()),
     )
@@ -100,7 +137,7 @@ def funnel(tx: Transaction, incident_id: int) -> Funnel:
 
 @prepared
 def _skipped() -> Select[Any]:
-    return _count(_row.plan == bindparam("of_plan"), _row.state == RowState.SKIPPED.value)
+    return _count(_of_incident(), _row.plan == bindparam("of_plan"), _row.state == RowState.SKIPPED.value)
 
 
 def skipped(tx: Transaction, incident_id: int, plan: int) -> int:
@@ -120,44 +157,71 @@ class Stuck(NamedTuple):
     problem: str | None
 
 
+_SERVING = (WorkKind.DEPLOYMENT, WorkKind.VERIFICATION)
+_REFILLING = (WorkKind.REFILL, WorkKind.ORDER, WorkKind.PUBLICATION)
+
+
+class _Sort(Enum):
+    """Where a pair may be stuck; the gravest first."""
+
+    SKIPPED = "skipped"
+    UNSEEN = "not seen"
+    NOT_ORDERED = "no backup, none ordered"
+    ORDERED = "no backup, one ordered"
+    UNPROTECTED = "left, and without a backup"
+
+
+def _troubles(steps: Collection[WorkKind]) -> tuple[ColumnElement[bool], ...]:
+    kinds = or_(*(work.c.kind == kind.value for kind in steps))
+    late = or_(work.c.attempts > 0, work.c.due_at.is_(None), work.c.waiting_for.is_not(None))
+    return work.c.pair_id == _row.pair_id, kinds, late
+
+
+def _why(steps: Collection[WorkKind]) -> ColumnElement[str | None]:
+    # One step may wait for another: that which fails says why.
+    query = select(work.c.reason).where(*_troubles(steps)).order_by(work.c.attempts.desc(), work.c.id)
+    return query.limit(1).correlate(plan_row).scalar_subquery()
+
+
+def _sorted(sort: _Sort) -> tuple[ColumnElement[bool], ColumnElement[Any]]:
+    """Which rows these are, and why they are stuck."""
+    promote, order = _row.action == Action.PROMOTE.value, _row.action == Action.ORDER.value
+    told = func.coalesce(_row.problem, _row.why)
+    ordered = _row.state == RowState.ORDERED.value
+    match sort:
+        case _Sort.SKIPPED:
+            return and_(promote, _row.state == RowState.SKIPPED.value), told
+        case _Sort.UNSEEN:
+            return and_(promote, _row.state == RowState.PROMOTED.value, _failing()), _why(_SERVING)
+        case _Sort.NOT_ORDERED:
+            return and_(order, _row.state == RowState.PLANNED.value), told
+        case _Sort.ORDERED:
+            come = literal("its backup has come: plan and run once more")
+            return and_(order, ordered), case((_usable(), come), else_=func.coalesce(_why(_REFILLING), told))
+        case _Sort.UNPROTECTED:
+            left = or_(and_(promote, _observed()), and_(_row.action == Action.REFILL.value, ordered))
+            troubled = exists().where(*_troubles(_REFILLING), func.coalesce(work.c.waiting_for, "") != HELD)
+            return and_(left, ~_usable(), troubled.correlate(plan_row)), _why(_REFILLING)
+
+
 @prepared
-def _stuck(*, state: RowState, action: Action, failing: bool) -> Select[Any]:
-    reason = (
-        select(func.max(work.c.reason))
-        .where(work.c.pair_id == _row.pair_id, or_(work.c.attempts > 0, work.c.due_at.is_(None)))
-        .correlate(plan_row)
-        .scalar_subquery()
-    )
-    said = reason if failing else func.coalesce(_row.problem, _row.why)
-    query = (
-        select(_row.pair_id, _row.action, _row.state, said.label("problem"))
-        .where(
-            _row.incident_id == bindparam("of_incident"),
-            _row.plan == bindparam("of_plan"),
-            _row.state == state.value,
-            _row.action == action.value,
-        )
+def _stuck(*, sort: _Sort) -> Select[Any]:
+    which, why = _sorted(sort)
+    return (
+        select(_row.pair_id, _row.action, _row.state, why.label("problem"))
+        .where(_row.incident_id == bindparam("of_incident"), _row.plan == bindparam("of_plan"), which)
         .order_by(_row.pair_id)
         .limit(bindparam("limit"))
     )
-    return query.where(_failing()) if failing else query
-
-
-_STUCK = (
-    (RowState.SKIPPED, Action.PROMOTE, False),
-    (RowState.PROMOTED, Action.PROMOTE, True),
-    (RowState.PLANNED, Action.ORDER, False),
-    (RowState.ORDERED, Action.ORDER, False),
-)
 
 
 def stuck(tx: Transaction, incident_id: int, plan: int, limit: int) -> list[Stuck]:
-    """Pairs of the newest plan that are not off the affected certificate for good: the first of each sort."""
-    values = {"of_incident": incident_id, "of_plan": plan, "limit": limit}
+    """Pairs of the newest plan that are not off the affected certificate for good, or have no backup again because
+    something fails: the first of each sort."""
+    values = {"of_incident": incident_id, "of_plan": plan, "limit": limit, "now": tx.at}
     found: list[Stuck] = []
-    for state, action, failing in _STUCK:
-        rows = tx.execute(_stuck(state=state, action=action, failing=failing), values)
-        found += [Stuck(*row) for row in rows]
+    for sort in _Sort:
+        found += [Stuck(*row) for row in tx.execute(_stuck(sort=sort), values)]
     return found[:limit]
 
 
@@ -224,6 +288,7 @@ def _members(incident_id: int, plans: Collection[int], after: int, up_to: int) -
             _row.plan,
             _row.state,
             _row.at,
+            case((_observed(), literal(1))).label("seen"),
             func.coalesce(_row.problem, _row.why).label("problem"),
             _observed_at().label("observed_at"),
             _how().label("how"),
@@ -272,8 +337,8 @@ def _affected(row: Any) -> Affected:
         new_ca=row.new_ca if acted else None,
         new_serial=row.new_serial if acted else None,
         promoted_at=row.at if acted else None,
-        observed_at=row.observed_at if row.state == RowState.OBSERVED.value else None,
-        how=row.how if row.state == RowState.OBSERVED.value else None,
+        observed_at=row.observed_at if row.seen else None,
+        how=row.how if row.seen else None,
         revoked_at=row.revoked_at,
         replaced_at=row.replaced_at,
         state=row.state,
@@ -299,22 +364,24 @@ def _observed_at() -> Any:
 
 @prepared
 def _reached(step: str) -> Select[Any]:
-    states = _PROMOTED if step == "promoted" else (RowState.OBSERVED,)
+    come = _is(_PROMOTED) if step == "promoted" else _observed()
     at = _row.at if step == "promoted" else func.coalesce(_observed_at(), _row.at)
-    times = select(at.label("at")).where(_of_incident(), _is(states)).subquery()
+    when = select(func.max(at).label("at")).where(_of_incident(), come)
+    times = when.group_by(_row.pair_id).subquery()
     ranked = select(times.c.at, func.row_number().over(order_by=times.c.at).label("place")).subquery()
     return select(ranked.c.at).where(ranked.c.place == bindparam("place"))
 
 
 @prepared
 def _wanted() -> Select[Any]:
-    turned = _is([RowState.PROMOTED, RowState.OBSERVED, RowState.SKIPPED, RowState.PLANNED])
-    return _count(turned)
+    return _count(
+        _row.incident_id == bindparam("of_incident"), _leaving(), _row.state != RowState.UNDONE.value
+    )
 
 
 def reached(tx: Transaction, incident_id: int, step: str, percent: int) -> int | None:
-    """When so many percent of the pairs to be promoted were ``promoted``, or ``observed`` (microseconds); None where it
-    has not come to that."""
+    """When so many percent of the pairs that had to leave a certificate were ``promoted``, or ``observed``
+    (microseconds); None where it has not come to that."""
     values = {"of_incident": incident_id}
     total = int(tx.execute(_wanted(), values).scalar_one())
     place = max(1, -(-total * percent // 100))

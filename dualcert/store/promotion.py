@@ -141,7 +141,7 @@ def _named_before() -> ColumnElement[bool]:
         .where(
             event.c.pair_id == pair_state.c.pair_id,
             event.c.kind == EventKind.PROOF_FAILED.value,
-            event.c.at >= wrapped_key.c.proved_at,
+            event.c.at > wrapped_key.c.proved_at,
         )
         .correlate(pair_state)
     )
@@ -170,16 +170,16 @@ def _lock_named_before() -> Select[Any]:
 @prepared
 def _trust_again() -> Update:
     until = usable_until(pair_state.c.standby)
-    return update(pair_state).where(_named_before()).values(backup_ok_until=until)
+    return update(pair_state).where(_named_before(), until.is_not(None)).values(backup_ok_until=until)
 
 
-def trust_again(tx: Transaction, incident_id: int, after: int, up_to: int) -> None:
+def trust_again(tx: Transaction, incident_id: int, after: int, up_to: int) -> int:
     """Backups among a batch of a closed incident's members count as far as their last proof goes, unless something
-    else is against them. ``after`` and ``up_to`` bound the certificates' numbers."""
+    else is against them; how many did not before. ``after`` and ``up_to`` bound the certificates' numbers."""
     values = {"of_incident": incident_id, "after": after, "up_to": up_to}
     if tx.others_write:
         tx.execute(_lock_named_before(), values).all()
-    tx.execute(_trust_again(), values)
+    return tx.execute(_trust_again(), values).rowcount
 
 
 def exchanged() -> dict[str, ColumnElement[Any]]:

@@ -96,7 +96,9 @@ def test_a_primary_whose_ca_is_frozen_is_left_in_the_last_tenth_of_its_life(
 
 
 def test_a_distrusted_cas_certificates_are_no_backups(lab: ProjectLab, issued: Program, name: str) -> None:
-    assert issued.run("distrust", "beta").status == 3  # there is no spare
+    alone = issued.run("distrust", "beta")
+    assert alone.status == 3
+    assert f"{name}: no spare is configured" in alone.err
 
     refused = issued.run("failover", name)
 

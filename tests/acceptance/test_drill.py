@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from dualcert.lifecycle import loopback
 from tests.brokenca import change, change_ca, rows
 from tests.labfixture import ProjectLab
-from tests.program import Program
+from tests.program import Program, finish
 
 
 @pytest.fixture
@@ -124,6 +125,42 @@ def test_what_would_not_serve_is_named_and_is_no_backup_any_more(
     assert says in "; ".join(told["problems"]), told
     assert ok_until(issued) is None
     assert [one["kind"] for one in issued.events(name)][-1] == "proof-failed"
+
+
+@pytest.mark.parametrize("program", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize(("spoil", "after"), [(None, "protected"), (no_chain, "unprotected")])
+def test_what_only_an_incident_was_against_counts_again_after_its_end(
+    lab: ProjectLab, issued: Program, name: str, spoil: Any, after: str
+) -> None:
+    issued.done("incident", "open", "--title", "a test", "--within", "1d", "--ca", "beta")
+    if spoil is not None:
+        spoil(lab, issued)
+    status, told = drilled(issued)
+    assert status == 1
+    assert "named by an open incident" in "; ".join(told["problems"])
+
+    issued.done("incident", "close", "1")
+
+    assert issued.show(name)["protection"] == after
+
+
+def test_what_is_held_against_a_backup_while_it_is_drilled_is_not_forgotten(
+    lab: ProjectLab, issued: Program, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shake = loopback.handshake
+
+    def meanwhile(*arguments: Any) -> Any:
+        opening = ("incident", "open", "--title", "a test", "--within", "1d", "--ca", "beta")
+        assert finish(issued.start(*opening)).status == 0
+        return shake(*arguments)
+
+    monkeypatch.setattr(loopback, "handshake", meanwhile)
+
+    status, told = drilled(issued)
+
+    assert (status, told["ok"]) == (1, False)
+    assert "named by an open incident" in "; ".join(told["problems"])
+    assert ok_until(issued) is None
 
 
 def test_a_pair_without_a_backup_fails(issued: Program, name: str) -> None:

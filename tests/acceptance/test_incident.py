@@ -6,12 +6,16 @@ import csv
 import gzip
 import hashlib
 import io
+import os
+import pty
+import subprocess
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from dualcert import bootstrap
 from dualcert.lab.https import fetch
@@ -263,11 +267,86 @@ def test_refills_at_the_incidents_own_ca_are_held_until_somebody_lets_them_go(
     assert serial(program, names[0], BACKUP) == old
 
     program.done("incident", "run", "1", "--refill", "now")
+    last = program.done("events", "--json").lines[-1]
+    assert (last["kind"], last["ca"], last["cause"]) == (
+        "incident-run",
+        "alpha",
+        "incident 1: refills at alpha are due",
+    )
     program.done("renew", "--due")
 
     assert serial(program, names[0], BACKUP) != old
     shown = status(program)
     assert (shown["protected"], shown["refills_held_at"]) == (4, [])
+
+
+def test_pairs_that_only_lose_their_backup_get_another_one_when_their_ca_may_issue_again(
+    program: Program, names: list[str]
+) -> None:
+    open_incident(program, "--ca", "beta")
+    planned = plan(program)
+    assert (planned["serving"], planned["standby"]) == (0, 4)
+    old = {name: serial(program, name, BACKUP) for name in names}
+
+    assert run(program, planned["plan"]).status == 0
+    program.done("renew", "--due")
+    assert {name: serial(program, name, BACKUP) for name in names} == old
+    assert status(program)["protected"] == 0
+
+    program.done("incident", "run", "1", "--refill", "now")
+    program.done("renew", "--due")
+
+    assert all(serial(program, name, BACKUP) != old[name] for name in names)
+    assert {program.show(name)["protection"] for name in names} == {"protected"}
+    assert status(program)["protected"] == 4
+    assert "protected  4 of 4" in program.done("incident", "status", "1").out
+
+
+def test_where_no_ca_is_in_trouble_such_backups_are_ordered_at_once(
+    program: Program, names: list[str]
+) -> None:
+    issuer = program.show(names[0])[BACKUP]["certificate"]["issuer"]
+    open_incident(program, "--issuer", issuer)
+    assert run(program, plan(program)["plan"]).status == 0
+
+    program.done("renew", "--due")
+
+    assert {program.show(name)["protection"] for name in names} == {"protected"}
+
+
+def test_what_is_planned_anew_is_counted_once(program: Program, names: list[str]) -> None:
+    open_incident(program, "--ca", "alpha")
+    first = plan(program)
+    program.done("revoke", names[0], "--role", "backup")
+    assert run(program, first["plan"]).json["skipped"] == 1
+
+    def promoted() -> Any:
+        return program.done("incident", "report", "1", "--format", "json").json["seconds_to"]["promoted"]
+
+    assert promoted()["50%"] is not None
+    assert promoted()["100%"] is None
+    program.done("renew", "--due")
+    second = plan(program)
+    assert (second["serving"], second["usable"]) == (1, 1)
+
+    result = run(program, second["plan"])
+
+    assert (result.status, result.json["promoted"], result.json["observed"]) == (0, 4, 4)
+    assert promoted()["100%"] is not None
+    assert "promoted   4 of 4" in program.done("incident", "status", "1").out
+
+
+def test_a_pair_that_waits_for_its_backup_is_not_among_the_100_percent(
+    program: Program, names: list[str]
+) -> None:
+    program.done("revoke", names[0], "--role", "backup")
+    open_incident(program, "--ca", "alpha")
+    assert run(program, plan(program)["plan"]).json["promoted"] == 3
+
+    told = program.done("incident", "report", "1", "--format", "json").json
+
+    assert told["seconds_to"]["observed"]["50%"] is not None
+    assert told["seconds_to"]["observed"]["100%"] is None
 
 
 def test_a_failover_of_another_pair_says_that_its_refill_is_held_too(
@@ -307,6 +386,62 @@ def test_what_is_not_seen_stops_the_run_above_the_limit_and_is_seen_when_said_ag
     assert (again.json["observed"], again.json["run"]["stopped"]) == (4, None)
 
 
+def test_what_is_seen_after_a_run_has_stopped_counts_whoever_saw_it(
+    lab: ProjectLab, program: Program, names: list[str]
+) -> None:
+    open_incident(program, "--ca", "alpha")
+    lab.nginx.stop()
+    stopped = run(program, plan(program)["plan"], "--max-failures", "0%")
+    assert (stopped.status, stopped.json["observed"]) == (3, 0)
+    assert all("127.0.0.1" in one["reason"] for one in stopped.json["stuck"]), stopped.json["stuck"]
+    lab.nginx.start()
+
+    program.done("renew", names[0])
+    assert (status(program)["promoted"], status(program)["observed"]) == (4, 1)
+    rows = csv.DictReader(io.StringIO(program.done("incident", "report", "1", "--format", "csv").out))
+    assert {row["pair"]: row["observed"] for row in rows} == dict.fromkeys(names, "") | {names[0]: "wire"}
+
+    result = run(program, plan(program)["plan"])
+
+    assert (result.status, result.json["observed"]) == (0, 4)
+    report = program.done("incident", "report", "1", "--format", "json").json
+    assert report["seconds_to"]["observed"]["100%"] is not None
+
+
+def test_why_pairs_do_not_get_their_backup_again_is_told(
+    lab: ProjectLab, program: Program, names: list[str]
+) -> None:
+    program.done("revoke", names[0], "--role", "backup")
+    open_incident(program, "--ca", "alpha")
+    run(program, plan(program)["plan"])
+    lab.config_path.write_text(lab.config_path.read_text().replace('tsig_name = "', 'tsig_name = "not-'))
+    program.done("incident", "run", "1", "--refill", "now")
+    program.run("renew", "--due", "--timeout", "3s")
+
+    stuck = {one["pair"]: (one["state"], one["reason"]) for one in status(program)["stuck"]}
+
+    assert stuck.keys() == set(names)
+    assert {state for state, _ in stuck.values()} == {"ordered", "observed"}
+    assert all("TSIG" in reason for _, reason in stuck.values()), stuck
+
+
+def test_a_person_at_a_terminal_sees_how_far_it_is_and_how_long_there_is(
+    program: Program, names: list[str]
+) -> None:
+    open_incident(program, "--ca", "alpha")
+    digest = plan(program)["plan"]
+    master, terminal = pty.openpty()
+    with os.fdopen(master, "rb", buffering=0) as screen:
+        with os.fdopen(terminal, "wb") as stderr:
+            command = program.command("incident", "run", "1", "--plan", digest)
+            ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=stderr, timeout=60, check=False)
+        shown = screen.read(65_536).decode()
+
+    assert ended.returncode == 0, shown
+    assert f"{len(names)} of {len(names)} had their turn, {len(names)} seen" in shown
+    assert "deadline in 23:59:" in shown
+
+
 def test_the_report_has_a_line_for_each_certificate(program: Program, names: list[str]) -> None:
     before = {name: (serial(program, name), serial(program, name, BACKUP)) for name in names}
     open_incident(program, "--ca", "alpha")
@@ -330,7 +465,6 @@ def test_the_report_has_a_line_for_each_certificate(program: Program, names: lis
 def test_a_packed_list_on_stdin_and_a_crl_name_the_same(
     lab: ProjectLab, program: Program, names: list[str], tmp_path: Path
 ) -> None:
-    from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
@@ -356,6 +490,18 @@ def test_a_packed_list_on_stdin_and_a_crl_name_the_same(
     assert plan(program)["usable"] == 2
 
 
+def test_an_issuer_is_told_by_its_key_identifier_too(
+    lab: ProjectLab, program: Program, names: list[str]
+) -> None:
+    chain = (lab.directory / "live" / names[0] / "chain.pem").read_bytes()
+    issuer = x509.load_pem_x509_certificate(chain)
+    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+
+    opened = open_incident(program, "--issuer", identifier.hex(":").upper())
+
+    assert opened["members"] == len(names)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -364,6 +510,8 @@ def test_a_packed_list_on_stdin_and_a_crl_name_the_same(
         ("--ca", "nobody", "--within", "24h"),
         ("--within", "24h", "--serials", "/does/not/exist", "--ca", "alpha"),
         ("--within", "24h", "--names", "a", "--spki-file", "b"),
+        ("--within", "24h", "--ca", "alpha", "--issued-between", "2026-02-01", "2026-01-01"),
+        ("--within", "24h", "--issuer", "ab" * 20),
     ],
 )
 def test_what_says_too_little_or_contradicts_itself_is_a_usage_problem(

@@ -29,8 +29,8 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
         Point("commit main: running.run", 1),
         Point("commit main: running._promote", 1),
         Point("commit main: running._promote", 2),
-        Point("commit main: running._see", 1),
-        Point("commit main: running._see", 2),
+        Point("commit main: running._see_all", 1),
+        Point("commit main: running._see_all", 2),
         Point("target web: deploy", 1),
         Point("target web: purge", 1),
         Point("commit main: running.carry_out", 1),
@@ -58,3 +58,26 @@ def test_a_run_that_was_killed_is_finished_by_the_same_command(
     told = program.done("events", "--json").lines
     assert Counter(one["pair"] for one in told if one["kind"] == "promoted") == dict.fromkeys(names, 1)
     assert {program.show(name)["epoch"] for name in names} == {1}
+
+
+@pytest.mark.parametrize("point", ["opening.close", "opening._trust_again", "refills._release"])
+def test_closing_that_was_killed_is_finished_by_the_same_command(
+    lab: ProjectLab, program: Program, nursery: Nursery, point: str
+) -> None:
+    name = f"c.{lab.domain}"
+    program.done("issue", name)
+    program.done("incident", "open", "--title", "a test", "--within", "24h", "--ca", "beta")
+    digest = program.done("incident", "plan", "1", "--json").json["plan"]
+    program.done("incident", "run", "1", "--plan", digest)
+    assert program.show(name)["protection"] == "unprotected"
+
+    life = nursery.run(
+        lab.config_path, "incident", "close", "1", death=Death(Point(f"commit main: {point}", 1), AFTER)
+    )
+    assert life.killed, life
+    program.done("incident", "close", "1")
+
+    assert program.show(name)["protection"] == "protected"
+    assert program.done("incident", "status", "1", "--json").json["refills_held_at"] == []
+    assert program.done("renew", "--due").out.startswith("1 step was due")
+    assert program.run("incident", "close", "1").status == 4

@@ -22,7 +22,7 @@ COUNT = 4
         at(AFTER, "commit main: running._promote", 2),
         at(AFTER, "files: rename", 2),
         at(BEFORE, "commit deploy: deployment._seen", 2),
-        at(BEFORE, "commit main: running._see", 1),
+        at(BEFORE, "commit main: running._see_all", 1),
         at(BEFORE, "commit main: running.carry_out", 1),
     ],
     ids=str,

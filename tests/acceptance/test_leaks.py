@@ -98,6 +98,80 @@ def test_said_twice_it_changes_nothing_more(lab: ProjectLab, issued: Program, na
     assert (summary(again)["promoted"], summary(again)["problems"]) == (0, [])
 
 
+@pytest.mark.parametrize("program", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize("since", [(), ("--since", "3d")])
+def test_what_came_to_a_target_after_it_was_said_is_not_what_leaked(
+    issued: Program, name: str, since: tuple[str, ...]
+) -> None:
+    leaked = issued.show(name)["primary"]["certificate"]["serial"]
+    command = ("compromise", "--target", "web", *since)
+    issued.done(*command)
+    before = (history(issued), issued.show(name))
+
+    again = issued.done(*command, "--json")
+
+    assert (history(issued), issued.show(name)) == before
+    assert [one["serial"] for one in again.lines[:-1]] == [leaked]
+    assert "--again" in again.err
+    anew = issued.done(*command, "--again", "--dry-run", "--json")
+    assert before[1]["primary"]["certificate"]["serial"] in {one.get("serial") for one in anew.lines}
+
+
+def test_a_target_that_leaks_long_after_is_looked_at_as_it_is_now(issued: Program, name: str) -> None:
+    issued.done("compromise", "--target", "web")
+    change(issued, "UPDATE event SET at = at - 7200000000")
+
+    told = issued.done("compromise", "--target", "web", "--dry-run", "--json")
+
+    serves = issued.show(name)["primary"]["certificate"]["serial"]
+    assert serves in {one.get("serial") for one in told.lines}
+
+
+@pytest.mark.parametrize("program", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize("role", ["primary", "backup"])
+def test_by_name_it_means_the_key_of_that_moment_and_said_twice_no_other(
+    issued: Program, name: str, role: str
+) -> None:
+    old = issued.show(name)
+    command = ("compromise", name, "--role", role)
+    issued.done(*command)
+    before = (history(issued), issued.show(name))
+    assert before[1][role]["certificate"]["serial"] != old[role]["certificate"]["serial"]
+
+    again = issued.done(*command, "--json")
+
+    assert (history(issued), issued.show(name)) == before
+    assert old[role]["certificate"]["spki_sha256"] in summary(again)["compromised"]
+    assert "--again" in again.err
+    anew = issued.done(*command, "--again", "--dry-run", "--json")
+    assert anew.lines[0]["serial"] == before[1][role]["certificate"]["serial"]
+
+
+def test_by_name_it_means_another_key_when_the_first_is_long_done_with(issued: Program, name: str) -> None:
+    issued.done("compromise", name)
+    change(issued, "UPDATE event SET at = at - 7200000000")
+
+    told = issued.done("compromise", name, "--dry-run", "--json")
+
+    assert told.lines[0]["ca"] == "beta"
+
+
+def test_the_time_until_it_is_revoked_although_it_serves_can_be_told(
+    lab: ProjectLab, issued: Program, name: str
+) -> None:
+    old = issued.show(name)["primary"]["certificate"]
+    issued.done("revoke", name, "--role", "backup")
+    lab.config_path.write_text(lab.config_path.read_text().replace('tsig_name = "', 'tsig_name = "not-'))
+    issued.run("compromise", name, "--revoke-by", "2h", "--timeout", "2s")
+    [(by, at)] = rows(issued, "SELECT revoke_by, requested_at FROM revocation_request")
+    assert by - at == 2 * 3600 * 1_000_000
+    assert status(lab, "alpha", old["serial"])[0] == "Valid"
+
+    issued.run("compromise", name, "--revoke-by", "0", "--timeout", "5s")
+
+    assert status(lab, "alpha", old["serial"]) == ("Revoked", 1)
+
+
 def test_a_private_key_that_was_found_names_its_certificate_and_goes_no_further(
     lab: ProjectLab, issued: Program, name: str, tmp_path: Path
 ) -> None:
@@ -260,6 +334,7 @@ def test_one_kek_leaked_and_the_other_side_is_untouched(lab: ProjectLab, issued:
     assert rows(issued, "SELECT spki, wrapped FROM account WHERE ca = 'beta'") == theirs
     assert not is_known(issued, "alpha", old)
     # What was made since is good, and stays.
+    assert "--again" in again.err
     assert (summary(again)["promoted"], history(issued)) == (0, count)
     anew = issued.done("compromise", "--domain", "primary", "--again", "--dry-run", "--json")
     assert summary(anew)["certificates"] == 4
@@ -305,6 +380,16 @@ def test_above_the_brake_an_incident_is_opened_and_no_pair_turns(lab: ProjectLab
     assert rows(program, "SELECT count(*) FROM incident_member") == [(11,)]
     assert rows(program, "SELECT count(*) FROM blocked_key") == [(0,)]
 
+    leaked = {program.show(one)["primary"]["certificate"]["serial"] for one in names}
+    planned = program.done("incident", "plan", "1", "--json").json["plan"]
+    program.done("incident", "run", "1", "--plan", planned)
+    done = program.done("compromise", "--target", "web", "--json")
+
+    assert {one["serial"] for one in done.lines[:-1]} == leaked
+    assert (summary(done)["promoted"], summary(done)["incident"]) == (0, None)
+    assert {status(lab, "alpha", one) for one in leaked} == {("Revoked", 1)}
+    assert {program.show(one)["epoch"] for one in names} == {1}
+
 
 def test_an_order_under_a_leaked_key_is_given_up_and_placed_again(
     lab: ProjectLab, program: Program, name: str
@@ -327,6 +412,8 @@ def test_an_order_under_a_leaked_key_is_given_up_and_placed_again(
         ((), "say one of"),
         (("x.example", "--target", "web"), "say one of"),
         (("--domain", "primary", "--since", "1d"), "--since belongs to --target"),
+        (("--spki", "ab" * 32, "--again"), "--again to NAME, --target or --domain"),
+        (("--target", "web", "--revoke-by", "soon"), "--revoke-by"),
         (("--spki", "abc"), "64 hexadecimal digits"),
         (("--spki", "ab" * 32), "no key of ours"),
         (("--domain", "nowhere"), "there is no isolation domain"),
@@ -382,6 +469,30 @@ def test_whoever_comes_after_a_killed_one_finishes(
         assert status(lab, "alpha", old["serial"]) == ("Revoked", 1), death
         kinds = [one["kind"] for one in program.events(name)]
         assert (kinds.count("promoted"), kinds.count("key-blocked")) == (1, 1), death
+
+
+@pytest.mark.parametrize(
+    "death",
+    [
+        Death(Point("commit main: promotion._promote", 1), AFTER),
+        Death(Point("ca alpha: revoke", 1), BEFORE),
+        Death(Point("ca alpha: revoke", 1), AFTER),
+    ],
+    ids=str,
+)
+def test_whoever_types_the_name_again_after_a_killed_one_leaves_no_other_key(
+    lab: ProjectLab, issued: Program, nursery: Nursery, name: str, death: Death
+) -> None:
+    before = issued.show(name)
+    assert nursery.run(lab.config_path, "compromise", name, death=death).killed
+    change(issued, "UPDATE event SET at = at - 7200000000")  # and not at once
+
+    issued.done("compromise", name)
+
+    pair = issued.show(name)
+    assert (pair["protection"], pair["epoch"]) == ("protected", 1)
+    assert pair["primary"]["certificate"] == before["backup"]["certificate"]
+    assert status(lab, "alpha", before["primary"]["certificate"]["serial"]) == ("Revoked", 1)
 
 
 def test_a_certificate_that_was_under_way_under_a_leaked_key_is_revoked_when_it_comes(

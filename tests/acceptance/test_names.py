@@ -190,3 +190,11 @@ def test_the_same_serial_of_two_issuers_is_two_certificates(program: Program, na
         assert found is not None
         assert found.id == number
     application.close()
+
+
+@pytest.mark.parametrize("text", ["shop", "a_b", "*.", "1.2.3.4"])
+def test_what_is_no_pairs_name_is_told_so_whatever_it_looks_like(program: Program, text: str) -> None:
+    refused = program.run("show", text)
+    assert refused.status == 2
+    assert f"no pair is called {text}" in refused.err
+    assert "dualcert list" in refused.err

@@ -181,11 +181,12 @@ def against(tx: Transaction, what: str, held: Full) -> None:
 
 @pytest.mark.parametrize("what", ["nothing", "revoked", "another incident", "its key did not open"])
 def test_closing_gives_a_backup_its_trust_back_unless_something_else_is_against_it(
-    world: World, full: list[Full], what: str
+    world: World, full: list[Full], clock: FakeClock, what: str
 ) -> None:
     one = opened(world, numbers=[full[0][2].id])
     assert not trusted(world, full[0][0])
     assert trusted(world, full[1][0])
+    clock.advance(1)  # since its key was opened
     with world.store.write() as tx:
         against(tx, what, full[0])
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select, text, update
 
 from dualcert.errors import Refused
-from dualcert.lifecycle.incidents import close, open_incident, plan, running, telling
+from dualcert.lifecycle.incidents import close, open_incident, plan, running, telling, zones
 from dualcert.lifecycle.incidents.opening import Entry, Selection
 from dualcert.lifecycle.incidents.running import Terms
 from dualcert.lifecycle.world import World
@@ -30,7 +30,7 @@ from dualcert.store import (
 from dualcert.store.incident_runs import Range
 from dualcert.testing.clock import FakeClock
 from tests.store import masses
-from tests.store.building import BACKUP, PRIMARY
+from tests.store.building import BACKUP, PRIMARY, a_full_pair
 from tests.store.overhearing import looked_up, overheard, scans
 from tests.store.worlds import Setting, a_world
 
@@ -49,7 +49,7 @@ def world(store: Store, clock: FakeClock) -> World:
 @pytest.fixture
 def undeployed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that only promotes: what brings certificates to targets is tested with real ones."""
-    monkeypatch.setattr(running._Run, "_see", lambda self, wave: None)
+    monkeypatch.setattr(running._Run, "_see_all", lambda self, batch, wave: None)
 
 
 def an_incident(world: World, count: int = MANY, *, ca: str = PRIMARY) -> Incident:
@@ -225,7 +225,7 @@ def test_a_newer_plan_or_the_end_of_the_incident_ends_a_run(world: World, store:
         plan(world, incident.id)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running._Run, "_see", lambda self, wave: None)
+        patch.setattr(running._Run, "_see_all", lambda self, batch, wave: None)
         with pytest.raises(Refused, match="not the hash of the newest plan"):
             one(world, incident.id, old.hash, Terms(waves="10%,100%", max_failures="100%"), plan_anew)
         new = plan(world, incident.id)
@@ -301,3 +301,42 @@ def test_members_are_counted_by_their_numbers_whatever_was_known_of_earlier_inci
         found = looked_up(tx, asked, "other_member")
         assert found
         assert [one for one in found if "certificate_id" not in one] == []
+
+
+def test_a_plan_is_counted_by_the_registered_domains_of_the_first_names(
+    store: Store, clock: FakeClock
+) -> None:
+    names = (
+        ("www.example.com", "shop.example.org"),
+        ("*.example.com",),
+        ("example.com",),
+        ("a.b.example.co.uk",),
+        ("example.co.uk",),
+        ("other.co.uk",),
+        ("www.city.kawasaki.jp",),
+        ("deep.under.example.kawasaki.jp",),
+        ("one.github.io",),
+        ("github.io",),
+    )
+    with store.write() as tx:
+        made = [a_full_pair(tx, *some) for some in names]
+    world = a_world(store, clock, Setting())
+    deadline = clock.now() + timedelta(hours=24)
+    incident = open_incident(world, "a test", "a test", deadline, None, [one.id for _, one, _ in made])
+    number = plan(world, incident.id).number
+
+    with store.read() as tx:
+        found = zones.grouped(tx, incident.id, number)
+        few = zones.grouped(tx, incident.id, number, most=2)
+
+    assert {zone: sum(actions.values()) for zone, actions in found.items()} == {
+        "example.com": 3,
+        "example.co.uk": 2,
+        "city.kawasaki.jp": 1,
+        "github.io": 1,
+        "one.github.io": 1,
+        "other.co.uk": 1,
+        "under.example.kawasaki.jp": 1,
+    }
+    assert next(iter(found)) == "example.com"
+    assert sum(few["others"].values()) == 10 - sum(sum(few[zone].values()) for zone in list(few)[:-1])

@@ -137,13 +137,14 @@ ACTS: dict[str, Act] = {
     "last promotion": lambda tx, pair, row: events.last_promotion(tx, pair.id),
     "a leaked key": lambda tx, pair, row: compromise.of_key(tx, b"spki"),
     "keys of a target": lambda tx, pair, row: compromise.at_target(tx, "web", None),
-    "keys of a target since": lambda tx, pair, row: compromise.at_target(tx, "web", tx.now),
+    "keys of a target since": lambda tx, pair, row: compromise.at_target(tx, "web", tx.now, tx.now),
     "keys of a domain": lambda tx, pair, row: compromise.in_domain(tx, "one", tx.now),
     "what a leak concerns": lambda tx, pair, row: compromise.held(tx, [1, 2]),
     "orders under a key": lambda tx, pair, row: compromise.attempts_with(tx, b"spki"),
     "orders under a domain's keys": lambda tx, pair, row: compromise.attempts_in(tx, "one", tx.now),
     "orders under some keys": lambda tx, pair, row: compromise._found(tx, [b"one", b"two"]),
     "an earlier leak": lambda tx, pair, row: compromise.last_told(tx, "isolation domain one"),
+    "an earlier leak of a pair": lambda tx, pair, row: compromise.last_told(tx, "its key", pair.id),
     "a CA's standing": lambda tx, pair, row: standings.get(tx, PRIMARY),
     "last seal": lambda tx, pair, row: seals.last(tx),
     "page of seals": lambda tx, pair, row: seals.page(tx, 7),
@@ -201,6 +202,7 @@ _IN_ORDER = {"claim", "due pairs", "due renewals", "renewals to ask about"}
         ("keys of a target", "ix_deployment_target_arrived_at"),
         ("keys of a domain", "ix_wrapped_key_domain_key_id"),
         ("an earlier leak", "ix_event_pair_id_id"),
+        ("an earlier leak of a pair", "ix_event_pair_id_id"),
     ],
 )
 def test_the_index_made_for_it_is_used(store: Store, act: str, index: str) -> None:

@@ -48,6 +48,13 @@ def test_what_is_no_serial_is_told_with_its_line_and_the_rest_goes_on(line: str)
     assert found[1].serial == bytes.fromhex("03a1b2")
 
 
+def test_what_cannot_be_read_is_told_without_what_a_terminal_would_obey() -> None:
+    [one] = serials(b"\x1b[2Jaway\x07\n")
+    assert one.problem is not None
+    assert one.problem.isprintable()
+    assert "away" in one.problem
+
+
 def test_twenty_bytes_with_a_sign_byte_in_front_are_a_serial() -> None:
     [one] = serials(b"00" + b"ff" * 20)
     assert one.serial == b"\xff" * 20

@@ -170,26 +170,29 @@ def close(world: World, incident_id: int) -> Incident:
     """It names nothing any more, and backups that it named count again where nothing else is against them. Refills that
     were held for it are due.
 
-    Raises ``Refused`` where it is closed already.
+    Said again it finishes what was cut off; raises ``Refused`` where nothing was.
     """
     with world.store.write() as tx:
         found = existing(tx, incident_id)
-        if not incidents.close(tx, incident_id):
-            raise Refused(f"incident {incident_id} is closed already", remedy="See: dualcert incident list")
-        events.record(tx, EventKind.INCIDENT_CLOSED, f"incident {incident_id}: {found.title}", ca=found.ca)
-    undo_names(world, incident_id)
-    refills.release_for(world, incident_id)
+        closed = incidents.close(tx, incident_id)
+        if closed:
+            events.record(
+                tx, EventKind.INCIDENT_CLOSED, f"incident {incident_id}: {found.title}", ca=found.ca
+            )
+    trusted = _trust_again(world, incident_id)
+    released = refills.release_for(world, incident_id)
+    if not (closed or trusted or released):
+        raise Refused(f"incident {incident_id} is closed already", remedy="See: dualcert incident list")
     with world.store.read() as tx:
         return existing(tx, incident_id)
 
 
-def undo_names(world: World, incident_id: int) -> None:
-    """Backups that a closed incident named count again; what was interrupted in the middle may be done again."""
-    after = 0
+def _trust_again(world: World, incident_id: int) -> int:
+    after = trusted = 0
     while True:
         with world.store.write() as tx:
             up_to = incident_plans.members_up_to(tx, incident_id, after)
             if up_to is None:
-                return
-            promotion.trust_again(tx, incident_id, after, up_to)
+                return trusted
+            trusted += promotion.trust_again(tx, incident_id, after, up_to)
         after = up_to

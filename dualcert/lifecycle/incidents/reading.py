@@ -146,4 +146,6 @@ def _name(line: int, text: str) -> Entry:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    # Whoever wrote the file may have meant it for the terminal that shows this.
+    shown = "".join(one if one.isprintable() else "\ufffd" for one in text[:60])
+    return shown if len(text) <= 60 else f"{shown[:57]}..."

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from dualcert.lifecycle.world import World
-from dualcert.store import incident_progress
+from dualcert.model.events import EventKind
+from dualcert.store import events, incident_progress
 
 
 def release(world: World, ca: str) -> None:
     """Nothing is held at the CA any more: what was emptied there is due for its order now."""
+    # Whoever is killed before the end leaves the CA as one at which refills are held, and is known by that.
+    _release(world, ca)
     with world.store.write() as tx:
+        number = incident_progress.refills_held_for(tx, ca)
         incident_progress.stop_holding(tx, ca)
+        if number is not None:
+            cause = f"incident {number}: refills at {ca} are due"
+            events.record(tx, EventKind.INCIDENT_RUN, cause, ca=ca)
+    _release(world, ca)  # what was held meanwhile
+
+
+def _release(world: World, ca: str) -> None:
     after: int | None = 0
     while after is not None:
         with world.store.write() as tx:

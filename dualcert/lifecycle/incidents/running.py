@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from fractions import Fraction
 
 from dualcert.errors import Refused, StoreError
@@ -25,7 +25,14 @@ from dualcert.model.incident import Action, Run
 from dualcert.model.work import WorkKind
 from dualcert.policy import waves as policy
 from dualcert.policy.waves import Tally
-from dualcert.store import Transaction, events, incident_plans, incident_progress, incident_runs
+from dualcert.store import (
+    Transaction,
+    events,
+    incident_plans,
+    incident_progress,
+    incident_report,
+    incident_runs,
+)
 from dualcert.store.incident_runs import Range
 
 log = logging.getLogger(__name__)
@@ -36,6 +43,9 @@ _BATCH = 2_500
 _MARKED = 5_000
 _TOGETHER = 1000
 """How many pairs are driven at once from their promotion to the look at what is served."""
+
+_ALL = 2**62
+"""No pair has a higher number."""
 
 _PATIENCE = timedelta(minutes=2)
 """How long those are given; a step that has failed comes back only after that."""
@@ -63,6 +73,7 @@ class Progress:
     total: int
     turned: int
     seen: int
+    deadline: datetime
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,7 @@ def run(
     one = _Run(world, plan, terms, shares, limits, ca, tell)
     if terms.refill:
         refills.release_for(world, incident_id)
+    one.see_earlier_plans()
     one.hurry()
     if through:
         return Ended(one.see_the_rest(), None)
@@ -167,6 +179,7 @@ class _Run:
         self._cause = f"incident {self._id}: {plan.incident.title}"
         self._tally = Tally(0, 0, 0)
         self._up_to = 0
+        self._held_at = ca
         self._held = None if ca is None else f"held for incident {self._id}"
 
     # --- promoting -----------------------------------------------------------------------------------------
@@ -257,6 +270,19 @@ class _Run:
         """Everything promoted so far is deployed and looked at, as far as that succeeds."""
         with self._world.store.read() as tx:
             batch = self._so_far(tx)
+        self._see_all(batch, wave)
+
+    def see_earlier_plans(self) -> None:
+        """What earlier plans have promoted and nobody has seen: it is in no row of this plan that is to be promoted."""
+        with self._world.store.read() as tx:
+            plans = incident_report.plans_carried_out(tx, self._id)
+        for number in plans:
+            if number < self._plan.number:
+                batch = Range(self._id, number, 0, _ALL)
+                self._hurry(batch)
+                self._see_all(batch, 0)
+
+    def _see_all(self, batch: Range, wave: int) -> None:
         while True:
             with self._world.store.read() as tx:
                 ids = incident_progress.unobserved(tx, batch, _TOGETHER)
@@ -274,6 +300,9 @@ class _Run:
         """What an earlier run has promoted and not brought to its targets is tried again at once."""
         with self._world.store.read() as tx:
             batch = self._so_far(tx)
+        self._hurry(batch)
+
+    def _hurry(self, batch: Range) -> None:
         while True:
             with self._world.store.write() as tx:
                 ids = incident_progress.unobserved(tx, batch, _MARKED)
@@ -291,16 +320,17 @@ class _Run:
         return bool(left)
 
     def order_backups(self) -> None:
-        """Pairs whose backup is not to be used get another one, ordered before anything that can wait."""
+        """Pairs whose backup is not to be used, or is named itself, get another one: ordered before anything that can
+        wait, and where the CA is the one in trouble, when somebody says so."""
         after = 0
         while True:
             with self._world.store.write() as tx:
                 self._ours(tx)
-                up_to = incident_progress.orders_up_to(tx, self._id, self._plan.number, after, _MARKED)
+                up_to = incident_progress.refills_up_to(tx, self._id, self._plan.number, after, _MARKED)
                 if up_to is None:
                     return
                 batch = Range(self._id, self._plan.number, after, up_to)
-                incident_progress.order_backups(tx, batch, self._cause)
+                incident_progress.order_backups(tx, batch, self._cause, self._held_at)
             after = up_to
 
     def _say(self, wave: int) -> None:
@@ -308,4 +338,5 @@ class _Run:
             return
         tally = self._tally
         seen = tally.turned - tally.skipped - tally.unseen
-        self._tell(Progress(wave + 1, len(self._ends), self._plan.counts.usable, tally.turned, seen))
+        waves, total, deadline = len(self._ends), self._plan.counts.usable, self._plan.incident.deadline
+        self._tell(Progress(wave + 1, waves, total, tally.turned, seen, deadline))

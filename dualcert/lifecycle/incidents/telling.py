@@ -7,6 +7,7 @@ from typing import Any
 
 from dualcert.clock import from_microseconds
 from dualcert.lifecycle import signing
+from dualcert.lifecycle.incidents import zones
 from dualcert.lifecycle.incidents.planning import existing, newest_plan
 from dualcert.lifecycle.world import World
 from dualcert.model.incident import Counts, Incident
@@ -59,8 +60,9 @@ def planned(world: World, incident_id: int, *, groups: bool) -> dict[str, Any]:
         incident = existing(tx, incident_id)
         shown = _numbers(tx, incident)
         if groups:
-            for by in ("ca", "target", "zone", "why"):
+            for by in ("ca", "target", "why"):
                 shown[f"by_{by}"] = incident_plans.grouped(tx, incident_id, incident.plan, by)
+            shown["by_zone"] = zones.grouped(tx, incident_id, incident.plan)
     return shown
 
 
@@ -97,6 +99,7 @@ def status(world: World, incident_id: int, *, stuck: int = 20) -> dict[str, Any]
             "opened_at": incident.opened_at,
             "deadline": incident.deadline,
             "closed_at": incident.closed_at,
+            "pairs": {"leaving": funnel.leaving, "concerned": funnel.concerned},
             "promoted": funnel.promoted,
             "deployed": funnel.deployed,
             "observed": funnel.observed,
