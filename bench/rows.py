@@ -20,7 +20,8 @@ from dualcert.model.events import EventKind
 from dualcert.model.order import OrderStep
 from dualcert.model.pair import KeyType
 from dualcert.policy.due import PROOF_LASTS
-from dualcert.store import tables
+from dualcert.policy.watching import SourceKind
+from dualcert.store import incident_tables, tables
 
 Rows = dict[Table, list[tuple[Any, ...]]]
 
@@ -34,6 +35,7 @@ _OLDEST, _YOUNGEST = 57 * _DAY, _HOUR
 _PROVED = 20 * _DAY
 _PROOF_LASTS = PROOF_LASTS // _US
 _KEY_TYPE, _STORED, _WIRE = KeyType.EC_P256.value, OrderStep.STORED.value, How.WIRE.value
+_CRL = SourceKind.CRL.value
 _SUBDOMAINS = 1000
 
 COLUMNS: dict[Table, tuple[str, ...]] = {
@@ -103,6 +105,21 @@ COLUMNS: dict[Table, tuple[str, ...]] = {
         "check_at",
         "failures",
     ),
+    incident_tables.watch_source: (
+        "id",
+        "kind",
+        "place",
+        "issuing_key",
+        "issuer_hash",
+        "ca",
+        "due_at",
+        "asked_at",
+        "good_at",
+        "this_update",
+        "next_update",
+        "entries",
+    ),
+    incident_tables.watched: ("certificate_id", "source_id"),
     tables.deployment: ("id", "pair_id", "target", "epoch", "certificate_id", "arrived_at", "verified_at"),
     tables.observation: ("pair_id", "target", "sha256", "how", "at"),
     tables.event: ("id", "at", "kind", "actor", "cause", "pair_id", "ca", "target", "certificate_id"),
@@ -152,11 +169,18 @@ class Inventory:
         """The rows of so many pairs at a time."""
         self._rows = {table: [] for table in COLUMNS}
         self._rows[tables.chain] = [(one.ca.chain_hash, one.ca.chain_pem) for one in self._cas]
+        self._rows[incident_tables.watch_source] = [self._watching(*one) for one in enumerate(self._cas, 1)]
         for number in range(1, self._pairs + 1):
             self._pair(number)
             if number % size == 0 or number == self._pairs:
                 yield self._rows
                 self._rows = {table: [] for table in COLUMNS}
+
+    def _watching(self, number: int, ca: Specimens) -> tuple[Any, ...]:
+        """The CRL of a CA, seen a moment ago: it has no entries, and is not due within the next six hours."""
+        of, seen = ca.ca, self._now - _SECOND
+        signed = (of.crl, of.issuing_key, of.issuer_hash, of.name)
+        return (number, _CRL, *signed, self._now + 6 * _HOUR, seen, seen, seen, self._now + _DAY, 0)
 
     def _pair(self, number: int) -> None:
         rows, new, draw = self._rows, self._new, self._random.random
@@ -234,6 +258,7 @@ class Inventory:
             )
         )
         rows[tables.leaf].append((number, has.der))
+        rows[incident_tables.watched].append((number, self._cas.index(ca) + 1))
         self._renewal(pair, side)
         rows[tables.lineage].append((number, pair, of.name, ca.domain, made, side.renew_at))
         return side

@@ -75,6 +75,7 @@ class InventedCa:
             .sign(root_key, hashes.SHA256())
         )
         self.name = name
+        self.crl = f"http://{name}.invalid/7.crl"
         self.subject = subject
         self.issuer = subject.rfc4514_string()
         self.issuer_hash = hashlib.sha256(subject.public_bytes()).digest()
@@ -112,11 +113,11 @@ class InventedCa:
             ),
             False,
         )
-        place = f"http://{self.name}.invalid"
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
-        point = x509.DistributionPoint([x509.UniformResourceIdentifier(f"{place}/7.crl")], None, None, None)
+        point = x509.DistributionPoint([x509.UniformResourceIdentifier(self.crl)], None, None, None)
         issuer = x509.AccessDescription(
-            AuthorityInformationAccessOID.CA_ISSUERS, x509.UniformResourceIdentifier(f"{place}/issuing.der")
+            AuthorityInformationAccessOID.CA_ISSUERS,
+            x509.UniformResourceIdentifier(f"http://{self.name}.invalid/issuing.der"),
         )
         policy = x509.PolicyInformation(ObjectIdentifier("2.23.140.1.2.1"), None)
         leaf = (

@@ -9,20 +9,31 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from sqlalchemy import Table, inspect, select
+from sqlalchemy import Table, delete, inspect, select
 
 from bench import inventory as filling
 from bench.databases import Inventory, prepared
 from bench.inventory import fill
 from bench.rows import COLUMNS
 from dualcert.clock import from_microseconds
-from dualcert.lifecycle import destruction, inspection, inventory, keymaking, renewal
+from dualcert.lifecycle import destruction, inspection, inventory, keymaking, renewal, sealing
 from dualcert.lifecycle.engine import ALL_KINDS, Engine
 from dualcert.lifecycle.inventory import PairRequest
+from dualcert.lifecycle.watching import places
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.policy import due
-from dualcert.store import certificates, checks, pairs, renewals, tables, work
+from dualcert.store import (
+    certificates,
+    checks,
+    counters,
+    incident_tables,
+    pairs,
+    renewals,
+    tables,
+    watching,
+    work,
+)
 from tests.program import Program
 
 PAIRS, REAL = 30, 3
@@ -105,6 +116,31 @@ def test_nothing_is_due(world: World) -> None:
     assert Engine(world).claim(ALL_KINDS, 100) == []
     with world.store.read() as tx:
         assert work.unfinished(tx, 1) == []
+        assert not watching.any_due(tx)
+
+
+def test_nothing_is_left_to_register_or_to_seal(world: World) -> None:
+    assert not places.register_older(world)
+    verdict = sealing.verify(world)
+    assert (verdict.broken, verdict.newer) == (None, 0)
+
+
+def test_every_certificate_is_watched_as_if_it_had_just_been_registered(world: World) -> None:
+    before = watched(world)
+    with world.store.write() as tx:
+        tx.connection.execute(delete(incident_tables.watched))
+        counters.put(tx, places.census_name(world), 0)
+    assert not places.register_older(world)
+    assert watched(world) == before
+    assert len(before) == 2 * PAIRS
+
+
+def watched(world: World) -> set[tuple[int, str, bytes]]:
+    """Which certificates, where, and by whose key."""
+    source, row = incident_tables.watch_source.c, incident_tables.watched.c
+    query = select(row.certificate_id, source.place, source.issuing_key).where(source.id == row.source_id)
+    with world.store.read() as tx:
+        return {tuple(one) for one in tx.connection.execute(query)}
 
 
 # --- what it consists of -----------------------------------------------------------------------------------
