@@ -7,6 +7,7 @@ is another one's, its public key no point of the curve, and its private key nois
 from __future__ import annotations
 
 import hashlib
+import re
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,6 +53,21 @@ class Specimen:
     @property
     def sha256(self) -> bytes:
         return hashlib.sha256(self.der).digest()
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the blanks of a CA's forms are; they count from 0. ``spki``: what stands in front of a public point.
+
+    ``blanks``, of a certificate: the two ends of its validity, the point, and the name as often as it is there; so many
+    octets later as its serial, which stands before them, is long.
+    """
+
+    spki: bytes
+    csr_point: int
+    csr_names: tuple[int, ...]
+    serial: int
+    blanks: tuple[int, ...]
 
 
 class InventedCa:
@@ -154,6 +170,10 @@ class Specimens:
         self._forms = forms
         self._form = _Form(world, self.ca, self.domain, forms, example)
 
+    @property
+    def places(self) -> Places:
+        return self._form.places
+
     def real(self, name: str, since: int, until: int) -> Specimen:
         """Its key opens and its certificate is signed. Times in microseconds, whole seconds."""
         names = [form.format(name) for form in self._forms]
@@ -200,10 +220,17 @@ class _Form:
         since, until = datetime(2001, 2, 3, 4, 5, 6), datetime(2049, 8, 9, 10, 11, 12)  # noqa: DTZ001 - as X.509's
         times = [_utc_time(f"{one:%y%m%d%H%M%S}") for one in (since, until)]
         self._leaves = {}
+        places = set()
         for length in _SERIALS:
             serial = b"\x5a" * length
             der = ca.sign(public, names, serial, since, until)
             self._leaves[length] = _blanks(der, (serial, *times, point, *every))
+            later = [*(der.index(one) for one in (*times, point)), *_all_places(der, name)]
+            places.add((der.index(serial), *(at - length for at in later)))
+        [(at_serial, *blanks)] = places  # the same for all lengths
+        self.places = Places(
+            self._spki, key.csr.index(point), tuple(_all_places(key.csr, name)), at_serial, tuple(blanks)
+        )
         wrapped = keymaking.wrap(world, domain, key).wrapped
         self.wrapped_head = wrapped[:9]
         """The format's number and the KEK's id."""
@@ -229,6 +256,10 @@ def _blanks(der: bytes, values: Sequence[bytes]) -> bytes:
             raise AssertionError("what is to be filled in stands elsewhere, too")
         text = text.replace(sought, b"%b")
     return text
+
+
+def _all_places(der: bytes, value: bytes) -> list[int]:
+    return [found.start() for found in re.finditer(re.escape(value), der)]
 
 
 @lru_cache(maxsize=8)
