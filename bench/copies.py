@@ -9,6 +9,7 @@ minimal), and what it writes is frozen.
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Table
+from sqlalchemy import Table, make_url
 
 from bench.copying import SCHEMA, Copy
 from bench.rows import COLUMNS
@@ -106,14 +107,14 @@ class Copies:
 
     def _pipe(self, query: str, into: str) -> None:
         """As what psql makes of its arguments; the second one reads what the first one writes."""
-        with subprocess.Popen(
-            self._psql(f"COPY ({query}) TO STDOUT (FORMAT BINARY)"), stdout=subprocess.PIPE
-        ) as reading:
-            name = into.partition(" ")[0]
-            copy = f"COPY {into} FROM STDIN (FORMAT BINARY, FREEZE)"
-            writing = subprocess.run(
-                self._psql("BEGIN", f"TRUNCATE {name}", copy, "COMMIT"), stdin=reading.stdout, check=False
-            )
+        name = into.partition(" ")[0]
+        read = self._psql(f"COPY ({query}) TO STDOUT (FORMAT BINARY)")
+        copy = f"COPY {into} FROM STDIN (FORMAT BINARY, FREEZE)"
+        write = self._psql("BEGIN", f"TRUNCATE {name}", copy, "COMMIT")
+        password = make_url(self.url).password
+        env = {**os.environ, **({} if password is None else {"PGPASSWORD": password})}
+        with subprocess.Popen(read, stdout=subprocess.PIPE, env=env) as reading:
+            writing = subprocess.run(write, stdin=reading.stdout, env=env, check=False)
             if writing.returncode:
                 reading.kill()
         if writing.returncode or reading.returncode:
@@ -122,7 +123,9 @@ class Copies:
     def _psql(self, *commands: str) -> list[str]:
         settings = [f"SET {name} = {value}" for name, value in _SETTINGS.items()]
         given = [word for command in (*settings, *commands) for word in ("-c", command)]
-        return [_program(), "-Xq", "-v", "ON_ERROR_STOP=1", self.url, *given]
+        # Without the password, which others on the machine could read here.
+        url = make_url(self.url).set(password=None).render_as_string(hide_password=False)
+        return [_program(), "-Xq", "-v", "ON_ERROR_STOP=1", url, *given]
 
 
 def _program() -> str:

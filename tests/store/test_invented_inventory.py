@@ -14,6 +14,7 @@ from sqlalchemy import Table, delete, inspect, select
 from bench import inventory as filling
 from bench.databases import Inventory, prepared
 from bench.inventory import Made, fill
+from bench.masses import mass
 from bench.rows import COLUMNS
 from dualcert.clock import from_microseconds
 from dualcert.lifecycle import destruction, inspection, inventory, keymaking, renewal, sealing
@@ -256,6 +257,21 @@ def test_what_is_filled_by_the_million_is_the_same_with_all_its_indexes(
         assert pair.id == PAIRS + 1
         with pytest.raises(ValueError, match="there are pairs"):
             fill(application, Made(PAIRS))
+
+
+def test_a_lean_one_has_all_that_a_mass_promotion_looks_at(
+    place: Inventory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    by_the_million(monkeypatch)
+    with place.application() as application:
+        world = application.world
+        fill(application, Made(PAIRS, real=REAL, lean=True))
+        if world.store.dialect == "postgresql":
+            assert len(everything(world)[tables.leaf]) == 2 * 11
+        serials = tmp_path / "serials.txt"
+        serials.write_text("".join(f"{one.serial.hex()}\n" for one in held(world)[:PAIRS]))
+        steps = {step["step"]: step for step in mass(world, serials)}
+        assert (steps["open"]["members"], steps["run"]["turned"]) == (PAIRS, PAIRS)
 
 
 def shape(world: World) -> dict[str, Any]:
