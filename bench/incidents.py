@@ -56,10 +56,10 @@ def masses(databases: Databases) -> list[Result]:
     return [one for both in databases.all for one in measure(both.large, both.large.pairs // _SHARES)]
 
 
-def full_size(pairs: int) -> list[Result]:
+def full_size(pairs: int) -> Iterator[Result]:
     """A tenth of ten million pairs on a PostgreSQL with 4 GB of shared buffers, which have been read once before."""
     with giant(pairs) as inventory:
-        return list(measure(inventory, pairs // _SHARES))
+        yield from measure(inventory, pairs // _SHARES)
 
 
 def measure(inventory: Inventory, affected: int) -> Iterator[Result]:
