@@ -36,7 +36,13 @@ _ON_DATABASES: dict[str, Callable[[Databases, float], list[Result]]] = {
 }
 """In this order: an incident leaves nothing for the others to measure on."""
 
+_WHEN_NAMED: dict[str, Callable[[float], Iterator[Result]]] = {
+    "giant": lambda effort: incidents.full_size(max(100_000, round(_GIANT * min(1.0, effort)))),
+}
+"""What takes longer, and more room, than all the others together."""
+
 _LARGE = 1_000_000
+_GIANT = 10_000_000
 
 _NOTES = """\
 Medians; what is compared took turns within this run. The CAs are asked directly, not through the limiter in front of
@@ -44,6 +50,9 @@ them: never more than four requests are under way at one. Pebble runs without re
 and reuses no authorization. The floor is the faster one of its two ways; it neither checks nor deploys anything. The
 pairs of a large inventory, and those that are renewed, were written straight into the tables.
 """
+
+
+_HELP = "one of {}; unsaid: all of these; or {}, with 10,000,000 pairs: half an hour, 60 GB of disk"
 
 
 def _rounds(usual: int, effort: float) -> int:
@@ -57,6 +66,10 @@ def _measured(parts: Sequence[str], effort: float) -> Iterator[list[Result]]:
             if name in _ON_SERVERS:
                 part = _ON_SERVERS[name]
                 yield stages.measure(name, lambda stage: part(stage, effort))  # noqa: B023 - called at once
+            elif name in _WHEN_NAMED:
+                for one in _WHEN_NAMED[name](effort):
+                    print(one.name, file=sys.stderr)
+                    yield [one]  # what comes next may take many minutes
             else:
                 yield _ON_DATABASES[name](databases, effort)
             print(f"{name}: measured in {time.perf_counter() - began:.0f} s", file=sys.stderr)
@@ -72,9 +85,12 @@ def _told(results: Sequence[Result]) -> Iterator[None]:
 
 
 def main() -> int:
-    every = [*_ON_SERVERS, *_ON_DATABASES]
+    usual = [*_ON_SERVERS, *_ON_DATABASES]
+    every = [*usual, *_WHEN_NAMED]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(every)}; unsaid: all")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=_HELP.format(", ".join(usual), ", ".join(_WHEN_NAMED))
+    )
     parser.add_argument(
         "--effort", type=float, default=1.0, help="how many rounds, as a multiple of the usual"
     )
@@ -85,7 +101,7 @@ def main() -> int:
     run([*dualcert(), "--help"])  # compiles what is not compiled yet
     results: list[Result] = []
     with _told(results):
-        for found in _measured([one for one in every if one in (chosen.parts or every)], chosen.effort):
+        for found in _measured([one for one in every if one in (chosen.parts or usual)], chosen.effort):
             results += found
     if not chosen.parts:
         write(results)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench.inventory import fill
+from bench.inventory import Made, fill
 from bench.issuance import fresh_name
 from bench.lego import Lego
 from bench.results import Goal, Result, result
@@ -34,7 +34,7 @@ def small(stage: Stage, rounds: int) -> list[Result]:
     """``--help``, and a long ``list`` into a pipe, against an interpreter that does nothing."""
     with stage.project("many") as project:
         with project.application() as application:
-            fill(application, PAIRS)
+            fill(application, Made(PAIRS))
         listed = project.command("list")
         if run(listed).stdout.count(b"\n") != PAIRS + 1:
             raise RuntimeError("the list is not whole")

@@ -128,6 +128,21 @@ class Databases:
         self._undo.close()
 
 
+@contextmanager
+def giant(pairs: int) -> Iterator[Inventory]:
+    """On PostgreSQL alone: an inventory so large that most of it has only what a mass promotion looks at."""
+    CACHE.mkdir(exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-", dir=CACHE) as name,
+        postgres.running(large=True) as server,
+    ):
+        folder = Path(name).resolve() / "giant"
+        made = prepared(folder, server.url(server.create()), "PostgreSQL", pairs)
+        _fill([made], "--lean")
+        postgres.keep(server)
+        yield made
+
+
 def prepared(folder: Path, database: str, kind: str, pairs: int) -> Inventory:
     """A new folder with a configuration and the KEKs, and a database without pairs."""
     folder.mkdir()
@@ -141,12 +156,20 @@ def prepared(folder: Path, database: str, kind: str, pairs: int) -> Inventory:
     return Inventory(config, kind, pairs)
 
 
-def _fill(inventories: Sequence[Inventory]) -> None:
+def _fill(inventories: Sequence[Inventory], *options: str) -> None:
     """At the same time, each in a process of its own."""
     with ExitStack() as stack:
         started = []
         for one in inventories:
-            command = ["-m", "bench.inventory", "--pairs", str(one.pairs), "--config", str(one.config)]
+            command = [
+                "-m",
+                "bench.inventory",
+                "--pairs",
+                str(one.pairs),
+                "--config",
+                str(one.config),
+                *options,
+            ]
             process = subprocess.Popen(
                 [sys.executable, *command],
                 cwd=ROOT,

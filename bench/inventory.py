@@ -10,17 +10,22 @@ import argparse
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Integer, LargeBinary, Table, Text, select
 
-from bench.rows import COLUMNS, Inventory, Rows
+from bench.copies import Copies, finish, without_indexes
+from bench.copying import SCHEMA, Copy
+from bench.rows import COLUMNS, SPAN, Inventory, Rows
 from dualcert import bootstrap
 from dualcert.bootstrap import Application
 from dualcert.errors import EXIT_USAGE, DualcertError
+from dualcert.lifecycle import sealing
+from dualcert.lifecycle.watching import places
 from dualcert.store import Store, counters, tables
 
 _BATCH = 10_000
@@ -28,41 +33,69 @@ _REAL = 100
 _FEW = 30_000
 """Up to so many pairs the indexes are kept up to date; for more they are built anew at the end."""
 
+_COPIED = 20_000
+"""So many pairs of a large inventory PostgreSQL makes all others from."""
+
 Tell = Callable[[str], None]
 Load = Callable[[Rows], None]
 
 
-def fill(
-    application: Application,
-    pairs: int,
-    *,
-    seed: int = 0,
-    real: int = _REAL,
-    zone: str = "example.test",
-    targets: Sequence[str] | None = None,
-    wildcards: bool = True,
-    history: bool = False,
-    tell: Tell = lambda _: None,
-) -> None:
-    """Whole pairs, deployed at ``targets`` (None: the configured ones), as :class:`bench.rows.Inventory` makes them.
+@dataclass(frozen=True)
+class Made:
+    """What is made: whole pairs, deployed at ``targets`` (None: the configured ones), as
+    :class:`bench.rows.Inventory` makes them.
 
-    ``tell`` hears how far it is. Raises ``ValueError`` where there are pairs already.
+    ``lean``, on PostgreSQL: most of them have nothing that a mass promotion does not look at (``copies.DISPENSABLE``),
+    and for a certificate there is only its row.
     """
+
+    pairs: int
+    seed: int = 0
+    real: int = _REAL
+    zone: str = "example.test"
+    targets: Sequence[str] | None = None
+    wildcards: bool = True
+    history: bool = False
+    lean: bool = False
+
+
+def fill(application: Application, made: Made, tell: Tell = lambda _: None) -> None:
+    """``tell`` hears how far it is. Raises ``ValueError`` where there are pairs already."""
     world = application.world
     with world.store.read() as tx:
         if tx.connection.execute(select(tables.pair.c.id).limit(1)).first() is not None:
             raise ValueError("there are pairs in this database; take an empty one")
     inventory = Inventory(
-        world, pairs, seed=seed, real=real, zone=zone, targets=targets, wildcards=wildcards, history=history
+        world,
+        made.pairs,
+        seed=made.seed,
+        real=made.real,
+        zone=made.zone,
+        targets=made.targets,
+        wildcards=made.wildcards,
+        history=made.history,
     )
+    with _no_collection():
+        if world.store.dialect == "postgresql" and made.pairs > _FEW and not made.history:
+            _copied(world.store, inventory, made, tell)
+        else:
+            _written(world.store, inventory, made.pairs, tell)
+    with world.store.write() as tx:
+        # Of each certificate it is written already by what it is watched.
+        counters.put(tx, places.census_name(world), 2 * made.pairs)
+        counters.add(tx, counters.PAIRS, made.pairs)
+    tell("the history is sealed")
+    sealing.seal_everything(world)
+
+
+def _written(store: Store, inventory: Inventory, pairs: int, tell: Tell) -> None:
+    """Row by row."""
     began = time.perf_counter()
-    with _loading(world.store, pairs > _FEW, tell) as load, _no_collection():
+    with _loading(store, pairs > _FEW, tell) as load:
         for number, rows in enumerate(inventory.batches(_BATCH), 1):
             load(rows)
             done = min(number * _BATCH, pairs)
             tell(f"{done:,} of {pairs:,} pairs, {done / (time.perf_counter() - began):,.0f} a second")
-    with world.store.write() as tx:
-        counters.add(tx, counters.PAIRS, pairs)
 
 
 @contextmanager
@@ -121,59 +154,53 @@ def _into_sqlite(driver: Any, many: bool, tell: Tell) -> Iterator[Load]:
 
 # --- PostgreSQL ------------------------------------------------------------------------------------------
 
-_CONSTRAINTS = """
-    SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)
-    FROM pg_constraint WHERE contype IN ('p', 'u') AND conrelid = ANY (%s::regclass[])
-"""
-_INDEXES = """
-    SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid)
-    FROM pg_index WHERE indrelid = ANY (%s::regclass[])
-"""
 _TYPES = {BigInteger: "int8", Integer: "int4", Text: "text", LargeBinary: "bytea", Boolean: "bool"}
-_SEQUENCE = "SELECT setval(pg_get_serial_sequence(%s, 'id'), (SELECT coalesce(max(id), 1) FROM {}))"
 
 
 @contextmanager
 def _into_postgresql(driver: Any, many: bool, tell: Tell) -> Iterator[Load]:
     """One transaction: to tables that it has emptied itself, PostgreSQL writes without a log (wal_level minimal)."""
     names = [table.name for table in COLUMNS]
-    freeze = ", FREEZE" if many else ""
     with driver.transaction():
         driver.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-        remake = _without_indexes(driver, names) if many else []
+        with ExitStack() as stack:
+            if many:
+                driver.execute("SET LOCAL maintenance_work_mem = '1GB'")
+                driver.execute(f"TRUNCATE {', '.join(names)}")
+                stack.enter_context(without_indexes(driver, names, tell))
 
-        def load(rows: Rows) -> None:
-            with driver.cursor() as cursor:
+            def load(rows: Rows) -> None:
                 for table, content in rows.items():
-                    with cursor.copy(f"COPY {_into(table)} FROM STDIN (FORMAT BINARY{freeze})") as copy:
-                        copy.set_types([_TYPES[type(table.c[name].type)] for name in COLUMNS[table]])
-                        write_row = copy.write_row
-                        for row in content:
-                            write_row(row)
+                    _copy_in(driver, _into(table), table, content, "FORMAT BINARY" + ", FREEZE" * many)
 
-        yield load
-        for what, statement in remake:
-            tell(f"index {what}")
-            driver.execute(statement)
-        for table in COLUMNS:
-            if "id" in table.columns:
-                driver.execute(_SEQUENCE.format(table.name), [table.name])
-    for name in names:
-        driver.execute(f"ANALYZE {name}")
+            yield load
+    finish(driver, list(COLUMNS))
 
 
-def _without_indexes(driver: Any, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Empty tables and no indexes; what makes these again, with their names."""
-    driver.execute("SET LOCAL maintenance_work_mem = '1GB'")
-    driver.execute(f"TRUNCATE {', '.join(names)}")
-    remake = []
-    for table, name, text in driver.execute(_CONSTRAINTS, [names]).fetchall():
-        driver.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
-        remake.append((name, f"ALTER TABLE {table} ADD CONSTRAINT {name} {text}"))
-    for name, text in driver.execute(_INDEXES, [names]).fetchall():
-        driver.execute(f"DROP INDEX {name}")
-        remake.append((name, text))
-    return remake
+def _copy_in(driver: Any, into: str, table: Table, rows: Iterable[tuple[Any, ...]], options: str) -> None:
+    with driver.cursor() as cursor, cursor.copy(f"COPY {into} FROM STDIN ({options})") as copy:
+        copy.set_types([_TYPES[type(table.c[name].type)] for name in COLUMNS[table]])
+        write_row = copy.write_row
+        for row in rows:
+            write_row(row)
+
+
+def _copied(store: Store, inventory: Inventory, made: Made, tell: Tell) -> None:
+    """The first ones as everywhere, the others made from them by the server."""
+    first = min(_COPIED, made.pairs)
+    rows = next(inventory.batches(first))
+    copy = Copy(first, made.pairs, SPAN, made.zone, made.wildcards, inventory.places, hashed=made.lean)
+
+    def load(driver: Any, table: Table) -> None:
+        _copy_in(driver, f"{SCHEMA}.{_into(table)}", table, rows[table], "FORMAT BINARY")
+
+    def connect() -> Any:
+        connection = store.engine.raw_connection()
+        driver = connection.driver_connection
+        connection.detach()  # it would be closed with what it is taken from
+        return driver
+
+    Copies(connect, store.url, copy, load, made.lean, tell).make()
 
 
 def _into(table: Table) -> str:
@@ -195,19 +222,24 @@ def main() -> int:
     parser.add_argument(
         "--history", action="store_true", help="with all events, which take as much room again"
     )
+    parser.add_argument(
+        "--lean",
+        action="store_true",
+        help="on PostgreSQL: of most pairs only what a mass promotion looks at, a third of the room",
+    )
     chosen = parser.parse_args()
     began = time.perf_counter()
     try:
         with closing(bootstrap.build(bootstrap.load_settings(chosen.config))) as application:
-            fill(
-                application,
+            made = Made(
                 chosen.pairs,
                 seed=chosen.seed,
                 real=chosen.real,
                 zone=chosen.zone,
                 history=chosen.history,
-                tell=_tell,
+                lean=chosen.lean,
             )
+            fill(application, made, _tell)
     except (DualcertError, ValueError) as error:
         print(f"\n{error}", file=sys.stderr)
         return EXIT_USAGE

@@ -19,11 +19,22 @@ _SETTINGS = {
     "max_wal_size": "'4GB'",
     "checkpoint_timeout": "'15min'",
 }
+_LARGE = {
+    **_SETTINGS,
+    "shared_buffers": "'4GB'",
+    "effective_cache_size": "'12GB'",
+    "max_wal_size": "'16GB'",
+    "checkpoint_timeout": "'30min'",
+}
+"""For tens of gigabytes, on a machine with 16 GB of memory or more."""
 
 
 @contextmanager
-def running() -> Iterator[Postgres]:
-    """A server in a folder of its own that goes with it. It trusts the disk from ``keep`` on."""
+def running(*, large: bool = False) -> Iterator[Postgres]:
+    """A server in a folder of its own that goes with it. It waits for the disk from ``keep`` on.
+
+    It has 512 MB of shared buffers; a ``large`` one 4 GB, and writes checkpoints as seldom as for that much.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-pg-", dir=_place()) as name:
         folder = Path(name)
         if os.geteuid() == 0:
@@ -32,7 +43,9 @@ def running() -> Iterator[Postgres]:
         try:
             server.make()
             with (folder / "data" / "postgresql.conf").open("a") as file:
-                file.writelines(f"{name} = {value}\n" for name, value in _SETTINGS.items())
+                file.writelines(
+                    f"{name} = {value}\n" for name, value in (_LARGE if large else _SETTINGS).items()
+                )
             server.start()
             yield server
         finally:

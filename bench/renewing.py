@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from bench.databases import change
 from bench.floor import Floor
-from bench.inventory import fill
+from bench.inventory import Made, fill
 from bench.issuance import AT_ONCE, floors, fresh_name, issue
 from bench.results import Goal, Result, result
 from bench.stage import Project, Stage, environ, seconds
@@ -36,7 +36,7 @@ def renewing(stage: Stage, pairs: int) -> list[Result]:
         floors(stage, AT_ONCE) as made,
     ):
         world = application.world
-        fill(application, pairs, real=0, targets=(), wildcards=False)
+        fill(application, Made(pairs, real=0, targets=(), wildcards=False))
         issue(world, fresh_name("registers"))
         with ThreadPoolExecutor(AT_ONCE) as threads:
             for way in _WAYS:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Table
 
-from bench.specimens import Specimen, Specimens
+from bench.specimens import Places, Specimen, Specimens
 from dualcert.clock import from_microseconds, to_microseconds
 from dualcert.lifecycle.world import World
 from dualcert.model import names as naming
@@ -20,21 +20,24 @@ from dualcert.model.events import EventKind
 from dualcert.model.order import OrderStep
 from dualcert.model.pair import KeyType
 from dualcert.policy.due import PROOF_LASTS
-from dualcert.store import tables
+from dualcert.policy.watching import SourceKind
+from dualcert.store import incident_tables, tables
 
 Rows = dict[Table, list[tuple[Any, ...]]]
 
 _US = timedelta(microseconds=1)
-_SECOND, _HOUR, _DAY = timedelta(seconds=1) // _US, timedelta(hours=1) // _US, timedelta(days=1) // _US
-_MINUTE = 60 * _SECOND
-_LIFE = 90 * _DAY
-_OLDEST, _YOUNGEST = 57 * _DAY, _HOUR
+_SECOND, _HOUR, DAY = timedelta(seconds=1) // _US, timedelta(hours=1) // _US, timedelta(days=1) // _US
+MINUTE = 60 * _SECOND
+_LIFE = 90 * DAY
+_OLDEST, _YOUNGEST = 57 * DAY, _HOUR
+SPAN = _OLDEST - _YOUNGEST
 """Two thirds of the life less the jitter: of the oldest nothing is due within a day."""
 
-_PROVED = 20 * _DAY
-_PROOF_LASTS = PROOF_LASTS // _US
+_PROVED = 20 * DAY
+PROVED_FOR = PROOF_LASTS // _US
 _KEY_TYPE, _STORED, _WIRE = KeyType.EC_P256.value, OrderStep.STORED.value, How.WIRE.value
-_SUBDOMAINS = 1000
+_CRL = SourceKind.CRL.value
+SUBDOMAINS = 1000
 
 COLUMNS: dict[Table, tuple[str, ...]] = {
     tables.pair: ("id", "name", "names_digest", "key_type", "dns", "first_wait", "created_at"),
@@ -103,6 +106,21 @@ COLUMNS: dict[Table, tuple[str, ...]] = {
         "check_at",
         "failures",
     ),
+    incident_tables.watch_source: (
+        "id",
+        "kind",
+        "place",
+        "issuing_key",
+        "issuer_hash",
+        "ca",
+        "due_at",
+        "asked_at",
+        "good_at",
+        "this_update",
+        "next_update",
+        "entries",
+    ),
+    incident_tables.watched: ("certificate_id", "source_id"),
     tables.deployment: ("id", "pair_id", "target", "epoch", "certificate_id", "arrived_at", "verified_at"),
     tables.observation: ("pair_id", "target", "sha256", "how", "at"),
     tables.event: ("id", "at", "kind", "actor", "cause", "pair_id", "ca", "target", "certificate_id"),
@@ -146,24 +164,36 @@ class Inventory:
 
     def name(self, number: int) -> str:
         """All are of one length, and a thousandth of them below one name."""
-        return f"pair-{number:08}.z{number % _SUBDOMAINS:03}.{self._zone}"
+        return f"pair-{number:08}.z{number % SUBDOMAINS:03}.{self._zone}"
+
+    @property
+    def places(self) -> dict[str, Places]:
+        """Where what a certificate says stands in it, by the CA's name."""
+        return {one.ca.name: one.places for one in self._cas}
 
     def batches(self, size: int) -> Iterator[Rows]:
         """The rows of so many pairs at a time."""
         self._rows = {table: [] for table in COLUMNS}
         self._rows[tables.chain] = [(one.ca.chain_hash, one.ca.chain_pem) for one in self._cas]
+        self._rows[incident_tables.watch_source] = [self._watching(*one) for one in enumerate(self._cas, 1)]
         for number in range(1, self._pairs + 1):
             self._pair(number)
             if number % size == 0 or number == self._pairs:
                 yield self._rows
                 self._rows = {table: [] for table in COLUMNS}
 
+    def _watching(self, number: int, ca: Specimens) -> tuple[Any, ...]:
+        """The CRL of a CA, seen a moment ago: it has no entries, and is not due within the next six hours."""
+        of, seen = ca.ca, self._now - _SECOND
+        signed = (of.crl, of.issuing_key, of.issuer_hash, of.name)
+        return (number, _CRL, *signed, self._now + 6 * _HOUR, seen, seen, seen, self._now + DAY, 0)
+
     def _pair(self, number: int) -> None:
         rows, new, draw = self._rows, self._new, self._random.random
         name = self.name(number)
         names = [form.format(name) for form in self._forms]
         digest = naming.digest(names)
-        age = _YOUNGEST + (_OLDEST - _YOUNGEST) * (self._pairs - number) // self._pairs
+        age = _YOUNGEST + SPAN * (self._pairs - number) // self._pairs
         made = self._now - age
         rows[tables.pair].append((number, name, digest, _KEY_TYPE, new.dns, new.first_wait, made))
         for position, one in enumerate(names):
@@ -174,7 +204,7 @@ class Inventory:
             self._side(ca, number, 2 * number + side - 1, names, digest, made, proved)
             for side, ca in enumerate(self._cas)
         )
-        ok_until = min(primary.until - _DAY, proved + _PROOF_LASTS)
+        ok_until = min(primary.until - DAY, proved + PROVED_FOR)
         rows[tables.pair_state].append(
             (
                 number,
@@ -234,6 +264,7 @@ class Inventory:
             )
         )
         rows[tables.leaf].append((number, has.der))
+        rows[incident_tables.watched].append((number, self._cas.index(ca) + 1))
         self._renewal(pair, side)
         rows[tables.lineage].append((number, pair, of.name, ca.domain, made, side.renew_at))
         return side
@@ -266,11 +297,11 @@ class Inventory:
         draw = self._random.random
         length = side.until - side.since
         two_thirds = side.since + length * 2 // 3
-        life_at = two_thirds - int(min(length // 50, _DAY) * draw())
-        opens = two_thirds - _DAY
-        drawn = opens + int(2 * _DAY * draw())
+        life_at = two_thirds - int(min(length // 50, DAY) * draw())
+        opens = two_thirds - DAY
+        drawn = opens + int(2 * DAY * draw())
         check_at = self._now + 6 * _HOUR + int(18 * _HOUR * draw())
-        asked_at = max(side.stored, check_at - _DAY)
+        asked_at = max(side.stored, check_at - DAY)
         side.renew_at = min(life_at, drawn)
         self._rows[tables.renewal_info].append(
             (
@@ -280,7 +311,7 @@ class Inventory:
                 side.specimen.ari_id,
                 life_at,
                 opens,
-                opens + 2 * _DAY,
+                opens + 2 * DAY,
                 drawn,
                 asked_at,
                 check_at,
@@ -304,7 +335,7 @@ class Inventory:
         self._event(made, EventKind.CREATED, cause, pair)
         if self._history:
             self._tell_of_orders(pair, made, len(names), sides)
-        until = _minute(primary.until // _MINUTE)
+        until = _minute(primary.until // MINUTE)
         for role, side in zip(("primary", "backup"), sides, strict=True):
             cause = f"{role} certificate, valid until {until}"
             self._event(side.stored, EventKind.STORED, cause, pair, ca=side.ca, certificate=side.number)
@@ -349,7 +380,7 @@ class Inventory:
 
 @lru_cache(maxsize=8)
 def _minute(number: int) -> str:
-    return f"{from_microseconds(number * _MINUTE):%Y-%m-%d %H:%M} UTC"
+    return f"{from_microseconds(number * MINUTE):%Y-%m-%d %H:%M} UTC"
 
 
 class _Side:

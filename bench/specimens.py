@@ -7,6 +7,7 @@ is another one's, its public key no point of the curve, and its private key nois
 from __future__ import annotations
 
 import hashlib
+import re
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,6 +55,21 @@ class Specimen:
         return hashlib.sha256(self.der).digest()
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where the blanks of a CA's forms are; they count from 0. ``spki``: what stands in front of a public point.
+
+    ``blanks``, of a certificate: the two ends of its validity, the point, and the name as often as it is there; so many
+    octets later as its serial, which stands before them, is long.
+    """
+
+    spki: bytes
+    csr_point: int
+    csr_names: tuple[int, ...]
+    serial: int
+    blanks: tuple[int, ...]
+
+
 class InventedCa:
     """A root that signs an issuing certificate that signs leaves."""
 
@@ -75,6 +91,7 @@ class InventedCa:
             .sign(root_key, hashes.SHA256())
         )
         self.name = name
+        self.crl = f"http://{name}.invalid/7.crl"
         self.subject = subject
         self.issuer = subject.rfc4514_string()
         self.issuer_hash = hashlib.sha256(subject.public_bytes()).digest()
@@ -112,11 +129,11 @@ class InventedCa:
             ),
             False,
         )
-        place = f"http://{self.name}.invalid"
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
-        point = x509.DistributionPoint([x509.UniformResourceIdentifier(f"{place}/7.crl")], None, None, None)
+        point = x509.DistributionPoint([x509.UniformResourceIdentifier(self.crl)], None, None, None)
         issuer = x509.AccessDescription(
-            AuthorityInformationAccessOID.CA_ISSUERS, x509.UniformResourceIdentifier(f"{place}/issuing.der")
+            AuthorityInformationAccessOID.CA_ISSUERS,
+            x509.UniformResourceIdentifier(f"http://{self.name}.invalid/issuing.der"),
         )
         policy = x509.PolicyInformation(ObjectIdentifier("2.23.140.1.2.1"), None)
         leaf = (
@@ -152,6 +169,10 @@ class Specimens:
         self._random = random
         self._forms = forms
         self._form = _Form(world, self.ca, self.domain, forms, example)
+
+    @property
+    def places(self) -> Places:
+        return self._form.places
 
     def real(self, name: str, since: int, until: int) -> Specimen:
         """Its key opens and its certificate is signed. Times in microseconds, whole seconds."""
@@ -199,10 +220,17 @@ class _Form:
         since, until = datetime(2001, 2, 3, 4, 5, 6), datetime(2049, 8, 9, 10, 11, 12)  # noqa: DTZ001 - as X.509's
         times = [_utc_time(f"{one:%y%m%d%H%M%S}") for one in (since, until)]
         self._leaves = {}
+        places = set()
         for length in _SERIALS:
             serial = b"\x5a" * length
             der = ca.sign(public, names, serial, since, until)
             self._leaves[length] = _blanks(der, (serial, *times, point, *every))
+            later = [*(der.index(one) for one in (*times, point)), *_all_places(der, name)]
+            places.add((der.index(serial), *(at - length for at in later)))
+        [(at_serial, *blanks)] = places  # the same for all lengths
+        self.places = Places(
+            self._spki, key.csr.index(point), tuple(_all_places(key.csr, name)), at_serial, tuple(blanks)
+        )
         wrapped = keymaking.wrap(world, domain, key).wrapped
         self.wrapped_head = wrapped[:9]
         """The format's number and the KEK's id."""
@@ -228,6 +256,10 @@ def _blanks(der: bytes, values: Sequence[bytes]) -> bytes:
             raise AssertionError("what is to be filled in stands elsewhere, too")
         text = text.replace(sought, b"%b")
     return text
+
+
+def _all_places(der: bytes, value: bytes) -> list[int]:
+    return [found.start() for found in re.finditer(re.escape(value), der)]
 
 
 @lru_cache(maxsize=8)

@@ -16,7 +16,7 @@ from pathlib import Path
 from cryptography import x509
 from sqlalchemy import select, update
 
-from bench.inventory import fill
+from bench.inventory import Made, fill
 from bench.results import Goal, Result, result
 from bench.stage import Stage, in_turns, run
 from dualcert import bootstrap
@@ -47,7 +47,7 @@ def a_million(stage: Stage, rounds: int) -> list[Result]:
             settings = bootstrap.load_settings(config)
             bootstrap.upgrade_database(settings)
             application = bootstrap.build(settings)
-            fill(application, PAIRS)
+            fill(application, Made(PAIRS))
             serials = _adopt(application.world.store, tiny, place)
             application.close()
             data = _list(tiny, serials)

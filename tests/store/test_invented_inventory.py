@@ -9,20 +9,32 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from sqlalchemy import Table, inspect, select
+from sqlalchemy import Table, delete, inspect, select
 
 from bench import inventory as filling
 from bench.databases import Inventory, prepared
-from bench.inventory import fill
+from bench.inventory import Made, fill
+from bench.masses import mass
 from bench.rows import COLUMNS
 from dualcert.clock import from_microseconds
-from dualcert.lifecycle import destruction, inspection, inventory, keymaking, renewal
+from dualcert.lifecycle import destruction, inspection, inventory, keymaking, renewal, sealing
 from dualcert.lifecycle.engine import ALL_KINDS, Engine
 from dualcert.lifecycle.inventory import PairRequest
+from dualcert.lifecycle.watching import places
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.policy import due
-from dualcert.store import certificates, checks, pairs, renewals, tables, work
+from dualcert.store import (
+    certificates,
+    checks,
+    counters,
+    incident_tables,
+    pairs,
+    renewals,
+    tables,
+    watching,
+    work,
+)
 from tests.program import Program
 
 PAIRS, REAL = 30, 3
@@ -34,10 +46,24 @@ def place(database_url: str, tmp_path: Path) -> Inventory:
 
 
 @pytest.fixture
-def world(place: Inventory) -> Iterator[World]:
+def world(
+    place: Inventory, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    """As few are written; with ``large`` as a million are."""
+    if getattr(request, "param", "few") == "large":
+        by_the_million(monkeypatch)
     with place.application() as application:
-        fill(application, PAIRS, real=REAL)
+        fill(application, Made(PAIRS, real=REAL))
         yield application.world
+
+
+also_large = pytest.mark.parametrize("world", ["few", "large"], indirect=True)
+
+
+def by_the_million(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In batches of seven pairs; PostgreSQL makes the others from the first eleven."""
+    for name, value in (("_FEW", 0), ("_BATCH", 7), ("_COPIED", 11)):
+        monkeypatch.setattr(filling, name, value)
 
 
 def held(world: World) -> list[Certificate]:
@@ -61,6 +87,7 @@ def der(world: World, subject: Certificate) -> bytes:
 # --- what the commands say of it ---------------------------------------------------------------------------
 
 
+@also_large
 def test_every_pair_is_listed_as_protected_and_shown_as_deployed(world: World, place: Inventory) -> None:
     program = Program(place.config)
     lines = program.done("list", "--json").lines
@@ -99,17 +126,45 @@ def test_the_first_pairs_have_keys_that_open_and_certificates_that_are_theirs(
                 keymaking.unwrap(world, key)
 
 
+@also_large
 def test_nothing_is_due(world: World) -> None:
     assert renewal.open_due(world) == 0
     assert destruction.destroy_ended(world) == 0
     assert Engine(world).claim(ALL_KINDS, 100) == []
     with world.store.read() as tx:
         assert work.unfinished(tx, 1) == []
+        assert not watching.any_due(tx)
+
+
+def test_nothing_is_left_to_register_or_to_seal(world: World) -> None:
+    assert not places.register_older(world)
+    verdict = sealing.verify(world)
+    assert (verdict.broken, verdict.newer) == (None, 0)
+
+
+@also_large
+def test_every_certificate_is_watched_as_if_it_had_just_been_registered(world: World) -> None:
+    before = watched(world)
+    with world.store.write() as tx:
+        tx.connection.execute(delete(incident_tables.watched))
+        counters.put(tx, places.census_name(world), 0)
+    assert not places.register_older(world)
+    assert watched(world) == before
+    assert len(before) == 2 * PAIRS
+
+
+def watched(world: World) -> set[tuple[int, str, bytes]]:
+    """Which certificates, where, and by whose key."""
+    source, row = incident_tables.watch_source.c, incident_tables.watched.c
+    query = select(row.certificate_id, source.place, source.issuing_key).where(source.id == row.source_id)
+    with world.store.read() as tx:
+        return {tuple(one) for one in tx.connection.execute(query)}
 
 
 # --- what it consists of -----------------------------------------------------------------------------------
 
 
+@also_large
 def test_every_certificate_says_what_its_row_says(world: World) -> None:
     found = held(world)
     assert len({one.serial for one in found}) == len({one.spki for one in found}) == 2 * PAIRS
@@ -137,6 +192,7 @@ def test_every_certificate_says_what_its_row_says(world: World) -> None:
             leaf.verify_directly_issued_by(arrival.intermediates[0])
 
 
+@also_large
 def test_renewals_are_reckoned_by_the_rules(world: World) -> None:
     with world.store.read() as tx:
         for number, lineages in renewals.of_pairs(tx, range(1, PAIRS + 1)).items():
@@ -155,6 +211,7 @@ def test_renewals_are_reckoned_by_the_rules(world: World) -> None:
                 assert life.stored_at < tx.now < one.renew_at
 
 
+@also_large
 def test_a_standby_is_trusted_as_the_last_proof_of_its_key_allows(world: World) -> None:
     keys = {bytes(row["spki"]): row for row in everything(world)[tables.wrapped_key]}
     for subject in held(world)[PAIRS:]:
@@ -177,7 +234,7 @@ def test_a_seed_draws_the_same_inventory(world: World, tmp_path: Path) -> None:
     def another(seed: int) -> list[tuple[Any, ...]]:
         place = prepared(tmp_path / str(seed), "sqlite:///dualcert.db", "SQLite", PAIRS)
         with place.application() as application:
-            fill(application, PAIRS, seed=seed, real=REAL)
+            fill(application, Made(PAIRS, seed=seed, real=REAL))
             return names_and_serials(application.world)
 
     assert another(0) == names_and_serials(world)
@@ -189,18 +246,32 @@ def test_what_is_filled_by_the_million_is_the_same_with_all_its_indexes(
 ) -> None:
     with place.application() as application:
         before = shape(application.world)
-        monkeypatch.setattr(filling, "_FEW", 0)
-        monkeypatch.setattr(filling, "_BATCH", 7)
+        by_the_million(monkeypatch)
         said: list[str] = []
-        fill(application, PAIRS, real=REAL, tell=said.append)
+        fill(application, Made(PAIRS, real=REAL), said.append)
         assert shape(application.world) == before
         assert len(held(application.world)) == 2 * PAIRS
-        assert any(line.startswith("30 of 30 pairs") for line in said)
+        assert any(line.startswith("index ix_certificate_spki") for line in said)
         # The numbers go on from there.
         pair = inventory.ensure(application.world, PairRequest(("another.example.test",)))
         assert pair.id == PAIRS + 1
         with pytest.raises(ValueError, match="there are pairs"):
-            fill(application, PAIRS)
+            fill(application, Made(PAIRS))
+
+
+def test_a_lean_one_has_all_that_a_mass_promotion_looks_at(
+    place: Inventory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    by_the_million(monkeypatch)
+    with place.application() as application:
+        world = application.world
+        fill(application, Made(PAIRS, real=REAL, lean=True))
+        if world.store.dialect == "postgresql":
+            assert len(everything(world)[tables.leaf]) == 2 * 11
+        serials = tmp_path / "serials.txt"
+        serials.write_text("".join(f"{one.serial.hex()}\n" for one in held(world)[:PAIRS]))
+        steps = {step["step"]: step for step in mass(world, serials)}
+        assert (steps["open"]["members"], steps["run"]["turned"]) == (PAIRS, PAIRS)
 
 
 def shape(world: World) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def register_older(world: World) -> bool:
 
     Each is looked at once; where other distribution points are configured, once again.
     """
-    name = _census_name(world)
+    name = census_name(world)
     with world.store.read() as tx:
         after = counters.value(tx, name) or 0
         found = watching.census(tx, after, _CENSUS)
@@ -61,7 +61,8 @@ def register_older(world: World) -> bool:
     return len(found) == _CENSUS
 
 
-def _census_name(world: World) -> str:
+def census_name(world: World) -> str:
+    """The counter with the number of the last certificate that was looked at; another one for other points."""
     configured = sorted((name, *binding.crl) for name, binding in world.cas.items() if binding.crl)
     return f"watched up to {hashlib.sha256(repr(configured).encode()).hexdigest()[:16]}"
 
