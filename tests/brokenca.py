@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from dualcert.clock import SystemClock
 from dualcert.config import Settings
 from dualcert.lab import Lab
 from dualcert.lab.pebble import PebbleServer
+from dualcert.lifecycle import accounts
 from dualcert.lifecycle.world import Lazy
 from tests import rawdatabase
 from tests.faultproxy import FaultProxy
@@ -93,6 +94,22 @@ def rows(program: Program, query: str, *values: Any) -> list[tuple[Any, ...]]:
 def change(program: Program, statement: str, *values: Any) -> int:
     """Change the database behind the program's back; how many rows that were."""
     return rawdatabase.change(program.config, statement, *values)
+
+
+def without_dns(program: Program) -> None:
+    """From here on no order is validated: the TSIG key is a wrong one, and the CAs forget what they have validated.
+
+    Of a hundred old authorizations Pebble takes one again even where it is to take none.
+    """
+    with closing(program.application()) as application:
+        world = application.world
+        for ca, urls in rows(program, "SELECT ca, authorizations FROM acme_order"):
+            client = accounts.authority(world, world.ca(ca))
+            assert isinstance(client, AcmeCa)
+            for url in urls.split():
+                client._post(url, b'{"status": "deactivated"}')
+    text = program.config.read_text()
+    program.config.write_text(text.replace('tsig_name = "', 'tsig_name = "not-'))
 
 
 def database_of(program: Program) -> Path:

@@ -21,7 +21,6 @@ from sqlalchemy import (
     Update,
     and_,
     bindparam,
-    case,
     delete,
     exists,
     func,
@@ -35,7 +34,7 @@ from dualcert.policy.watching import SourceKind
 from dualcert.store.columns import instant, micros
 from dualcert.store.incident_tables import watch_source, watched
 from dualcert.store.statements import prepared
-from dualcert.store.tables import Number, certificate, chain, leaf, pair_state
+from dualcert.store.tables import Number, certificate, pair_state
 from dualcert.store.transaction import Transaction, database_now, upsert
 
 _LEASE = timedelta(minutes=10) // timedelta(microseconds=1)
@@ -186,66 +185,12 @@ def unwatch(tx: Transaction, certificate_id: int) -> None:
     tx.execute(_unwatch(), {"of_certificate": certificate_id})
 
 
-@dataclass(frozen=True)
-class Unseen:
-    """A certificate that may not have been registered yet. ``current``: it serves or stands by, and has not expired."""
-
-    id: int
-    ca: str
-    issuing_key: bytes
-    issuer_hash: bytes
-    der: bytes
-    chain_hash: bytes
-    current: bool
-
-
 def is_current(at: ColumnElement[int]) -> ColumnElement[bool]:
     held = exists().where(
         pair_state.c.pair_id == certificate.c.pair_id,
         or_(pair_state.c.serving == certificate.c.id, pair_state.c.standby == certificate.c.id),
     )
     return and_(certificate.c.not_after > at, held)
-
-
-@prepared
-def _census() -> Select[Any]:
-    return (
-        select(
-            certificate.c.id,
-            certificate.c.ca,
-            certificate.c.issuing_key,
-            certificate.c.issuer_hash,
-            certificate.c.chain_hash,
-            leaf.c.der,
-            case((is_current(bindparam("at")), 1), else_=0).label("current"),
-        )
-        .join(leaf, leaf.c.certificate_id == certificate.c.id)
-        .where(certificate.c.id > bindparam("after"))
-        .order_by(certificate.c.id)
-        .limit(bindparam("limit"))
-    )
-
-
-def census(tx: Transaction, after: int, limit: int) -> list[Unseen]:
-    """The certificates that follow a number, in the order of their numbers."""
-    rows = tx.execute(_census(), {"after": after, "limit": limit, "at": tx.at})
-    return [
-        Unseen(
-            row.id,
-            row.ca,
-            row.issuing_key,
-            row.issuer_hash,
-            bytes(row.der),
-            row.chain_hash,
-            bool(row.current),
-        )
-        for row in rows
-    ]
-
-
-def chains(tx: Transaction) -> dict[bytes, str]:
-    """Every chain that is kept, PEM by its hash: a few for each CA, however many certificates there are."""
-    return {row.hash: row.pem for row in tx.execute(select(chain))}
 
 
 # --- asking ----------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from dualcert.lifecycle.engine import Engine
 from dualcert.model.work import WorkKind
 from dualcert.ports.ca import Account
 from dualcert.store import accounts, pairs, work
-from tests.brokenca import change, rows
+from tests.brokenca import change, rows, without_dns
 from tests.faults import AFTER, BEFORE, Death, Nursery, Point
 from tests.labfixture import ProjectLab
 from tests.program import Program, Result
@@ -161,7 +161,7 @@ def test_the_time_until_it_is_revoked_although_it_serves_can_be_told(
 ) -> None:
     old = issued.show(name)["primary"]["certificate"]
     issued.done("revoke", name, "--role", "backup")
-    lab.config_path.write_text(lab.config_path.read_text().replace('tsig_name = "', 'tsig_name = "not-'))
+    without_dns(issued)
     issued.run("compromise", name, "--revoke-by", "2h", "--timeout", "2s")
     [(by, at)] = rows(issued, "SELECT revoke_by, requested_at FROM revocation_request")
     assert by - at == 2 * 3600 * 1_000_000
@@ -243,7 +243,7 @@ def test_a_pair_that_cannot_be_replaced_is_revoked_when_its_time_is_over(
 ) -> None:
     old = issued.show(name)["primary"]["certificate"]
     issued.done("revoke", name, "--role", "backup")
-    lab.config_path.write_text(lab.config_path.read_text().replace('tsig_name = "', 'tsig_name = "not-'))
+    without_dns(issued)
     waiting = issued.run("compromise", name, "--timeout", "3s")
     assert waiting.status == 3, waiting
     assert "it serves until another one is there" in waiting.err

@@ -9,7 +9,7 @@ import pytest
 
 from dualcert.model.signal import Turning
 from dualcert.policy.watching import SourceKind
-from dualcert.store import Store, Transaction, signals, watch_answers, watching
+from dualcert.store import Store, Transaction, census, signals, watch_answers, watching
 from dualcert.store.watching import Place, Source
 from tests.store.building import PRIMARY, a_full_pair
 from tests.store.overhearing import indexes, overheard, scans
@@ -27,7 +27,7 @@ ACTS: dict[str, Act] = {
     "unwatch": lambda tx, source: watching.unwatch(tx, 1),
     "watches current": watching.watches_current,
     "under": lambda tx, source: watching.under(tx, source, 0, 100),
-    "census": lambda tx, source: watching.census(tx, 0, 100),
+    "census": lambda tx, source: census.following(tx, 0, 100),
     "questions": lambda tx, source: watch_answers.questions(tx, source, tx.now, 100),
     "next due": watch_answers.next_due,
     "accusation": lambda tx, source: signals.accusation(tx, 1, early=True),

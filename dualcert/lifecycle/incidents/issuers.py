@@ -8,7 +8,7 @@ from dualcert.errors import UsageProblem
 from dualcert.lifecycle import inspection
 from dualcert.lifecycle.watching.places import parsed
 from dualcert.lifecycle.world import World
-from dualcert.store import watching
+from dualcert.store import census
 
 _IDENTIFIER = 20
 """Bytes of a key identifier as all CAs make it (RFC 5280 section 4.2.1.2)."""
@@ -26,7 +26,7 @@ def told(world: World, text: str) -> str:
     if len(identifier) != _IDENTIFIER:
         return text
     with world.store.read() as tx:
-        kept = watching.chains(tx)
+        kept = census.chains(tx)
     for one in (one for pem in kept.values() for one in parsed(pem)):
         if _identifier_of(one) == identifier:
             return inspection.spki_of(one).hex()

@@ -18,7 +18,7 @@ from dualcert.model.signal import Suspect, Turning
 from dualcert.policy import watching as policy
 from dualcert.policy.watching import SourceKind
 from dualcert.ports.evidence import Crl, KnownCrl, OcspAnswer, OcspStatus
-from dualcert.store import certificates, chains, watch_answers, watching
+from dualcert.store import census, certificates, chains, watch_answers, watching
 from dualcert.store.watch_answers import Question
 from dualcert.store.watching import MATCHED_AT_ONCE, Match, Source
 
@@ -190,7 +190,7 @@ def _listed(crl: Crl, source: Source, match: Match, position: int) -> Suspect:
 def _walk_of_cas(world: World, source: Source, crl: Crl) -> tuple[int, int, list[Turning]]:
     """The same for certificates of CAs: where one is revoked, all that are served with it have lost their chain."""
     with world.store.read() as tx:
-        kept = watching.chains(tx)
+        kept = census.chains(tx)
     mine: dict[bytes, list[x509.Certificate]] = {}
     for pem in kept.values():
         for one in places.parsed(pem):

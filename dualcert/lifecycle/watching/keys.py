@@ -12,7 +12,7 @@ from dualcert.lifecycle import weakkeys
 from dualcert.lifecycle.watching import places, suspicion
 from dualcert.lifecycle.world import World
 from dualcert.model.signal import Suspect, Turning
-from dualcert.store import living, watching
+from dualcert.store import census, living
 
 _PAGE = 500
 
@@ -59,7 +59,7 @@ def look_at_all(world: World, progress: Callable[[int], None] = lambda _: None) 
 
 def _authorities(world: World) -> list[str]:
     with world.store.read() as tx:
-        kept = watching.chains(tx)
+        kept = census.chains(tx)
     found = {}
     for one in {one for pem in kept.values() for one in places.parsed(pem)}:
         weak = weakkeys.of_certificate(world, one)

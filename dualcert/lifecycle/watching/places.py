@@ -17,7 +17,7 @@ from dualcert.lifecycle import inspection
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.policy.watching import SourceKind, unwatched
-from dualcert.store import Transaction, counters, watching
+from dualcert.store import Transaction, census, counters, watching
 from dualcert.store.watching import Place, Source
 
 _CENSUS = 500
@@ -46,8 +46,8 @@ def register_older(world: World) -> bool:
     name = census_name(world)
     with world.store.read() as tx:
         after = counters.value(tx, name) or 0
-        found = watching.census(tx, after, _CENSUS)
-        chains = watching.chains(tx) if found else {}
+        found = census.following(tx, after, _CENSUS)
+        chains = census.chains(tx) if found else {}
     if not found:
         return False
     with world.store.write() as tx:
@@ -139,7 +139,7 @@ def parsed(pem: str) -> tuple[x509.Certificate, ...]:
 
 def issuer_of(world: World, tx: Transaction, source: Source) -> bytes | None:
     """The certificate (DER) of who signs what a source says: from a chain that is kept, or a root that is trusted."""
-    kept = (one for pem in watching.chains(tx).values() for one in parsed(pem))
+    kept = (one for pem in census.chains(tx).values() for one in parsed(pem))
     for one in (*kept, *_roots(world, source.ca)):
         if name_hash(one.subject) == source.issuer_hash and inspection.spki_of(one) == source.issuing_key:
             return one.public_bytes(Encoding.DER)
