@@ -751,9 +751,10 @@ def test_nonces_are_kept_for_the_next_request(proxy: FaultProxy, proxied: AcmeCa
     assert proxy.count("/nonce-plz") == 0
 
 
-def test_half_of_all_nonces_rejected_is_no_failure(tmp_path: Path) -> None:
+def test_many_rejected_nonces_are_no_failure(tmp_path: Path) -> None:
     with (
-        LabServers.start(tmp_path / "servers", LabOptions(nonce_reject=50, retry_after=2)) as servers,
+        # Eleven in a row end a call: of half of all, that would be met here once in sixty runs.
+        LabServers.start(tmp_path / "servers", LabOptions(nonce_reject=25, retry_after=2)) as servers,
         ProjectLab.on(servers, tmp_path / "project") as lab,
         opened(settings_of(servers.alpha)) as ca,
     ):
