@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from cryptography import x509
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from bench.inventory import Made, fill
 from bench.results import Goal, Result, result
@@ -26,7 +26,7 @@ from dualcert.lifecycle.watching import asking
 from dualcert.policy.watching import SourceKind
 from dualcert.store import Store, watching
 from dualcert.store import tables as t
-from dualcert.store.incident_tables import watch_source
+from dualcert.store.incident_tables import watch_source, watched
 from dualcert.store.watching import Place
 from tests import postgres
 from tests.revocations import crl, entry, publishing
@@ -86,6 +86,9 @@ def _adopt(store: Store, tiny: TinyCa, place: str) -> list[bytes]:
     by = tiny.intermediate.certificate
     key, name = spki_of(by), hashlib.sha256(by.subject.public_bytes()).digest()
     with store.write() as tx:
+        # What the invented certificates name does not exist.
+        for table in (watched, watch_source):
+            tx.execute(delete(table))
         tx.execute(tx.upsert(t.chain).values(hash=b"bench", pem=tiny.chain).on_conflict_do_nothing())
         serving = t.certificate.c.id.in_(select(t.pair_state.c.serving))
         values = {"issuing_key": key, "issuer_hash": name, "chain_hash": b"bench"}
