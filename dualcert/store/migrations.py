@@ -10,7 +10,7 @@ import dualcert
 from dualcert.errors import ConfigurationError, DatabaseRevisionError
 from dualcert.store.database import Store
 
-REVISION = "0005"
+REVISION = "0006"
 """The newest revision in ``migrations/``, known without importing Alembic (which takes most of a second)."""
 
 
