@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.labfixture import ProjectLab
@@ -70,3 +73,29 @@ def test_what_cannot_be_meant_is_refused(program: Program, options: list[str], s
         refused = program.run("list", *options, *form)
         assert refused.status == 2
         assert said in refused.err
+
+
+FILTERS = [
+    [],
+    ["--ca", "alpha"],
+    ["--expires-within", "4000d"],
+    ["--under", "test"],
+    ["--ca", "alpha", "--expires-within", "4000d", "--under", "test", "--protection", "protected"],
+]
+
+
+@pytest.mark.parametrize("program", ["sqlite", "postgresql"], indirect=True)
+def test_a_list_is_there_before_sqlalchemy_would_be_imported(program: Program, name: str) -> None:
+    """With a pair that is not whole among them, as a table and as JSON."""
+    code = "import sys; from dualcert.cli import main; main(); print('sqlalchemy' in sys.modules, file=sys.stderr)"
+    for options in FILTERS:
+        for form in ([], ["--json"]):
+            done = subprocess.run(
+                [sys.executable, "-c", code, "--config", str(program.config), "list", *options, *form],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert name in done.stdout, done
+            assert done.stderr == "False\n"
