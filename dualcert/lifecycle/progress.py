@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from dualcert.model.work import BUDGET, DAY, FROZEN, PERSON, WorkKind, WorkRow
-from dualcert.store import Transaction, work
+from dualcert.store import Transaction, overview
 from dualcert.store.overview import Line
 
 IDLE: dict[str, Any] = {"state": "idle", "since": None, "tries": 0, "error": None, "next_try": None}
@@ -17,7 +17,7 @@ _WITHOUT_CERTIFICATE = {"idle": "empty", "failing": "failed"}
 def of_pairs(tx: Transaction, ids: Collection[int]) -> dict[int, list[WorkRow]]:
     """The steps under way of some pairs; a pair without any has an empty list."""
     found: dict[int, list[WorkRow]] = defaultdict(list)
-    for row in work.of_pairs(tx, ids):
+    for row in overview.steps(tx, ids):
         found[row.pair_id].append(row)
     return found
 

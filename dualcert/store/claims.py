@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, Text, Update, and_, bindparam, func, not_, select, true, update
 
 from dualcert.model.work import WorkKind, WorkRow
-from dualcert.store import leases, queue, work
+from dualcert.store import leases, queue
 from dualcert.store.columns import instant, micros
 from dualcert.store.leases import is_held
 from dualcert.store.picked import ids_of, listed, picked
 from dualcert.store.statements import Prepared, is_among, is_one_of, prepared
 from dualcert.store.tables import work as table
 from dualcert.store.transaction import Transaction
-from dualcert.store.work import Queue
+from dualcert.store.workrows import Queue, rows_of
 
 
 def claim(
@@ -185,7 +185,7 @@ def _taken(
         left = [row for row in free if row.id not in taken]
         if left:
             tx.execute(_take(), {"new_owner": owner, "ids": ids_of(tx, left)})
-    return work.rows_of(free, taken_by=owner)
+    return rows_of(free, taken_by=owner)
 
 
 def _still_free(tx: Transaction, found: Sequence[Any]) -> Sequence[Any]:

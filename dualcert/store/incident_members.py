@@ -31,11 +31,12 @@ from dualcert.model.names import reversed_name
 from dualcert.store import batches
 from dualcert.store.batches import incoming, matched
 from dualcert.store.columns import micros
+from dualcert.store.expressions import upsert
 from dualcert.store.incident_tables import incident_member, incident_stray
 from dualcert.store.incidents import room_for_strays
 from dualcert.store.statements import Prepared, prepared
 from dualcert.store.tables import certificate, pair_name, pair_state
-from dualcert.store.transaction import Transaction, upsert
+from dualcert.store.transaction import Transaction
 
 
 def add_certificates(tx: Transaction, incident_id: int, ids: Iterable[int]) -> int:
