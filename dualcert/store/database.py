@@ -43,6 +43,9 @@ _HELD = 0.1
 _GAP = 0.012
 """Longer than SQLite lets pass between two looks for the lock in ``_LOOK_MS``."""
 
+_STATEMENTS = 512
+"""How many statements a connection to SQLite keeps ready: more than there are. Usually 128, and a daemon has as many."""
+
 _POOL = 64  # idle connections that are kept; more than threads ever hold at once
 
 _BEGIN = {
@@ -337,6 +340,7 @@ def _connect_to_sqlite(place: Address) -> sqlite3.Connection:
         timeout=BUSY_TIMEOUT_MS / 1000,
         check_same_thread=False,
         isolation_level=None,
+        cached_statements=_STATEMENTS,
     )
     try:
         _use_wal(connection)

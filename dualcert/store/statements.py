@@ -29,18 +29,20 @@ class Form:
 
     def __init__(self, text: str, fixed: Mapping[str, Any] | None = None) -> None:
         self.text = text
-        self._fixed = fixed
-        self._make: Callable[[Iterable[Any]], Any] = tuple
+        self.fixed = fixed or {}
+        self._make: Callable[[Iterable[Any]], Any] | None = None
 
     def arguments(self, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {**self._fixed, **parameters} if self._fixed else parameters
+        """What the driver is given for them."""
+        return {**self.fixed, **parameters} if self.fixed else parameters
 
-    def rows(self, cursor: Any) -> Rows:
-        if self._make is tuple and cursor.description is not None:
+    def make(self, cursor: Any) -> Callable[[Iterable[Any]], Any]:
+        """What makes a row of the statement of what the driver gives."""
+        if self._make is None:
             names = [column[0] for column in cursor.description]
             # Not its own `_make`, which is written in Python: of a thousand rows, that took a third of the time more.
             self._make = partial(tuple.__new__, _row_type("Row", names, rename=True))
-        return Rows(cursor, self._make)
+        return self._make
 
 
 class Prepared:
@@ -96,23 +98,24 @@ def dialect_of(name: str) -> Dialect:
 class Rows:
     """What a statement gave; each row has its columns as attributes. For one look, like SQLAlchemy's own result."""
 
-    __slots__ = ("_cursor", "_make")
+    __slots__ = ("_cursor", "_form")
 
-    def __init__(self, cursor: Any, make: Callable[[Iterable[Any]], Any]) -> None:
+    def __init__(self, cursor: Any, form: Form) -> None:
         self._cursor = cursor
-        self._make = make
+        self._form = form
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.all())
 
     def all(self) -> list[Any]:
-        return list(map(self._make, self._cursor.fetchall()))
+        return list(map(self._form.make(self._cursor), self._cursor.fetchall()))
 
     def first(self) -> Any:
         """The first row, or None."""
         row = self._cursor.fetchone()
+        made = None if row is None else self._form.make(self._cursor)(row)
         self._cursor.close()  # what was not fetched would keep SQLite's statement open
-        return None if row is None else self._make(row)
+        return made
 
     def one(self) -> Any:
         """The only row; AssertionError where there is none or another."""

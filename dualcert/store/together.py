@@ -35,14 +35,22 @@ class Connections(Protocol):
 
 
 class Group:
-    """One transaction and the units in it. ``failure``: none of them has been committed."""
+    """One transaction and the units in it. ``failure``: none of them has been committed.
+
+    ``over``: set at its end; there is none before a unit waits for it.
+    """
 
     def __init__(self, link: Link) -> None:
         self.link = link
         self.driver = cast("sqlite3.Connection", link.driver)
         self.units = 0
-        self.over = threading.Event()
+        self.over: threading.Event | None = None
         self.failure: BaseException | None = None
+
+    def end(self) -> None:
+        """Whoever waits for it goes on."""
+        if self.over is not None:
+            self.over.set()
 
 
 class Together:
@@ -93,8 +101,9 @@ class Together:
             finally:
                 self._turn.release()
         else:
+            over = group.over = group.over or threading.Event()
             self._turn.release()
-            while not group.over.wait(_STRANDED):
+            while not over.wait(_STRANDED):
                 self._end_if_stranded(group)
         if group.failure is not None:
             raise group.failure
@@ -147,10 +156,10 @@ class Together:
         else:
             self._group = None
             self._connections.end_writing(group.link)
-            group.over.set()
+            group.end()
 
     def _lose(self, group: Group, error: BaseException) -> None:
         self._group = None
         group.failure = error
         self._connections.abandon(group.link)
-        group.over.set()
+        group.end()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from dualcert.clock import to_microseconds
 from dualcert.store.link import Link
-from dualcert.store.statements import Form, Prepared, Rows, Written
+from dualcert.store.statements import Prepared, Rows, Written
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, CursorResult, Executable, Table
@@ -84,18 +84,14 @@ class Transaction:
         parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> Rows | CursorResult[Any]:
         """A prepared one whose parameters are all single values goes to the driver, any other through SQLAlchemy."""
-        values = cast("Mapping[str, Any]", parameters or {})
-        if isinstance(statement, Written):
-            return self._hand_over(statement.form(self.dialect, values), values)
-        if isinstance(statement, Prepared):
-            if (form := statement.form(self.dialect, values)) is not None:
-                return self._hand_over(form, values)
-            statement = statement.statement
-        result: CursorResult[Any] = self.link.connection.execute(statement, parameters)
+        if isinstance(statement, Prepared | Written):
+            values: Any = parameters or {}
+            form = statement.form(self.dialect, values)
+            if form is not None:
+                return Rows(self._driver.execute(form.text, form.arguments(values)), form)
+        plain: Any = statement.statement if isinstance(statement, Prepared) else statement
+        result: CursorResult[Any] = self.link.connection.execute(plain, parameters)
         return result
-
-    def _hand_over(self, form: Form, values: Mapping[str, Any]) -> Rows:
-        return form.rows(self._driver.execute(form.text, form.arguments(values)))
 
 
 class Glance(Transaction):
