@@ -44,7 +44,7 @@ _GAP = 0.012
 """Longer than SQLite lets pass between two looks for the lock in ``_LOOK_MS``."""
 
 _STATEMENTS = 512
-"""How many statements a connection to SQLite keeps ready: more than there are. Usually 128, and a daemon has as many."""
+"""How many statements a connection to SQLite keeps ready: more than there are, and 128 where nothing is said."""
 
 _POOL = 64  # idle connections that are kept; more than threads ever hold at once
 
