@@ -95,7 +95,10 @@ class Engine:
         self.names = PairNames(world.store)
         self._at_work = False
         self._ahead = ahead(world.clock)
-        self._wary_until = world.clock.monotonic()
+        # Whether the clock was put the moment before cannot be seen.
+        self._wary_until = world.clock.monotonic() + (
+            _OTHERS_NOTICE if world.store.dialect == "sqlite" else 0
+        )
 
     def claim(
         self,
@@ -125,7 +128,7 @@ class Engine:
                 pairs=pairs,
                 but_not_at=but_not_at,
                 allowed=partial(budgeting.allowance, self.world, tx),
-                may_take_over=self._clock_is_believed,
+                may_take_over=self._may_take_over,
             ):
                 if row.kind is WorkKind.DEPLOYMENT:
                     by_target.setdefault(row.target, []).append(row)
@@ -136,7 +139,11 @@ class Engine:
         return batches
 
     def _companions(self, tx: Transaction, target: str) -> list[WorkRow]:
-        return claims.claim_companions(tx, self.owner, target, _COMPANIONS, self._clock_is_believed)
+        return claims.claim_companions(tx, self.owner, target, _COMPANIONS, self._may_take_over)
+
+    def _may_take_over(self, owner: str) -> bool:
+        """Whether he has what he held for a minute no more; who is known to be dead has nothing."""
+        return self._clock_is_believed() or is_dead(owner)
 
     def _clock_is_believed(self) -> bool:
         """Not right after it was put: on SQLite leases go by this machine's clock, and all seem to have ended."""

@@ -329,7 +329,9 @@ def test_a_dead_process_of_this_machine_loses_its_rows_at_once_and_nobody_else(e
     assert in_table(engine, mine) == mine
 
 
-def test_an_engine_of_another_machine_that_ended_without_a_word_is_forgotten(engine: Engine) -> None:
+def test_an_engine_of_another_machine_that_ended_without_a_word_is_forgotten(
+    engine: Engine, clock: FakeClock
+) -> None:
     elsewhere = str(replace(new_owner(), host="another-host"))
     with engine.world.store.write() as tx:
         pair = a_pair(tx)
@@ -339,6 +341,7 @@ def test_an_engine_of_another_machine_that_ended_without_a_word_is_forgotten(eng
     engine.take_from_the_dead()
     with engine.world.store.read() as tx:
         assert leases.owners(tx) == []
+    clock.advance(2)
     assert [[row.id for row in batch] for batch in engine.claim([ORDER], 10)] == [[theirs.id]]
 
 
@@ -377,6 +380,27 @@ def test_right_after_the_clock_was_put_nothing_is_taken_from_anybody(
     assert taken() == []
     clock.advance(0.1)
     assert taken() == [theirs.id, theirs.id]
+
+
+def test_who_begins_right_after_the_clock_was_put_takes_from_the_dead_alone(
+    world: World, clock: FakeClock
+) -> None:
+    with subprocess.Popen(["sleep", "0"]) as process:
+        dead = str(replace(new_owner(), pid=process.pid))
+    with world.store.write() as tx:
+        for owner in ("another", dead):
+            work.schedule(tx, ORDER, a_pair(tx).id, tx.now, ca=PRIMARY)
+            claims.claim(tx, owner, kinds=[ORDER], limit=9)
+        tx.execute(update(tables.lease).values(until=1))
+
+    engine = Engine(world)
+
+    elsewhere = world.store.dialect == "postgresql"  # its leases go by another clock
+    assert len(engine.claim([ORDER], 9)) == 1 + elsewhere
+    clock.advance(1.9)
+    assert engine.claim([ORDER], 9) == []
+    clock.advance(0.1)
+    assert len(engine.claim([ORDER], 9)) == 1 - elsewhere
 
 
 # --- woken while held ------------------------------------------------------------------------------------
