@@ -39,6 +39,7 @@ def looks(scene: Scene) -> Iterator[tuple[str, Look]]:
     if scene.database is None:
         yield "work", partial(checking_work.late, scene.world)
         yield "work that fails", partial(checking_work.failing, scene.world)
+        yield "what pairs need", partial(checking_work.unconfigured, scene.world)
         yield "protection", partial(checking_work.exposed, scene.world)
         yield "watching", partial(telling.findings, scene.world)
 

@@ -92,7 +92,7 @@ def failing(world: World) -> Iterator[Finding]:
     for one in found:
         first = f"{_told(one, names)} has failed since {one.since:%Y-%m-%d %H:%M} UTC"
         tries = "once" if one.tries == 1 else f"{one.tries} times"
-        others = f", and {one.many - 1} more like it" if one.many > 1 else ""
+        others = f" (and {one.many - 1} more there)" if one.many > 1 else ""
         reason, _, remedy = one.reason.partition("\n")
         yield Finding("work", f"{first}, {tries}{others}: {reason}", _next_try(one, remedy, names))
 
@@ -105,6 +105,26 @@ def _next_try(step: Failing, remedy: str, names: dict[int, str]) -> str:
     at = rfc3339(step.next_try.replace(microsecond=0)) if step.next_try else "the next run"
     again = f"Next try at {at}; to try sooner: dualcert renew {names.get(step.pair_id, '--due')}"
     return f"{said} {again}" if said else again
+
+
+# --- what is not configured ------------------------------------------------------------------------------
+
+
+def unconfigured(world: World) -> Iterator[Finding]:
+    """Tables that pairs need and that the configuration does not have: their next renewal or failover would fail."""
+    with world.store.read() as tx:
+        found = troubles.missing(tx, world.cas, world.dns, world.targets)
+        names = pairs.names_of(tx, {one.pair_id for one in found})
+    for one in found:
+        name = names.get(one.pair_id, str(one.pair_id))
+        others = f" and {one.many - 1} more need it" if one.many > 1 else " needs it"
+        kind = one.section.partition(".")[0]
+        instead = f"dualcert pair {'move' if kind == 'ca' else 'set'} {name}"
+        yield Finding(
+            one.section,
+            f"[{one.section}] is not configured, but {name}{others}",
+            f"Add [{one.section}] to the configuration, or give the pair another: {instead}",
+        )
 
 
 # --- what must not be served -----------------------------------------------------------------------------

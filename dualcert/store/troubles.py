@@ -1,7 +1,8 @@
-"""What goes wrong over and over, and what is served although it must not be: for a look at the whole."""
+"""What goes wrong over and over, what pairs need of the configuration, and what serves although it must not."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +12,16 @@ from sqlalchemy import ColumnElement, Select, and_, func, not_, or_, select
 from dualcert.model.work import BUDGET, FROZEN, HELD, WorkKind
 from dualcert.store import leases
 from dualcert.store.columns import instant
-from dualcert.store.tables import blocked_key, certificate, lineage, pair_state, revocation, work
+from dualcert.store.tables import (
+    blocked_key,
+    certificate,
+    lineage,
+    pair,
+    pair_state,
+    pair_target,
+    revocation,
+    work,
+)
 from dualcert.store.transaction import Transaction
 
 _TOLD_ELSEWHERE = (WorkKind.RENEWAL_INFORMATION.value,)
@@ -69,6 +79,40 @@ def _fails() -> ColumnElement[bool]:
         or_(work.c.waiting_for.is_(None), work.c.waiting_for.not_in(_NO_FAILURE)),
         not_(leases.is_held),
     )
+
+
+# --- what pairs need of the configuration ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A table of the configuration that pairs need: how many, and one of them."""
+
+    section: str
+    many: int
+    pair_id: int
+
+
+def missing(
+    tx: Transaction, cas: Collection[str], dns: Collection[str], targets: Collection[str]
+) -> list[Missing]:
+    """What pairs need beside these. All pairs are gone through: a person asks."""
+    current = or_(lineage.c.id == pair_state.c.primary_lineage, lineage.c.id == pair_state.c.backup_lineage)
+    open_ones = lineage.join(pair_state, and_(pair_state.c.pair_id == lineage.c.pair_id, current))
+    needs = (
+        ("ca", lineage.c.ca, lineage.c.pair_id, open_ones, cas),
+        ("dns", pair.c.dns, pair.c.id, pair, dns),
+        ("target", pair_target.c.target, pair_target.c.pair_id, pair_target, targets),
+    )
+    found = []
+    for kind, named, number, of, known in needs:
+        query = select(named.label("named"), func.count().label("many"), func.min(number).label("first"))
+        query = query.select_from(of).where(named.not_in(list(known))).group_by(named).order_by(named)
+        found += [Missing(f"{kind}.{row.named}", row.many, row.first) for row in tx.execute(query)]
+    return found
+
+
+# --- what must not be served -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -406,7 +406,29 @@ def test_steps_that_fail_for_the_same_ca_are_told_together(
         )
     [problem] = problems(check(program)).values()
     assert problem.startswith(f"the order of p2.{name} at beta has failed since 20")
-    assert problem.endswith(", 2 times, and 2 more like it: refused")
+    assert problem.endswith(", 2 times (and 2 more there): refused")
+
+
+def test_what_pairs_need_and_the_configuration_does_not_have_is_told_before_it_is_missed(
+    lab: ProjectLab, program: Program, name: str
+) -> None:
+    program.done("issue", name)
+    program.done("issue", f"other.{name}")
+    for old, new in (
+        ("[ca.beta]", "[ca.gamma]"),
+        ('"beta"', '"gamma"'),
+        ("[dns.lab]", "[dns.new]"),
+        ('"lab"', '"new"'),
+    ):
+        edit(lab, re.escape(old), new)
+    edit(lab, re.escape("[target.web]"), "[target.www]")
+    edit(lab, re.escape('["web"]'), '["www"]')
+
+    said = {line["subject"]: line for line in check(program).lines if not line["ok"]}
+
+    for section, way in (("ca.beta", "move"), ("dns.lab", "set"), ("target.web", "set")):
+        assert said[section]["problem"] == f"[{section}] is not configured, but {name} and 1 more need it"
+        assert said[section]["remedy"].endswith(f"dualcert pair {way} {name}")
 
 
 def test_a_renewal_that_waits_for_its_budget_or_fails_to_be_asked_about_is_no_failure(

@@ -143,3 +143,14 @@ def test_what_serves_although_it_must_not_is_found_and_what_stands_by_is_not(
         assert [(one.pair_id, one.ca, one.why) for one in troubles.exposed(tx, 9)] == [
             (pair.id, serving.ca, why)
         ]
+
+
+def test_what_pairs_need_is_compared_with_what_there_is(store: Store) -> None:
+    with store.write() as tx:
+        first, second = a_pair(tx), a_pair(tx)
+    with store.read() as tx:
+        assert troubles.missing(tx, [PRIMARY, BACKUP], [first.dns], first.targets) == []
+        found = troubles.missing(tx, [PRIMARY], ["another"], [])
+    needed = [f"ca.{BACKUP}", f"dns.{first.dns}", *(f"target.{one}" for one in sorted(first.targets))]
+    assert [(one.section, one.many, one.pair_id) for one in found] == [(one, 2, first.id) for one in needed]
+    assert second.id != first.id
