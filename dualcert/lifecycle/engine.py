@@ -9,7 +9,14 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from dualcert.clock import rfc3339
-from dualcert.errors import CaUnreachable, DnsUnreachable, DualcertError, LeaseLost, StoreUnavailable
+from dualcert.errors import (
+    CaUnreachable,
+    ConfigurationError,
+    DnsUnreachable,
+    DualcertError,
+    LeaseLost,
+    StoreUnavailable,
+)
 from dualcert.lifecycle import (
     budgeting,
     deployment,
@@ -73,6 +80,13 @@ _STEPS: Mapping[WorkKind, Callable[[World, WorkRow], Outcome]] = {
 
 _OTHERS_NOTICE = 2.0
 """Seconds in which others have noticed as well that the clock was put, and have prolonged their leases."""
+
+
+def _longest_pause(row: WorkRow, error: DualcertError) -> timedelta:
+    if isinstance(error, ConfigurationError):
+        return backoff.BY_CONFIGURATION
+    at_a_target = row.kind in {WorkKind.DEPLOYMENT, WorkKind.VERIFICATION}
+    return backoff.AT_A_TARGET if at_a_target else backoff.MOST
 
 
 @dataclass(frozen=True)
@@ -204,7 +218,8 @@ class Engine:
     def _failed(self, row: WorkRow, error: DualcertError, began: datetime) -> Later:
         passing = isinstance(error, DnsUnreachable | CaUnreachable)
         failure = Failure(began, row.attempts, row.since, self.world.draw())
-        at = backoff.after_failure(self.world.clock.now(), failure, passing=passing, wished=error.retry_after)
+        now, wished, most = self.world.clock.now(), error.retry_after, _longest_pause(row, error)
+        at = backoff.after_failure(now, failure, passing=passing, wished=wished, most=most)
         return Later(at, str(error), failed=True)
 
     def settle(self, row: WorkRow, outcome: Outcome) -> Held | None:

@@ -58,8 +58,7 @@ def carry_out(
     It leads a session of its own. It reads ``request``, or nothing. Without ``most_answer`` both of its outputs are
     complaints; with it, more than so many bytes on its standard output end it. When its time (seconds) is up, it is
     killed with every child that stayed in its process group. A child that outlives a program which ended by itself is
-    left alone: it may be a server. Of our environment it sees ``HANDED_ON`` and ``variables``. The descriptors in
-    ``keep`` are open in the program, too.
+    left alone: it may be a server. It sees the variables ``HANDED_ON`` and ``variables``, and has ``keep`` open, too.
     """
     process = subprocess.Popen(
         list(argv),
