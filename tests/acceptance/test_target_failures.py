@@ -349,6 +349,10 @@ def test_a_renewal_that_does_not_get_to_its_target_is_made_up_for(
         "it is not hurried before its time"
     )
 
+    again = program.show(name)["targets"][0]["next_try"]
+    said = program.run("renew", "--due", "--timeout", "1m").out
+    assert f"Next try at {again}; to try sooner: dualcert renew {name}\n" in said
+
     program.done("renew", name)
 
     after = program.show(name)
