@@ -53,7 +53,9 @@ def print_pair(view: dict[str, Any]) -> None:
             )
         say(f"target      {target['target']}: {seen}")
         if target["problem"]:
-            say(f"            {target['problem']}")
+            _print_lines(target["problem"])
+        if target["next_try"]:
+            say(f"            next try at {cell(target['next_try'])}")
 
 
 def _print_lineage(role: str, lineage: dict[str, Any]) -> None:
@@ -70,10 +72,15 @@ def _print_lineage(role: str, lineage: dict[str, Any]) -> None:
     if renewal["state"] != "idle":
         times = "once" if renewal["tries"] == 1 else f"{renewal['tries']} times"
         tries = f", tried {times} since {cell(renewal['since'])}" if renewal["tries"] else ""
-        say(f"            {renewal['state']}{tries}")
+        again = f", next try at {cell(renewal['next_try'])}" if renewal["next_try"] else ""
+        say(f"            {renewal['state']}{tries}{again}")
     if renewal["error"]:
-        for line in renewal["error"].splitlines():
-            say(f"            {line.strip()}")
+        _print_lines(renewal["error"])
+
+
+def _print_lines(text: str) -> None:
+    for line in text.splitlines():
+        say(f"            {line.strip()}")
 
 
 def _whose(view: dict[str, Any], sha256: str) -> str:
