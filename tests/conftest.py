@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
 
 # Loaded as a plugin, so that its asserts are rewritten: nothing here may import it before.
 pytest_plugins = ["tests.labfixture", "tests.postgresfixture"]
+
+
+def pytest_configure() -> None:
+    """What a script starts in the background ignores SIGINT, and so would the programs that the tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
