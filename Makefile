@@ -24,6 +24,8 @@ export XDG_CACHE_HOME := $(CURDIR)/.cache/xdg
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
 # lint-imports and pytest read the tree they stand in, not one that an outer environment names.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
+# Without bytecode each process of the tests, hundreds of them, compiles the whole program anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12

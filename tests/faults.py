@@ -10,10 +10,8 @@ command, and says how it ended. A child costs a fraction of an interpreter's sta
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-import pkgutil
 import signal
 import subprocess
 import sys
@@ -27,6 +25,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from dualcert.clock import SystemClock
+from tests.warm import import_everything
 
 if TYPE_CHECKING:
     from dualcert.bootstrap import Application
@@ -247,27 +246,8 @@ def _live(order: dict[str, Any]) -> int:
 # --- the nursery -----------------------------------------------------------------------------------------
 
 
-def _import_everything() -> None:
-    import dualcert
-
-    for module in pkgutil.walk_packages(dualcert.__path__, "dualcert."):
-        if not module.name.startswith(
-            ("dualcert.lab", "dualcert.testing", "dualcert.cli.lab", "dualcert.migrations")
-        ):
-            importlib.import_module(module.name)
-    for name in (
-        "publicsuffixlist",
-        "dns.query",
-        "dns.update",
-        "dns.tsigkeyring",
-        "acme.client",
-        "rich.console",
-    ):
-        importlib.import_module(name)
-
-
 def _nurse() -> None:
-    _import_everything()
+    import_everything()
     for line in sys.stdin:
         order = json.loads(line)
         pid = os.fork()

@@ -188,12 +188,6 @@ class Scene:
         assert spki(key.public_key()) == spki(leaf.public_key())
 
 
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    with Nursery(tmp_path_factory.mktemp("nursery")) as nursery:
-        yield nursery
-
-
 @pytest.fixture
 def scene(lab: ProjectLab, program: Program, nursery: Nursery) -> Scene:
     return Scene(lab, program, nursery)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -442,12 +441,6 @@ DEATHS = [
     )
     for side in (BEFORE, AFTER)
 ]
-
-
-@pytest.fixture
-def nursery(tmp_path: Path) -> Iterator[Nursery]:
-    with Nursery(tmp_path / "nursery") as made:
-        yield made
 
 
 def test_whoever_comes_after_a_killed_one_finishes(

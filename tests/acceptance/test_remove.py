@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -317,12 +316,6 @@ def test_what_cannot_be_changed_is_refused(
 
 
 # --- kill -9 ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    with Nursery(tmp_path_factory.mktemp("nursery")) as nursery:
-        yield nursery
 
 
 def removal_dies(lab: ProjectLab, program: Program, nursery: Nursery, name: str, death: Death | None) -> Life:
