@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import signal
 from pathlib import Path
@@ -21,9 +22,16 @@ pytest_plugins = ["tests.labfixture", "tests.postgresfixture"]
 
 
 def pytest_configure() -> None:
-    """What a script starts in the background ignores SIGINT, and so would the programs that the tests interrupt."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """What a script or `nohup` starts ignores these signals, and so would the programs that the tests interrupt."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the collector need not go through it again for each test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
