@@ -6,10 +6,8 @@ thread runs, and says how they ended.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-import pkgutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,15 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.program import REPOSITORY, Program, Result
-
-_NOT_NEEDED = (
-    "dualcert.lab",
-    "dualcert.testing",
-    "dualcert.cli.lab",
-    "dualcert.cli.__main__",
-    "dualcert.migrations",
-)
-_LAZY = ("publicsuffixlist", "dns.query", "dns.update", "dns.tsigkeyring")
+from tests.warm import import_everything
 
 
 @dataclass(frozen=True)
@@ -64,16 +54,6 @@ def crowd(program: Program, calls: Sequence[Call], folder: Path, timeout: float 
     ]
 
 
-def _import_everything() -> None:
-    import dualcert
-
-    for module in pkgutil.walk_packages(dualcert.__path__, "dualcert."):
-        if not module.name.startswith(_NOT_NEEDED):
-            importlib.import_module(module.name)
-    for name in _LAZY:
-        importlib.import_module(name)
-
-
 def _live(child: dict[str, Any]) -> int:
     from dualcert import cli
     from dualcert.clock import SystemClock
@@ -86,7 +66,7 @@ def _live(child: dict[str, Any]) -> int:
 
 def _main() -> None:
     children = json.load(sys.stdin)
-    _import_everything()
+    import_everything()
     numbers = []
     for child in children:
         pid = os.fork()

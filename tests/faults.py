@@ -10,10 +10,8 @@ command, and says how it ended. A child costs a fraction of an interpreter's sta
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-import pkgutil
 import signal
 import subprocess
 import sys
@@ -22,11 +20,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from dualcert.clock import SystemClock
+from tests.warm import import_everything
 
 if TYPE_CHECKING:
     from dualcert.bootstrap import Application
@@ -93,7 +93,7 @@ class Points:
 
     def __init__(self, log: Path, death: Death | None, *, survive: bool = False) -> None:
         self._survive = survive
-        self._struck = log.with_name("struck")
+        self._struck = log.with_suffix(".struck")
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._death = death
         self._counts: Counter[str] = Counter()
@@ -247,27 +247,8 @@ def _live(order: dict[str, Any]) -> int:
 # --- the nursery -----------------------------------------------------------------------------------------
 
 
-def _import_everything() -> None:
-    import dualcert
-
-    for module in pkgutil.walk_packages(dualcert.__path__, "dualcert."):
-        if not module.name.startswith(
-            ("dualcert.lab", "dualcert.testing", "dualcert.cli.lab", "dualcert.migrations")
-        ):
-            importlib.import_module(module.name)
-    for name in (
-        "publicsuffixlist",
-        "dns.query",
-        "dns.update",
-        "dns.tsigkeyring",
-        "acme.client",
-        "rich.console",
-    ):
-        importlib.import_module(name)
-
-
 def _nurse() -> None:
-    _import_everything()
+    import_everything()
     for line in sys.stdin:
         order = json.loads(line)
         pid = os.fork()
@@ -280,7 +261,8 @@ def _nurse() -> None:
                 sys.stderr.flush()
             finally:
                 os._exit(status)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)  # noqa: T201 - the answer
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print(order["number"], status, flush=True)  # noqa: T201 - the answer
 
 
 # --- outside ---------------------------------------------------------------------------------------------
@@ -315,6 +297,7 @@ class Nursery:
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
+        self._numbers = count(1)
         scratch.mkdir(parents=True, exist_ok=True)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults"],
@@ -326,9 +309,10 @@ class Nursery:
 
     def run(self, config: Path, *argv: str, death: Death | None = None, outage: Outage | None = None) -> Life:
         """With an ``outage`` the process does not die at the point: it goes on when the outage has begun."""
-        paths = {name: self._scratch / name for name in ("out", "err", "log")}
-        paths["log"].unlink(missing_ok=True)
+        number = next(self._numbers)
+        paths = {name: self._scratch / f"{number}.{name}" for name in ("out", "err", "log")}
         order = {
+            "number": number,
             **{name: str(path) for name, path in paths.items()},
             "argv": ["--config", str(config), *argv],
             "death": [*death.point, death.side] if death else None,
@@ -339,8 +323,8 @@ class Nursery:
         began = _clock.monotonic()
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        with _striking(self._scratch / "struck", outage):
-            status = int(self._process.stdout.readline())
+        with _striking(paths["log"].with_suffix(".struck"), outage):
+            status = self._answer_to(number)
         return Life(
             argv,
             status,
@@ -349,6 +333,14 @@ class Nursery:
             _marks(paths["log"]),
             _clock.monotonic() - began,
         )
+
+    def _answer_to(self, wanted: int) -> int:
+        """Whatever a test did not wait for, as it had been given up, is not taken for the answer to another."""
+        assert self._process.stdout is not None
+        while True:
+            number, status = map(int, self._process.stdout.readline().split())
+            if number == wanted:
+                return status
 
     def __enter__(self) -> Self:
         return self

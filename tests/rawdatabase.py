@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,16 @@ from dualcert.store import database_file
 from dualcert.store.tables import metadata
 
 
+@lru_cache
+def _url_in(config: Path, _text: str) -> str:
+    """Remembered as long as the configuration says the same: who waits for something looks many times a second."""
+    return load_settings(config).database
+
+
 @contextmanager
 def _connected(config: Path) -> Iterator[Any]:
     """A connection of which all is committed at the end."""
-    url = load_settings(config).database
+    url = _url_in(config, config.read_text())
     file = database_file(url)
     if file is not None:
         with closing(sqlite3.connect(file, timeout=10)) as connection, connection:
@@ -32,7 +39,7 @@ def _connected(config: Path) -> Iterator[Any]:
 
 
 def is_on_postgres(config: Path) -> bool:
-    return database_file(load_settings(config).database) is None
+    return database_file(_url_in(config, config.read_text())) is None
 
 
 def _carried_out(connection: Any, statement: str, values: tuple[Any, ...]) -> Any:
@@ -90,8 +97,7 @@ def empty(config: Path) -> None:
 
 def somebody_writes(config: Path) -> bool:
     """Whether a process is in the middle of a unit of work."""
-    url = load_settings(config).database
-    file = database_file(url)
+    file = database_file(_url_in(config, config.read_text()))
     if file is None:
         query = (
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import cache
-from typing import TYPE_CHECKING
 
 from dualcert.errors import CaBusy, CaError, ChallengeFailed
 from dualcert.lifecycle.permits import BudgetSpent
+from dualcert.lifecycle.suffixes import public_suffixes
 from dualcert.lifecycle.world import CaBinding, World
 from dualcert.model.order import Order, OrderStep
 from dualcert.model.pair import Pair
@@ -24,9 +23,6 @@ from dualcert.model.work import BUDGET, Later, WorkRow
 from dualcert.policy import budget, urgency
 from dualcert.policy.budget import KNOWN_FOR, Allowance, Decision, Kind, Limit, Subject, decide
 from dualcert.store import Transaction, budgets, certificates, pairs
-
-if TYPE_CHECKING:
-    from publicsuffixlist import PublicSuffixList
 
 _ORDERS, _NEW_ORDERS = Subject(Kind.ORDERS), Subject(Kind.NEW_ORDERS)
 _REVOCATIONS, _REQUESTS = Subject(Kind.REVOCATIONS), Subject(Kind.REQUESTS)
@@ -52,7 +48,7 @@ def before_order(world: World, row: WorkRow, pair: Pair, ca: CaBinding) -> None:
     if ca.permits is not None:
         ca.permits.ready()
     if Kind.DOMAIN in ca.limits:
-        _suffixes()  # takes a tenth of a second to read, which no transaction should last
+        public_suffixes()  # takes a while to read, which no transaction should last
     if row.waiting_for == BUDGET or (row.needed_by is not None and ca.limits):
         with world.store.read() as tx:
             if not budgets.is_in_window(tx, pair.id, ca.name):
@@ -140,14 +136,7 @@ def _domains(pair: Pair, ca: CaBinding) -> set[str]:
 def registered_domain(name: str) -> str:
     """What a registrar sells, by the public suffix list, private suffixes included; a suffix stands for itself."""
     bare = name.removeprefix("*.")
-    return _suffixes().privatesuffix(bare) or bare
-
-
-@cache
-def _suffixes() -> PublicSuffixList:
-    from publicsuffixlist import PublicSuffixList
-
-    return PublicSuffixList()
+    return public_suffixes().privatesuffix(bare) or bare
 
 
 def after_failure(

@@ -11,6 +11,7 @@ from functools import partial
 from dualcert.errors import DnsError, DnsUnreachable, ProbeFailed
 from dualcert.lifecycle import checking_work, probing, weakkeys
 from dualcert.lifecycle.findings import Finding, Look, Scene, trouble
+from dualcert.lifecycle.suffixes import public_suffixes
 from dualcert.lifecycle.watching import telling
 from dualcert.lifecycle.world import DnsBinding, TargetBinding, World
 from dualcert.model import names as naming
@@ -88,9 +89,7 @@ def _dns(scene: Scene, name: str) -> Iterator[Finding]:
 def _apart(sampled: list[Sampled]) -> dict[str, int]:
     """Names that are in zones of their own as far as one can guess, each with its pair: one of those beside each
     other below a registered domain."""
-    from publicsuffixlist import PublicSuffixList
-
-    suffixes = PublicSuffixList()
+    suffixes = public_suffixes()
     found: dict[str, tuple[str, int]] = {}
     for pair in sampled:
         for name in pair.names:

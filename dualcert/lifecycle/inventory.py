@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from dualcert.errors import ConfigurationError, InvalidName, UsageProblem
 from dualcert.lifecycle import removal, renewal
+from dualcert.lifecycle.suffixes import public_suffixes
 from dualcert.lifecycle.world import World
 from dualcert.model import names as naming
 from dualcert.model.events import EventKind
@@ -54,9 +55,7 @@ class PairRequest:
 def check_names(texts: Sequence[str]) -> tuple[str, ...]:
     """Names in their stored form. Raises ``InvalidName``, for a bare public suffix too."""
     names = naming.normalise_all(texts)
-    from publicsuffixlist import PublicSuffixList  # reads a list of ten thousand suffixes
-
-    suffixes = PublicSuffixList(only_icann=True)
+    suffixes = public_suffixes(private=False)
     for name in names:
         if suffixes.privatesuffix(name.removeprefix("*.")) is None:
             raise InvalidName(

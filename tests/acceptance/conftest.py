@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+
+from tests.faults import Nursery
 
 HARD_CASES = {
     "test_ca_failures",
@@ -49,3 +53,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         quick = metafunc.function.__name__ in IN_THE_SUITE or module in IN_THE_SUITE_AS_A_WHOLE
         on_postgres = pytest.param("postgresql", marks=() if quick else pytest.mark.long)
         metafunc.parametrize("program", ["sqlite", on_postgres], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """Takes a second to start, so the tests of this process share it; of a child nothing stays but its files."""
+    with Nursery(tmp_path_factory.mktemp("nursery")) as made:
+        yield made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,11 +70,12 @@ def three_roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LabS
 
 
 @pytest.fixture
-def scene(three_roots: tuple[LabServers, tuple[str, ...]], tmp_path: Path) -> Iterator[Scene]:
+def scene(three_roots: tuple[LabServers, tuple[str, ...]], template: Path, tmp_path: Path) -> Iterator[Scene]:
     servers, roots = three_roots
     domain = f"t-{secrets.token_hex(6)}.example.test"
     with ProjectLab.on(servers, tmp_path / "project", domain=domain) as lab:
         program = Program(lab.config_path)
+        shutil.copy(template, lab.directory)
         program.done("init")
         yield Scene(lab, program, domain, roots)
 

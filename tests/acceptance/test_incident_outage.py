@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from tests.acceptance.test_outage import SHORT, Scene, at, nursery, on_postgresql, struck
+from tests.acceptance.test_outage import SHORT, Scene, at, on_postgresql, struck
 from tests.faults import AFTER, BEFORE, Death
 
-__all__ = ["nursery", "on_postgresql"]
+__all__ = ["on_postgresql"]
 
 COUNT = 4
 

@@ -287,28 +287,27 @@ def test_many_that_issue_and_some_that_rotate_lose_no_key(
 
 
 def test_killed_at_any_point_the_same_command_goes_on(
-    lab: ProjectLab, program: Program, name: str, tmp_path: Path
+    lab: ProjectLab, program: Program, nursery: Nursery, name: str
 ) -> None:
     program.done("issue", name)
     command = ("keys", "rotate", "primary", "--json")
-    with Nursery(tmp_path / "nursery") as nursery:
-        whole = nursery.run(lab.config_path, *command)
-        assert whole.status == 0, whole
-        deaths = [death for side in (BEFORE, AFTER) for death in whole.deaths(side)]
-        assert {"keys primary: new_kek", "keys primary: drop_kek"} <= {death.point.what for death in deaths}
-        assert len(deaths) >= 14
-        for death in deaths:
-            before = demand_all_open(program)
-            died = nursery.run(lab.config_path, *command, death=death)
-            assert died.killed, (death, died)
-            demand_all_to_open(program)
+    whole = nursery.run(lab.config_path, *command)
+    assert whole.status == 0, whole
+    deaths = [death for side in (BEFORE, AFTER) for death in whole.deaths(side)]
+    assert {"keys primary: new_kek", "keys primary: drop_kek"} <= {death.point.what for death in deaths}
+    assert len(deaths) >= 14
+    for death in deaths:
+        before = demand_all_open(program)
+        died = nursery.run(lab.config_path, *command, death=death)
+        assert died.killed, (death, died)
+        demand_all_to_open(program)
 
-            after = nursery.run(lab.config_path, *command)
+        after = nursery.run(lab.config_path, *command)
 
-            assert after.status == 0, (death, after)
-            assert keks(lab) == {"primary.kek", "backup.kek"}, death
-            assert demand_all_open(program) != before, death
-            assert rows(program, "SELECT * FROM lease") == []
+        assert after.status == 0, (death, after)
+        assert keks(lab) == {"primary.kek", "backup.kek"}, death
+        assert demand_all_open(program) != before, death
+        assert rows(program, "SELECT * FROM lease") == []
     program.done("failover", name)
     program.done("failover", name, "--to", "alpha")
 

@@ -188,12 +188,6 @@ class Scene:
         assert spki(key.public_key()) == spki(leaf.public_key())
 
 
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    with Nursery(tmp_path_factory.mktemp("nursery")) as nursery:
-        yield nursery
-
-
 @pytest.fixture
 def scene(lab: ProjectLab, program: Program, nursery: Nursery) -> Scene:
     return Scene(lab, program, nursery)
@@ -319,28 +313,21 @@ OF_REFILL = [
 ]
 
 
-def each(deaths: Sequence[Death], dies: Callable[[Death], bool]) -> list[str]:
-    """Every death in turn; those that did not come about, because the process never came to the point."""
-    missed = []
-    for death in deaths:
-        with killed(death):
-            if not dies(death):
-                missed.append(str(death))
-    return missed
-
-
+@pytest.mark.parametrize("death", OF_ISSUE, ids=str)
 def test_whatever_step_of_an_issuance_a_process_dies_at_the_next_run_makes_the_pair_whole(
-    scene: Scene,
+    scene: Scene, death: Death
 ) -> None:
-    assert each(OF_ISSUE, lambda death: issue_dies(scene, death)) == []
+    assert issue_dies(scene, death)
 
 
-def test_a_failover_that_died_is_finished_by_the_next_and_never_reversed(scene: Scene) -> None:
-    assert each(OF_FAILOVER, lambda death: failover_dies(scene, death)) == []
+@pytest.mark.parametrize("death", OF_FAILOVER, ids=str)
+def test_a_failover_that_died_is_finished_by_the_next_and_never_reversed(scene: Scene, death: Death) -> None:
+    assert failover_dies(scene, death)
 
 
-def test_a_refill_that_died_is_taken_up_by_the_next_scheduled_run(scene: Scene) -> None:
-    assert each(OF_REFILL, lambda death: refill_dies(scene, death)) == []
+@pytest.mark.parametrize("death", OF_REFILL, ids=str)
+def test_a_refill_that_died_is_taken_up_by_the_next_scheduled_run(scene: Scene, death: Death) -> None:
+    assert refill_dies(scene, death)
 
 
 def test_a_challenge_that_the_ca_is_still_looking_at_is_not_answered_again(
@@ -360,6 +347,16 @@ def test_a_challenge_that_the_ca_is_still_looking_at_is_not_answered_again(
 
 FEW = 0.1
 """Of the points of a clean run: two CAs take turns as they like, so a few are not come to another time."""
+
+
+def each(deaths: Sequence[Death], dies: Callable[[Death], bool]) -> list[str]:
+    """Every death in turn; those that did not come about, because the process never came to the point."""
+    missed = []
+    for death in deaths:
+        with killed(death):
+            if not dies(death):
+                missed.append(str(death))
+    return missed
 
 
 @pytest.mark.long

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -444,31 +443,23 @@ DEATHS = [
 ]
 
 
-@pytest.fixture
-def nursery(tmp_path: Path) -> Iterator[Nursery]:
-    with Nursery(tmp_path / "nursery") as made:
-        yield made
-
-
+@pytest.mark.parametrize("death", DEATHS, ids=str)
 def test_whoever_comes_after_a_killed_one_finishes(
-    lab: ProjectLab, program: Program, nursery: Nursery
+    lab: ProjectLab, issued: Program, nursery: Nursery, name: str, death: Death
 ) -> None:
-    for number, death in enumerate(DEATHS):
-        name = f"k{number}.{lab.domain}"
-        program.done("issue", name)
-        old, new = (program.show(name)[role]["certificate"] for role in ("primary", "backup"))
-        command = ("compromise", "--spki", old["spki_sha256"], "--json")
+    old, new = (issued.show(name)[role]["certificate"] for role in ("primary", "backup"))
+    command = ("compromise", "--spki", old["spki_sha256"], "--json")
 
-        assert nursery.run(lab.config_path, *command, death=death).killed, death
-        after = nursery.run(lab.config_path, *command)
+    assert nursery.run(lab.config_path, *command, death=death).killed
+    after = nursery.run(lab.config_path, *command)
 
-        assert after.status == 0, (death, after)
-        pair = program.show(name)
-        assert (pair["protection"], pair["epoch"], pair["primary"]["ca"]) == ("protected", 1, "beta"), death
-        assert served(lab, name) == new["sha256"]
-        assert status(lab, "alpha", old["serial"]) == ("Revoked", 1), death
-        kinds = [one["kind"] for one in program.events(name)]
-        assert (kinds.count("promoted"), kinds.count("key-blocked")) == (1, 1), death
+    assert after.status == 0, after
+    pair = issued.show(name)
+    assert (pair["protection"], pair["epoch"], pair["primary"]["ca"]) == ("protected", 1, "beta")
+    assert served(lab, name) == new["sha256"]
+    assert status(lab, "alpha", old["serial"]) == ("Revoked", 1)
+    kinds = [one["kind"] for one in issued.events(name)]
+    assert (kinds.count("promoted"), kinds.count("key-blocked")) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -93,12 +93,6 @@ def struck(life: Life, at: Death) -> bool:
     return any(Death(mark.point, mark.side) == at for mark in life.marks)
 
 
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    with Nursery(tmp_path_factory.mktemp("nursery")) as nursery:
-        yield nursery
-
-
 @pytest.fixture
 def on_postgresql(lab: ProjectLab, server: Postgres, on_postgres: str, nursery: Nursery) -> Scene:
     """The server is stopped as by a power cut, and started again."""

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -319,12 +318,6 @@ def test_what_cannot_be_changed_is_refused(
 # --- kill -9 ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    with Nursery(tmp_path_factory.mktemp("nursery")) as nursery:
-        yield nursery
-
-
 def removal_dies(lab: ProjectLab, program: Program, nursery: Nursery, name: str, death: Death | None) -> Life:
     pair = program.done("issue", name, "--json").json
 
@@ -345,6 +338,7 @@ def life_count(program: Program, name: str) -> int:
     return [one["kind"] for one in program.events(name)].count("created")
 
 
+@pytest.mark.timeout(300)  # a dozen issuances and removals, one after the other
 def test_whatever_step_of_a_removal_a_process_dies_at_the_next_run_finishes_it(
     lab: ProjectLab, program: Program, nursery: Nursery, name: str
 ) -> None:

@@ -225,6 +225,7 @@ def play(scene: Months, found: list[Outage], end: datetime) -> set[str]:
     return every_primary_that_was_left_could_not_be_renewed(scene, found)
 
 
+@pytest.mark.timeout(300)  # two months and a half, on a busy machine
 def test_through_a_season_of_failing_cas_everything_is_renewed_in_time_and_always_served(
     scene: Months,
 ) -> None:

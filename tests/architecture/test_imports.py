@@ -48,3 +48,7 @@ def test_the_look_at_a_fresh_interpreter_sees_a_heavy_module() -> None:
 
 def test_a_list_brings_in_no_classes_that_it_has_no_use_for() -> None:
     assert modules_after(LISTING) & NOT_FOR_A_LIST == set()
+
+
+def test_the_tables_bring_in_no_dialect_that_may_not_be_used() -> None:
+    assert "sqlalchemy.dialects.postgresql" not in modules_after("import dualcert.store.tables")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# In a second working tree of a repository, .git is a file.
 _MADE = {".git", ".venv", ".cache", ".hypothesis", "__pycache__", "dist", "build"}
 
 
@@ -16,7 +17,7 @@ def files(*below: str) -> Iterator[Path]:
     for start in below or (".",):
         for folder, folders, names in os.walk(ROOT / start):
             folders[:] = sorted(name for name in folders if name not in _MADE)
-            yield from (Path(folder, name) for name in sorted(names) if not name.endswith(".pyc"))
+            yield from (Path(folder, one) for one in sorted(names) if one not in _MADE and one[-4:] != ".pyc")
 
 
 def modules(*below: str) -> Iterator[Path]:

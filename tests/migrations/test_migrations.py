@@ -123,6 +123,8 @@ _ON_POSTGRESQL_ALONE = """
     ALTER TABLE work SET (fillfactor = 30);
     ALTER TABLE pair ALTER name TYPE text COLLATE "C";
     ALTER TABLE pair_name ALTER reversed_name TYPE text COLLATE "C";
+    DROP INDEX ux_certificate_serial_issuer;
+    CREATE UNIQUE INDEX ux_certificate_serial_issuer ON certificate (serial, issuer_hash) INCLUDE (id, pair_id, ca);
 """
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dualcert.store import Store, migrations
+from dualcert.store import Store
 from dualcert.testing.clock import FakeClock
 
 
@@ -18,16 +18,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "database_url" in names:
         only = "sqlite" if "database" in names else "postgresql" if "server" in names else None
         metafunc.parametrize("database_url", [only] if only else ["sqlite", "postgresql"], indirect=True)
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty database file that nobody has open."""
-    file = tmp_path_factory.mktemp("template") / "dualcert.db"
-    store = Store(f"sqlite:///{file}", FakeClock(), "tests")
-    migrations.upgrade(store)
-    store.close()
-    return file
 
 
 @pytest.fixture

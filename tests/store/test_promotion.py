@@ -184,17 +184,23 @@ def expected_trust(tx: Transaction, serving: Certificate | None, held: Held | No
     return usable_until(serving.not_before, serving.not_after, tx.now + held.proved)
 
 
-@pytest.mark.parametrize("opened", [False, True], ids=["as proved once", "key opened just now"])
-@settings(
-    max_examples=120,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    phases=[
-        Phase.explicit,
-        Phase.reuse,
-        Phase.generate,
-    ],  # a situation says enough; making it smaller takes minutes
+def looked_at(situations: int) -> settings:
+    """A situation says enough as it is: making it smaller takes minutes."""
+    return settings(
+        max_examples=situations,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+        phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    )
+
+
+opened_or_not = pytest.mark.parametrize(
+    "opened", [False, True], ids=["as proved once", "key opened just now"]
 )
+
+
+@opened_or_not
+@looked_at(40)
 @example(situation=Situation(FIT, FIT, MOMENT))
 @example(situation=Situation(FIT, FIT, timedelta(0)))
 @example(situation=Situation(FIT, FIT, None))
@@ -211,6 +217,18 @@ def expected_trust(tx: Transaction, serving: Certificate | None, held: Held | No
 def test_sql_promotes_exactly_where_the_policy_has_no_objection(
     store: Store, opened: bool, situation: Situation
 ) -> None:
+    sql_and_policy_agree(store, opened, situation)
+
+
+@pytest.mark.long
+@opened_or_not
+@looked_at(1000)
+@given(situation=situations)
+def test_whatever_the_situation(store: Store, opened: bool, situation: Situation) -> None:
+    sql_and_policy_agree(store, opened, situation)
+
+
+def sql_and_policy_agree(store: Store, opened: bool, situation: Situation) -> None:
     with undone(store) as tx:
         pair, serving, standby = build(tx, situation)
         before = pairs.state(tx, pair.id)
