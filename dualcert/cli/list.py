@@ -76,8 +76,13 @@ def list_pairs(
     most = limit if limit is not None or not is_terminal() else _ON_A_TERMINAL
     choice = _choice(protection, ca, expires_within, under)
     world = context.application.world
-    from dualcert.lifecycle.listing import described, listed
+    from dualcert.lifecycle.listing import Choice, described, listed
 
+    if ca is not None and ca not in world.cas and not any(listed(world, 1, choice=Choice(ca=ca))):
+        raise UsageProblem(
+            f"no pair has a certificate of a CA {ca}, and [ca.{ca}] is not configured",
+            remedy=f"There is: {', '.join(sorted(world.cas))}.",
+        )
     shown = _Shown()
     if context.json:
         for views in described(world, most, after, choice):
@@ -88,11 +93,6 @@ def list_pairs(
         for lines in listed(world, most, after, choice):
             table.add([_row(line) for line in lines])
             shown.take(len(lines), lines[-1].pair)
-    if ca is not None and ca not in world.cas and not shown.count:
-        raise UsageProblem(
-            f"no pair has a certificate of a CA {ca}, and [ca.{ca}] is not configured",
-            remedy=f"There is: {', '.join(sorted(world.cas))}.",
-        )
     if shown.count == most and is_terminal():
         note(f"the first {most}; more: the same command with --after {shown.last}")
 
