@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from dualcert.lifecycle.listing import Choice, Listed
 
 _ON_A_TERMINAL = 200
-_FOR_EVER = timedelta(days=36_500)
 _PROTECTIONS = ("protected", "unprotected", "exposed", "pending")
 
 _EXAMPLES = """
@@ -121,7 +120,7 @@ def _choice(
 
     within = None
     if expires_within is not None:
-        within = min(timedelta(seconds=duration(expires_within, "--expires-within")), _FOR_EVER)
+        within = timedelta(seconds=duration(expires_within, "--expires-within"))
     return Choice(frozenset(protection), ca, within, None if under is None else _suffix(under))
 
 
