@@ -53,7 +53,7 @@ def print_pair(view: dict[str, Any]) -> None:
             )
         say(f"target      {target['target']}: {seen}")
         if target["problem"]:
-            say(f"            {target['problem']}")
+            _print_reason(target["problem"])
 
 
 def _print_lineage(role: str, lineage: dict[str, Any]) -> None:
@@ -70,10 +70,16 @@ def _print_lineage(role: str, lineage: dict[str, Any]) -> None:
     if renewal["state"] != "idle":
         times = "once" if renewal["tries"] == 1 else f"{renewal['tries']} times"
         tries = f", tried {times} since {cell(renewal['since'])}" if renewal["tries"] else ""
-        say(f"            {renewal['state']}{tries}")
+        again = "next try" if tries else "due"
+        due = f", {again} at {cell(renewal['next_try'])}" if renewal["next_try"] else ""
+        say(f"            {renewal['state']}{tries}{due}")
     if renewal["error"]:
-        for line in renewal["error"].splitlines():
-            say(f"            {line.strip()}")
+        _print_reason(renewal["error"])
+
+
+def _print_reason(reason: str) -> None:
+    for line in reason.splitlines():
+        say(f"            {line.strip()}")
 
 
 def _whose(view: dict[str, Any], sha256: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -198,3 +199,31 @@ def test_what_is_no_pairs_name_is_told_so_whatever_it_looks_like(program: Progra
     assert refused.status == 2
     assert f"no pair is called {text}" in refused.err
     assert "dualcert list" in refused.err
+
+
+def test_what_names_nothing_is_refused_before_anything_is_made(
+    lab: ProjectLab, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program.done("issue", lab.domain)
+    monkeypatch.chdir(tmp_path)
+    for command, said in (
+        (("issue", lab.domain, "--primary", "alpha", "--backup", "alpha"), "both alpha"),
+        (("issue", f"other.{lab.domain}", "--primary", "alpha", "--backup", "alpha"), "both alpha"),
+        (("export", lab.domain, "--to", "", "--with-key"), "no folder"),
+    ):
+        refused = program.run(*command)
+        assert refused.status == 2, refused
+        assert said in refused.err
+    assert list(tmp_path.glob("*.pem")) == []
+
+
+def test_what_is_not_there_yet_says_when_it_is_tried_again(lab: ProjectLab, program: Program) -> None:
+    name = f"{lab.domain}.nowhere.invalid"
+    program.run("issue", name, "--timeout", "1")
+    view = program.show(name)
+    shown = program.done("show", name).out
+    assert f"next try at {view['backup']['renewal']['next_try']}" in shown
+    program.done("issue", lab.domain)
+    program.done("failover", lab.domain, "--revoke")
+    due = program.show(lab.domain)["backup"]["renewal"]["next_try"]
+    assert f"waiting, due at {due}\n" in program.done("show", lab.domain).out
