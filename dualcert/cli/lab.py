@@ -75,9 +75,9 @@ def up(context: Context, directory: Path | None) -> int:
 
 def _tell_of_restart(name: str) -> None:
     note(
-        f"the CA {name} did not answer and was started anew: it has another root, and no account or certificate"
+        f"the CA {name} did not answer and was started anew: its root is another, all that it issued is gone"
     )
-    note("  that it issued before can be revoked there; `dualcert renew NAME --force` gets new ones")
+    note("  new certificates: dualcert renew NAME --force")
 
 
 def _servers(running: Lab) -> list[dict[str, Any]]:
