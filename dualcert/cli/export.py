@@ -9,13 +9,15 @@ import click
 from dualcert.cli.completion import pairs
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
-from dualcert.cli.output import print_json, say
+from dualcert.cli.output import note, print_json, say
 from dualcert.errors import UsageProblem
 
 _EXAMPLES = """
 dualcert export example.com --to /tmp/example
 dualcert export example.com --to backup --role backup --with-key
 """
+
+_WITH_KEY = ("privkey.pem", "bundle.pem")
 
 
 @click.command("export", cls=Command, examples=_EXAMPLES, see=("dualcert chain", "docs/security.md"))
@@ -52,6 +54,10 @@ def export(context: Context, name: str, folder: str, role: str, with_key: bool) 
     world = context.application.world
     pair = inventory.resolve(world, name)
     files = exporting.export(world, pair, Role(role), Path(folder), with_key=with_key)
+    if not with_key and (old := [name for name in _WITH_KEY if (Path(folder) / name).exists()]):
+        note(
+            f"{' and '.join(old)} there are of an earlier export, perhaps of another certificate: --with-key"
+        )
     if context.json:
         print_json({"pair": pair.name, "role": role, "files": files})
         return

@@ -217,6 +217,16 @@ def test_what_names_nothing_is_refused_before_anything_is_made(
     assert list(tmp_path.glob("*.pem")) == []
 
 
+def test_keys_that_lie_beside_an_export_without_them_are_mentioned(
+    lab: ProjectLab, program: Program, tmp_path: Path
+) -> None:
+    program.done("issue", lab.domain)
+    export = ("export", lab.domain, "--to", str(tmp_path))
+    assert program.done(*export).err == ""
+    assert program.done(*export, "--with-key").err == ""
+    assert "privkey.pem and bundle.pem there are of an earlier export" in program.done(*export).err
+
+
 def test_what_is_not_there_yet_says_when_it_is_tried_again(lab: ProjectLab, program: Program) -> None:
     name = f"{lab.domain}.nowhere.invalid"
     program.run("issue", name, "--timeout", "1")
