@@ -237,3 +237,24 @@ def test_what_is_not_there_yet_says_when_it_is_tried_again(lab: ProjectLab, prog
     program.done("failover", lab.domain, "--revoke")
     due = program.show(lab.domain)["backup"]["renewal"]["next_try"]
     assert f"waiting, due at {due}\n" in program.done("show", lab.domain).out
+
+
+def test_a_pairs_own_name_goes_before_what_others_cover_and_several_are_listed(
+    lab: ProjectLab, program: Program
+) -> None:
+    shared = f"shared.{lab.domain}"
+    for pair in ("one", "another"):
+        program.run("issue", shared, f"{pair}.{lab.domain}", "--name", pair, "--timeout", "1")
+    for command in (
+        ("show", shared),
+        ("failover", shared, "--dry-run"),
+        ("revoke", shared, "--role", "backup"),
+    ):
+        refused = program.run(*command)
+        assert refused.status == 2, refused
+        assert "covered by several pairs: another, one" in refused.err
+    program.run("issue", shared, "--timeout", "1")
+    assert program.show(shared)["names"] == program.show(shared.upper())["names"] == [shared]
+    assert program.show("one")["pair"] == "one", "which is no name that a certificate could have"
+    nobody = program.run("show", f"nobody.{lab.domain}")
+    assert (nobody.status, nobody.out) == (2, "")
