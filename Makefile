@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup venv servers demo test test-long bench check docs lock wheel clean
+.PHONY: help setup venv servers demo test test-long bench check docs texts lock wheel clean
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell command -v $(p))))
 CACHE := .cache
@@ -73,6 +73,9 @@ check: venv  ## ruff, mypy --strict, import-linter
 
 docs: venv  ## the reference pages in docs/, from the program's own help
 	$(BIN)/python -m docs.build
+
+texts: venv  ## the SQL in dualcert/store/*.sql, from its statements in ahead.py
+	$(BIN)/python -m dualcert.store.writing
 
 # `make lock UPGRADE=--upgrade` takes the newest of everything; without it, only what pyproject.toml asks for.
 COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 \

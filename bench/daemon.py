@@ -21,7 +21,7 @@ from dualcert.lifecycle.engine import ALL_KINDS, Engine
 from dualcert.lifecycle.world import World
 from dualcert.model.work import WorkKind
 from dualcert.store import claims, daemons, queue, renewals
-from dualcert.store.work import Queue
+from dualcert.store.workrows import Queue
 
 _BATCH = 1_000
 _BACKLOG = 100_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -42,8 +42,8 @@ class Fields:
     def __init__(self, ca: str, what: str, document: object) -> None:
         self._ca = ca
         self._what = what
-        self._document: Mapping[str, Any] = document if isinstance(document, Mapping) else {}
-        if not isinstance(document, Mapping):
+        self._document: dict[str, Any] = document if isinstance(document, dict) else {}
+        if not isinstance(document, dict):
             raise self.wrong("is not a JSON object")
 
     def wrong(self, how: str) -> CaServerError:
@@ -126,7 +126,7 @@ def read_directory(ca: str, document: object) -> Directory:
             terms_of_service=meta.optional_text("termsOfService"),
             website=meta.optional_text("website"),
             external_account_required=meta.raw("externalAccountRequired") is True,
-            profiles=tuple(str(name) for name in profiles) if isinstance(profiles, Mapping) else (),
+            profiles=tuple(str(name) for name in profiles) if isinstance(profiles, dict) else (),
             renewal_info=fields.optional_url("renewalInfo"),
         ),
     )
@@ -141,7 +141,7 @@ def read_account(ca: str, document: object, url: str) -> AccountSnapshot:
 def read_order(ca: str, document: object, url: str, retry_after: timedelta | None) -> OrderSnapshot:
     """An order object (RFC 8555 section 7.1.3) that lives at ``url``."""
     fields = Fields(ca, "order", document)
-    identifiers = [item.get("value") for item in fields.items("identifiers") if isinstance(item, Mapping)]
+    identifiers = [item.get("value") for item in fields.items("identifiers") if isinstance(item, dict)]
     return OrderSnapshot(
         url=url,
         status=fields.text("status"),
@@ -160,7 +160,7 @@ def read_authorization(
 ) -> AuthorizationSnapshot:
     """An authorization object (RFC 8555 section 7.1.4); ``dns_value`` turns a token into the TXT value."""
     fields = Fields(ca, "authorization", document)
-    challenges = [item for item in fields.items("challenges") if isinstance(item, Mapping)]
+    challenges = [item for item in fields.items("challenges") if isinstance(item, dict)]
     dns = next((item for item in challenges if item.get("type") == "dns-01"), None)
     challenge = Fields(ca, "dns-01 challenge", dns) if dns is not None else None
     identifier = fields.inner("identifier").text("value").lower()
@@ -184,7 +184,7 @@ def _token(challenge: Fields) -> str:
     return token
 
 
-def _failed_challenge(challenges: list[Mapping[str, Any]]) -> str | None:
+def _failed_challenge(challenges: list[dict[str, Any]]) -> str | None:
     errors = [challenge.get("error") for challenge in challenges]
     return next((problem_text(error) for error in errors if error is not None), None)
 

@@ -45,10 +45,11 @@ _EXITS = {
 def check(context: Context, names: tuple[str, ...]) -> int:
     """Look whether everything is as it must be, and say what to mend.
 
-    Configuration; the database, and that it can be written; the keys, and that they open what they should; clocks; each
-    CA's directory, profile and account (none is registered for it), and that the CAs are independent; in each zone that
-    a pair needs, that a TXT value can be added and removed, and that its name servers answer; targets and what their
-    endpoints serve; what is late.
+    Configuration, and that pairs find in it what they need; the database, and that it can be written; the keys, and
+    that they open what they should; clocks; each CA's directory, profile and account (none is registered for it),
+    and that the CAs are independent; in each zone that a pair needs, that a TXT value can be added and removed, and
+    that its name servers answer; targets and what their endpoints serve; what is late, what fails and when it is
+    tried again, and pairs that serve what must not be served.
 
     The value that is tried stands for a moment at the _acme-challenge name of a pair, and no CA takes it for an answer.
     """

@@ -122,7 +122,9 @@ def conclude(context: Context, name: str) -> int:
         _note_trouble(name, lineage["ca"], lineage["renewal"])
     for target in view["targets"]:
         if target["problem"]:
-            note(f"{name}, target {target['target']}: {target['problem']}")
+            note(f"{name}, target {target['target']}: {target['problem'].removeprefix(f'{name}: ')}")
+        if target["next_try"]:
+            note(f"  Next try at {target['next_try']}; to try sooner: dualcert renew {name}")
     if not trouble and not context.json and is_terminal() and views.whole(view):
         say(f"{name} is protected")
     return _status(view, len(trouble))

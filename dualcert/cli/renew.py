@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from dualcert.cli.completion import pairs
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.issue import conclude
-from dualcert.cli.output import note, print_json, say
+from dualcert.cli.output import cell, note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, UsageProblem
 from dualcert.model.work import BUDGET
@@ -114,12 +114,19 @@ def run_due(context: Context, seconds: float, *, once: bool = False) -> int:
             gone = "1 private key destroyed, whose certificate has" if destroyed == 1 else None
             say(f"  {gone or f'{destroyed} private keys destroyed, whose certificates have'} ended")
         for one in left:
-            say(
-                f"  {one['pair']} {one['ca'] or one['target'] or ''}: {one['step']}: {one['reason'] or 'under way'}"
-            )
+            _say_left(one, world.clock.now())
     for one in not_asked:
         note(f"CA {one['ca']} does not say when it would like renewals: {one['reason'] or 'under way'}")
     return _status(before, left)
+
+
+def _say_left(step: Mapping[str, Any], now: datetime) -> None:
+    where = step["ca"] or step["target"] or ""
+    say(f"  {step['pair']} {where}: {step['step']}: {step['reason'] or 'under way'}")
+    at = step["due_at"]
+    # What waits for a budget says until when by itself.
+    if at is not None and at > now and step["waiting_for"] != BUDGET:
+        say(f"  Next try at {cell(at)}; to try sooner: dualcert renew {step['pair']}")
 
 
 def _status(before: Sequence[Mapping[str, Any]], left: Sequence[Mapping[str, Any]]) -> int:

@@ -53,7 +53,9 @@ def print_pair(view: dict[str, Any]) -> None:
             )
         say(f"target      {target['target']}: {seen}")
         if target["problem"]:
-            _print_reason(target["problem"])
+            _print_lines(target["problem"])
+        if target["next_try"]:
+            say(f"            next try at {cell(target['next_try'])}")
 
 
 def _print_lineage(role: str, lineage: dict[str, Any]) -> None:
@@ -74,11 +76,11 @@ def _print_lineage(role: str, lineage: dict[str, Any]) -> None:
         due = f", {again} at {cell(renewal['next_try'])}" if renewal["next_try"] else ""
         say(f"            {renewal['state']}{tries}{due}")
     if renewal["error"]:
-        _print_reason(renewal["error"])
+        _print_lines(renewal["error"])
 
 
-def _print_reason(reason: str) -> None:
-    for line in reason.splitlines():
+def _print_lines(text: str) -> None:
+    for line in text.splitlines():
         say(f"            {line.strip()}")
 
 

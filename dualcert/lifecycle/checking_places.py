@@ -1,4 +1,4 @@
-"""Looks at DNS, at targets, and at what is late: what a pair needs besides CAs."""
+"""Looks at DNS and at targets: what a pair needs besides CAs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import timedelta
 from functools import partial
 
 from dualcert.errors import DnsError, DnsUnreachable, ProbeFailed
-from dualcert.lifecycle import probing, weakkeys
+from dualcert.lifecycle import checking_work, probing, weakkeys
 from dualcert.lifecycle.findings import Finding, Look, Scene, trouble
 from dualcert.lifecycle.watching import telling
 from dualcert.lifecycle.world import DnsBinding, TargetBinding, World
@@ -17,8 +17,8 @@ from dualcert.model import names as naming
 from dualcert.model.work import NO_PAIR, WorkKind
 from dualcert.ports.deploy import check_of
 from dualcert.ports.dns import TxtValue
-from dualcert.store import checks, orders, pairs, work
-from dualcert.store.checks import Late, Sampled
+from dualcert.store import checks, orders, work
+from dualcert.store.checks import Sampled
 
 _PAIRS = 200
 """Of how many pairs the names are looked at, to find the zones that a DNS provider is needed for."""
@@ -29,10 +29,6 @@ _AT_A_TARGET = 5
 _CLEAR_UP = timedelta(minutes=10)
 """When somebody else withdraws a value that this process has left because it died: no command waits that long."""
 
-_PROMPT = timedelta(minutes=2)
-_LATE = timedelta(minutes=15)
-_MANY = 1000
-
 
 def looks(scene: Scene) -> Iterator[tuple[str, Look]]:
     for dns in scene.world.dns:
@@ -41,7 +37,10 @@ def looks(scene: Scene) -> Iterator[tuple[str, Look]]:
         yield f"target.{target}", partial(_target, scene, target)
     yield "weak keys", partial(weakkeys.findings, scene.world)
     if scene.database is None:
-        yield "work", partial(_work, scene.world)
+        yield "work", partial(checking_work.late, scene.world)
+        yield "work that fails", partial(checking_work.failing, scene.world)
+        yield "what pairs need", partial(checking_work.unconfigured, scene.world)
+        yield "protection", partial(checking_work.exposed, scene.world)
         yield "watching", partial(telling.findings, scene.world)
 
 
@@ -221,69 +220,3 @@ def _reachable(subject: str, host: str, port: int) -> Finding:
     except OSError as error:
         return Finding(subject, f"nobody answers there: {error}", "Start the server, or mend `endpoint`.")
     return Finding(subject, detail="somebody answers there; nothing of ours is to be served yet")
-
-
-# --- what is late ----------------------------------------------------------------------------------------
-
-
-def _work(world: World) -> Iterator[Finding]:
-    now = world.clock.now()
-    with world.store.read() as tx:
-        overdue = checks.overdue(tx, now - _PROMPT, _MANY)
-        renewals = checks.renewals_overdue(tx, now - _LATE, _MANY)
-        stuck = checks.stuck(tx, _AT_A_TARGET)
-        daemons = checks.daemons(tx)
-        names = pairs.names_of(tx, {one.pair_id for one in [*overdue[:1], *stuck]} | set(renewals[:1]))
-    late = [one for one in overdue if one.due_at is not None and one.due_at <= now - _LATE]
-    for one in stuck:
-        yield Finding(
-            "work",
-            f"{_told(one, names)} waits for a person: {one.reason or 'nobody said why'}",
-            _again(one, names),
-        )
-    if late:
-        since = f"{late[0].due_at:%Y-%m-%d %H:%M} UTC"
-        yield Finding(
-            "work",
-            f"{_number(late, 'step is', 'steps are')} overdue, {_told(late[0], names)} since {since}",
-            "See that dualcert run is running, or that dualcert renew --due is run by a timer.",
-        )
-    if renewals:
-        yield Finding(
-            "work",
-            f"{_number(renewals, 'renewal is', 'renewals are')} overdue, that of "
-            f"{names.get(renewals[0], renewals[0])} first",
-            "See that dualcert run is running, or that dualcert renew --due is run by a timer.",
-        )
-    if daemons and overdue and daemons[0].seen_at <= now - _PROMPT:
-        last = daemons[0]
-        yield Finding(
-            "daemon",
-            f"none is at work: {last.owner} was seen last at {last.seen_at:%Y-%m-%d %H:%M:%S} UTC, "
-            f"and {_number(overdue, 'step is', 'steps are')} overdue",
-            "Start it again: dualcert run",
-        )
-    elif daemons:
-        yield Finding(
-            "daemon", detail=f"{daemons[0].owner} was seen at {daemons[0].seen_at:%Y-%m-%d %H:%M:%S} UTC"
-        )
-    if not (late or renewals or stuck):
-        yield Finding("work", detail="nothing is late")
-
-
-def _number(late: list[Late] | list[int], one: str, many: str) -> str:
-    if len(late) == 1:
-        return f"one {one}"
-    return f"{len(late)}{' or more' if len(late) == _MANY else ''} {many}"
-
-
-def _told(step: Late, names: dict[int, str]) -> str:
-    at = f" at {step.ca or step.target}" if step.ca or step.target else ""
-    return f"the {step.kind.value} of {names.get(step.pair_id, step.pair_id)}{at}"
-
-
-def _again(step: Late, names: dict[int, str]) -> str:
-    name = names.get(step.pair_id)
-    return (
-        f"When that is mended: dualcert renew {name}" if name else "When that is mended: dualcert renew --due"
-    )

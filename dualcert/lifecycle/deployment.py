@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from dualcert.errors import ConfigurationError, DeployError, DualcertError, KeyProblem, LeaseLost, ProbeFailed
 from dualcert.lifecycle import inspection, keymaking, probing, removal
@@ -145,8 +146,12 @@ def _failed(world: World, row: WorkRow, problem: DualcertError, failure: Failure
         work.hold(tx, row)
         if row.reason != str(problem):
             events.record(tx, EventKind.FAILED, problem.reason, pair=row.pair_id, target=row.target)
-    at = backoff.after_failure(world.clock.now(), failure, passing=False, wished=problem.retry_after)
-    return Later(at, str(problem), failed=True)
+    return Later(_again_at(world, problem, failure), str(problem), failed=True)
+
+
+def _again_at(world: World, problem: DualcertError, failure: Failure) -> datetime:
+    wished, most = problem.retry_after, backoff.AT_A_TARGET
+    return backoff.after_failure(world.clock.now(), failure, passing=False, wished=wished, most=most)
 
 
 def _record(world: World, row: WorkRow, want: Wanted | None) -> Outcome:
@@ -235,7 +240,7 @@ def _not_seen(world: World, row: WorkRow, want: Wanted, problem: ProbeFailed, fa
         deployments.observe(tx, row.pair_id, row.target, want.certificate.sha256, How.STORED, problem.reason)
         if row.reason != str(problem):
             events.record(tx, EventKind.FAILED, problem.reason, pair=row.pair_id, target=row.target)
-    return Later(backoff.after_failure(world.clock.now(), failure, passing=False), str(problem), failed=True)
+    return Later(_again_at(world, problem, failure), str(problem), failed=True)
 
 
 def _seen(world: World, row: WorkRow, target: TargetBinding, want: Wanted, *, purged: bool) -> Outcome:

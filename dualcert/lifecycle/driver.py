@@ -164,8 +164,7 @@ class _Run:
         if self._on_event is None:
             return
         try:
-            with self._world.store.read() as tx:
-                found = self._follower.new(tx, all_of_it=all_of_it)
+            found = self._follower.new(self._world.store, all_of_it=all_of_it)
         except StoreUnavailable as error:
             self._runner.met_outage(error)
             return

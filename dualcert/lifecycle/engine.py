@@ -9,7 +9,14 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from dualcert.clock import rfc3339
-from dualcert.errors import CaUnreachable, DnsUnreachable, DualcertError, LeaseLost, StoreUnavailable
+from dualcert.errors import (
+    CaUnreachable,
+    ConfigurationError,
+    DnsUnreachable,
+    DualcertError,
+    LeaseLost,
+    StoreUnavailable,
+)
 from dualcert.lifecycle import (
     budgeting,
     deployment,
@@ -75,6 +82,13 @@ _OTHERS_NOTICE = 2.0
 """Seconds in which others have noticed as well that the clock was put, and have prolonged their leases."""
 
 
+def _longest_pause(row: WorkRow, error: DualcertError) -> timedelta:
+    if isinstance(error, ConfigurationError):
+        return backoff.BY_CONFIGURATION
+    at_a_target = row.kind in {WorkKind.DEPLOYMENT, WorkKind.VERIFICATION}
+    return backoff.AT_A_TARGET if at_a_target else backoff.MOST
+
+
 @dataclass(frozen=True)
 class Held:
     """A row that this process holds between two steps. ``waiting``: another row must move first, and nothing is lost
@@ -95,7 +109,10 @@ class Engine:
         self.names = PairNames(world.store)
         self._at_work = False
         self._ahead = ahead(world.clock)
-        self._wary_until = world.clock.monotonic()
+        # Whether the clock was put the moment before cannot be seen.
+        self._wary_until = world.clock.monotonic() + (
+            _OTHERS_NOTICE if world.store.dialect == "sqlite" else 0
+        )
 
     def claim(
         self,
@@ -125,7 +142,7 @@ class Engine:
                 pairs=pairs,
                 but_not_at=but_not_at,
                 allowed=partial(budgeting.allowance, self.world, tx),
-                may_take_over=self._clock_is_believed,
+                may_take_over=self._may_take_over,
             ):
                 if row.kind is WorkKind.DEPLOYMENT:
                     by_target.setdefault(row.target, []).append(row)
@@ -136,7 +153,11 @@ class Engine:
         return batches
 
     def _companions(self, tx: Transaction, target: str) -> list[WorkRow]:
-        return claims.claim_companions(tx, self.owner, target, _COMPANIONS, self._clock_is_believed)
+        return claims.claim_companions(tx, self.owner, target, _COMPANIONS, self._may_take_over)
+
+    def _may_take_over(self, owner: str) -> bool:
+        """Whether he has what he held for a minute no more; who is known to be dead has nothing."""
+        return self._clock_is_believed() or is_dead(owner)
 
     def _clock_is_believed(self) -> bool:
         """Not right after it was put: on SQLite leases go by this machine's clock, and all seem to have ended."""
@@ -197,7 +218,8 @@ class Engine:
     def _failed(self, row: WorkRow, error: DualcertError, began: datetime) -> Later:
         passing = isinstance(error, DnsUnreachable | CaUnreachable)
         failure = Failure(began, row.attempts, row.since, self.world.draw())
-        at = backoff.after_failure(self.world.clock.now(), failure, passing=passing, wished=error.retry_after)
+        now, wished, most = self.world.clock.now(), error.retry_after, _longest_pause(row, error)
+        at = backoff.after_failure(now, failure, passing=passing, wished=wished, most=most)
         return Later(at, str(error), failed=True)
 
     def settle(self, row: WorkRow, outcome: Outcome) -> Held | None:

@@ -7,9 +7,9 @@ import weakref
 from collections.abc import Callable
 
 from dualcert.clock import Clock
-from dualcert.store import leases
+from dualcert.model.lease import LEASE_SECONDS
 
-_RENEW_EVERY = leases.LEASE_SECONDS / 3
+_RENEW_EVERY = LEASE_SECONDS / 3
 _LOOK_EVERY = 1.0
 STEP = 2.0
 """By how many seconds the clock must have been put right at once to have been put right at all."""

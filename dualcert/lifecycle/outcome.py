@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from dualcert.clock import rfc3339
 from dualcert.lifecycle.promotion import AFTERMATH, Turn
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
@@ -73,4 +74,7 @@ def _refill(tx: Transaction, rows: list[WorkRow], turn: Turn) -> str | None:
 
 def _problem(name: str, row: WorkRow) -> str:
     about = f"target {row.target}" if row.target else f"CA {row.ca}"
-    return f"{name}, {about}: {row.kind.value} is not finished: {row.reason or 'under way'}"
+    text = f"{name}, {about}: {row.kind.value} is not finished: {row.reason or 'under way'}"
+    if not row.attempts or row.due_at is None:
+        return text
+    return f"{text}\n  Next try at {rfc3339(row.due_at)}; to try sooner: dualcert failover {name}"

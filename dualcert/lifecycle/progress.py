@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dualcert.model.work import BUDGET, DAY, FROZEN, PERSON, WorkKind, WorkRow
-from dualcert.store import Transaction, work
+from dualcert.store import Transaction, overview
 from dualcert.store.overview import Line
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _WITHOUT_CERTIFICATE = {"idle": "empty", "failing": "failed"}
 def of_pairs(world: World, tx: Transaction, ids: Collection[int]) -> dict[int, list[WorkRow]]:
     """The steps under way of some pairs; a pair without any has an empty list."""
     found: dict[int, list[WorkRow]] = defaultdict(list)
-    rows = work.of_pairs(tx, ids)
+    rows = overview.steps(tx, ids)
     waiting = _lined_up(world, tx, [row for row in rows if row.needed_by is not None])
     for row in rows:
         found[row.pair_id].append(waiting.get(row.id, row))

@@ -112,6 +112,7 @@ def _target(seen: Seen, rows: Sequence[WorkRow]) -> View:
         "observed": seen.how,
         "at": None if seen.at is None else rfc3339_of(seen.at),
         "problem": failing.reason if failing else seen.problem,
+        "next_try": _text(failing.due_at) if failing else None,
     }
 
 

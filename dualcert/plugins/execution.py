@@ -8,13 +8,16 @@ import selectors
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import IO
 
 from dualcert.clock import Clock
+
+HANDED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
+"""What a program needs to find its way. All else may be secret: tokens of dualcert.toml can come from variables."""
 
 TAIL = 4096  # bytes of a program's complaints that an error shows
 _PIPE = 65536
@@ -46,7 +49,7 @@ def carry_out(
     clock: Clock,
     request: bytes | None = None,
     most_answer: int | None = None,
-    environment: Mapping[str, str] | None = None,
+    variables: Sequence[str] = (),
     folder: Path | None = None,
     keep: Sequence[int] = (),
 ) -> Ended:
@@ -55,7 +58,7 @@ def carry_out(
     It leads a session of its own. It reads ``request``, or nothing. Without ``most_answer`` both of its outputs are
     complaints; with it, more than so many bytes on its standard output end it. When its time (seconds) is up, it is
     killed with every child that stayed in its process group. A child that outlives a program which ended by itself is
-    left alone: it may be a server. The descriptors in ``keep`` are open in the program, too.
+    left alone: it may be a server. It sees the variables ``HANDED_ON`` and ``variables``, and has ``keep`` open, too.
     """
     process = subprocess.Popen(
         list(argv),
@@ -64,7 +67,7 @@ def carry_out(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if most_answer is None else subprocess.PIPE,
         start_new_session=True,
-        env=environment,
+        env={name: os.environ[name] for name in (*HANDED_ON, *variables) if name in os.environ},
         cwd=folder,
         pass_fds=keep,
     )
@@ -89,6 +92,12 @@ def carry_out(
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+def check_variables(names: Sequence[str]) -> None:
+    """ValueError where one of them cannot be the name of a variable."""
+    if any(not name or "=" in name or "\0" in name for name in names):
+        raise ValueError("environment: give names of variables; their values stay where they are")
 
 
 def _attended(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dualcert.clock import Clock
-from dualcert.plugins.execution import TAIL, Ended, How, carry_out
+from dualcert.plugins.execution import TAIL, Ended, How, carry_out, check_variables
 from dualcert.plugins.plaintext import end_of, plain, start_of
 from dualcert.ports.options import Options, option
 
@@ -27,9 +27,6 @@ MOST_ANSWER = 1 << 20  # bytes
 _MOST_SHOWN = 2000  # characters of what a program said
 _MOST_REASON = 500
 _MOST_RETRY = 86400.0  # seconds
-
-# What a program needs to find its way. All else may be secret: tokens of dualcert.toml can come from variables.
-_HANDED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 
 # Kinds of problems that are ours; a program has its own beside them.
 NOT_STARTED = "not started"
@@ -58,8 +55,7 @@ class ProgramOptions(Options):
     def check(self, timeout: float) -> None:
         if any("\0" in word for word in self.arguments):
             raise ValueError("arguments: a word cannot hold a NUL character")
-        if any(not name or "=" in name or "\0" in name for name in self.environment):
-            raise ValueError("environment: give names of variables; their values stay where they are")
+        check_variables(self.environment)
         if not 0 < timeout <= self.most_timeout:
             raise ValueError(f"timeout: must be above 0 and at most {self.most_timeout:g} seconds")
 
@@ -127,16 +123,12 @@ class Program:
                 clock=self.clock,
                 request=request,
                 most_answer=MOST_ANSWER,
-                environment=self._environment(),
+                variables=self.environment,
                 folder=self.path.parent,
                 keep=self.keep,
             )
         except OSError as error:
             raise _not_started(self.path, error) from error
-
-    def _environment(self) -> dict[str, str]:
-        names = (*_HANDED_ON, *self.environment)
-        return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def told(error: Any, *, keys: Iterable[bytes] = ()) -> ProgramProblem:

@@ -9,7 +9,12 @@ IN_MEMORY = timedelta(seconds=2)
 """What is due sooner than this is waited for under the lease; anything later goes back to the table."""
 
 _FIRST = timedelta(minutes=5)
-_MOST = timedelta(hours=24)
+MOST = timedelta(hours=24)
+AT_A_TARGET = timedelta(hours=1)
+"""The longest pause where a target fails: no CA is asked, and what is served is wrong until it succeeds."""
+
+BY_CONFIGURATION = _FIRST
+"""The longest pause where nobody was asked at all: once the configuration is mended, it goes on."""
 _JITTER = 0.1
 _QUICK = (timedelta(seconds=0.5), timedelta(seconds=1), timedelta(seconds=1.5))
 _QUICK_WITHIN = timedelta(seconds=10)
@@ -41,21 +46,26 @@ def next_look(now: datetime, looks: int, wished: timedelta | None = None) -> dat
 
 
 def after_failure(
-    now: datetime, failure: Failure, *, passing: bool, wished: timedelta | None = None
+    now: datetime,
+    failure: Failure,
+    *,
+    passing: bool,
+    wished: timedelta | None = None,
+    most: timedelta = MOST,
 ) -> datetime:
     """When to try again.
 
     A failure that may pass by itself is tried again at once, three times at the most and only while the whole trouble
-    is seconds old: one that has hung for long would hang again. Otherwise 5 minutes doubling to a day, up to a tenth
+    is seconds old: one that has hung for long would hang again. Otherwise 5 minutes doubling to ``most``, up to a tenth
     less or more, but never less than 5 minutes: a command that waits so long would sit out the first pause.
     """
     began = min(failure.began, failure.since or failure.began)
     if wished is not None:
-        return now + min(max(wished, _least(failure.attempts, now - began)), _MOST)
+        return now + min(max(wished, _least(failure.attempts, now - began)), MOST)
     if passing and failure.attempts < len(_QUICK) and now - began < _QUICK_WITHIN:
         return now + _QUICK[failure.attempts]
     doublings = max(0, failure.attempts - len(_QUICK)) if passing else failure.attempts
-    delay: timedelta = min(_FIRST * int(2 ** min(doublings, 12)), _MOST)
+    delay: timedelta = min(_FIRST * int(2 ** min(doublings, 12)), most)
     return now + max(_FIRST, delay * (1 + _JITTER * (2 * failure.draw - 1)))
 
 

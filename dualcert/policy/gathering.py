@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 GATHERING = timedelta(seconds=3)
-WITHDRAWAL_GATHERING = timedelta(seconds=1)
+WITHDRAWAL_GATHERING = timedelta(seconds=10)
+"""A value that has served its purpose does no harm meanwhile, and the other CA's last answer ends the wait."""
 
 
 def publish_at(now: datetime, first_known: datetime, unanswered_orders: int) -> datetime:
@@ -14,7 +15,7 @@ def publish_at(now: datetime, first_known: datetime, unanswered_orders: int) -> 
 
 
 def withdraw_at(now: datetime, values_in_use: int) -> datetime:
-    """At once when no other value of the pair is still needed; else a moment later, to take both in one change."""
+    """At once when no other value of the pair is still needed; else later, to take both in one change."""
     return now if values_in_use == 0 else now + WITHDRAWAL_GATHERING
 
 

@@ -137,6 +137,8 @@ def leaving(facts: PrimaryFacts, now: datetime) -> Stay | Leave:
         return Stay("nothing serves", None)
     if facts.standby_until is None or facts.standby_until <= facts.serving_until:
         return Stay("no backup outlives it", None)
+    if facts.standby_until <= now:
+        return Stay("the backup has expired, too", None)
     last = _last_tenth(facts.serving_until - facts.serving_from)
     begins, hopeless = facts.serving_until - last, facts.serving_until - last / 2
     if now < begins:

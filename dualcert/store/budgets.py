@@ -30,9 +30,10 @@ from sqlalchemy.sql.dml import ReturningInsert
 from dualcert.model.work import BUDGET, WorkRow
 from dualcert.policy.budget import MOST, Kind, Limit, Standing, Subject
 from dualcert.store.columns import instant, micros
+from dualcert.store.expressions import database_now, upsert
 from dualcert.store.statements import prepared
 from dualcert.store.tables import budget, certificate, renewal_info, work
-from dualcert.store.transaction import Transaction, database_now, upsert
+from dualcert.store.transaction import Transaction
 
 _KEY = ["ca", "kind", "subject"]
 _MICROSECOND = timedelta(microseconds=1)

@@ -12,6 +12,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 from dualcert.errors import StoreError
 from dualcert.model.certificate import Certificate, Standing, WrappedKey
 from dualcert.store.columns import instant, micros
+from dualcert.store.expressions import upsert
 from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import (
     blocked_key,
@@ -22,7 +23,7 @@ from dualcert.store.tables import (
     revocation,
     wrapped_key,
 )
-from dualcert.store.transaction import Transaction, upsert
+from dualcert.store.transaction import Transaction
 
 
 def _certificate(row: Any) -> Certificate:

@@ -15,6 +15,7 @@ from dualcert.model.order import RecordState
 from dualcert.model.work import WorkKind
 from dualcert.store import leases
 from dualcert.store.columns import instant, micros
+from dualcert.store.expressions import database_now
 from dualcert.store.incident_tables import signing_key
 from dualcert.store.picked import there_is
 from dualcert.store.statements import prepared
@@ -30,8 +31,8 @@ from dualcert.store.tables import (
     wrapped_key,
 )
 from dualcert.store.tables import work as work_table
-from dualcert.store.transaction import Transaction, database_now
-from dualcert.store.work import Queue
+from dualcert.store.transaction import Transaction
+from dualcert.store.workrows import Queue
 
 _LEASE = "check"
 

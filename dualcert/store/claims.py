@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, Text, Update, and_, bindparam, func, not_, select, true, update
 
 from dualcert.model.work import WorkKind, WorkRow
-from dualcert.store import leases, queue, work
+from dualcert.store import leases, queue
 from dualcert.store.columns import instant, micros
 from dualcert.store.leases import is_held
 from dualcert.store.picked import ids_of, listed, picked
 from dualcert.store.statements import Prepared, is_among, is_one_of, prepared
 from dualcert.store.tables import work as table
 from dualcert.store.transaction import Transaction
-from dualcert.store.work import Queue
+from dualcert.store.workrows import Queue, rows_of
 
 
 def claim(
@@ -34,13 +34,13 @@ def claim(
     pairs: Collection[int] | None = None,
     but_not_at: Collection[str] = (),
     allowed: queue.Allowed = queue.anything,
-    may_take_over: Callable[[], bool] = lambda: True,
+    may_take_over: Callable[[str], bool] = lambda _: True,
 ) -> list[WorkRow]:
     """Take due rows that nobody holds; they are ours as long as our lease is renewed.
 
     Of all pairs, orders leave the queue of their CA, as far as they are ``allowed`` to; of some pairs, at once. At most
     ``limit`` of each queue, and of all else. Rows of the CAs in ``but_not_at`` are left for later. ``may_take_over`` is
-    asked, once it was looked who has no lease any more, whether the clock can be believed by which that was told.
+    asked of each whose lease has ended, once that was looked up, whether the clock may be believed that told it.
     """
     statement, values = _search(_find_for(tx), tx, kinds, pairs, but_not_at)
     found = tx.execute(statement, {**values, "limit": limit, "new_owner": owner}).all()
@@ -51,7 +51,11 @@ def claim(
 
 
 def claim_companions(
-    tx: Transaction, owner: str, target: str, limit: int, may_take_over: Callable[[], bool] = lambda: True
+    tx: Transaction,
+    owner: str,
+    target: str,
+    limit: int,
+    may_take_over: Callable[[str], bool] = lambda _: True,
 ) -> list[WorkRow]:
     """Take the other due deployments of one target, so that they are switched together."""
     form = _Form((WorkKind.DEPLOYMENT,), of_target=True)
@@ -171,13 +175,15 @@ def _taken(
     tx: Transaction,
     owner: str,
     found: Sequence[Any],
-    may_take_over: Callable[[], bool],
+    may_take_over: Callable[[str], bool],
     lined_up: Sequence[Any] = (),
 ) -> list[WorkRow]:
     """Locked rows that may be taken; of those that were ``found``, what had no owner is, where it is taken at once."""
     free = _still_free(tx, [*found, *lined_up])
-    if any(row.owner is not None for row in free) and not may_take_over():
-        free = [row for row in free if row.owner is None]
+    left_by = {row.owner for row in free if row.owner is not None}
+    spared = {owner for owner in left_by if not may_take_over(owner)}
+    if spared:
+        free = [row for row in free if row.owner not in spared]
     if free:
         if not free[0].lease_lasts:
             leases.begin(tx, owner)
@@ -185,7 +191,7 @@ def _taken(
         left = [row for row in free if row.id not in taken]
         if left:
             tx.execute(_take(), {"new_owner": owner, "ids": ids_of(tx, left)})
-    return work.rows_of(free, taken_by=owner)
+    return rows_of(free, taken_by=owner)
 
 
 def _still_free(tx: Transaction, found: Sequence[Any]) -> Sequence[Any]:

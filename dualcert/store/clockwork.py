@@ -11,7 +11,7 @@ from dualcert.store.leases import is_held
 from dualcert.store.statements import prepared
 from dualcert.store.tables import work
 from dualcert.store.transaction import Transaction
-from dualcert.store.work import Queue
+from dualcert.store.workrows import Queue
 
 
 @prepared

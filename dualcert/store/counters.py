@@ -6,9 +6,10 @@ from typing import Any
 
 from sqlalchemy import Insert, Select, bindparam, select
 
+from dualcert.store.expressions import upsert
 from dualcert.store.incident_tables import counter
 from dualcert.store.statements import prepared
-from dualcert.store.transaction import Transaction, upsert
+from dualcert.store.transaction import Transaction
 
 PAIRS = "pairs"
 """How many pairs there are."""

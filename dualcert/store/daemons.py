@@ -10,9 +10,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Delete, Insert, Select, bindparam, delete, select
 
 from dualcert.clock import from_microseconds
+from dualcert.store.expressions import database_now, upsert
 from dualcert.store.statements import prepared
 from dualcert.store.tables import daemon
-from dualcert.store.transaction import Transaction, database_now, upsert
+from dualcert.store.transaction import Transaction
 
 
 @dataclass(frozen=True)

@@ -3,36 +3,33 @@
 A unit of work is one transaction: it commits as a whole or leaves nothing. On SQLite a writing one begins
 IMMEDIATE, because a deferred transaction that turns to writing fails under contention instead of waiting.
 
-BEGIN and COMMIT go to the driver, as do statements that were prepared; the others through SQLAlchemy's connection,
-which believes that the driver commits each one by itself.
+BEGIN and COMMIT go to the driver, as do statements that were prepared; the others through SQLAlchemy, which is laid
+over a connection when the first of them comes, and takes longer to import than most commands need for all the rest.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
-
-from sqlalchemy import (
-    URL,
-    Connection,
-    Engine,
-    create_engine,
-    event,
-    make_url,
-)
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
-from sqlalchemy.pool import NullPool
+from typing import TYPE_CHECKING, Any
 
 from dualcert.clock import Clock, SystemClock
 from dualcert.errors import ConfigurationError, StoreError, StoreUnavailable
-from dualcert.store import postgresql
+from dualcert.store import address, postgresql
+from dualcert.store.address import Address
+from dualcert.store.link import Link
 from dualcert.store.together import Together
 from dualcert.store.transaction import Glance, Transaction
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+    from dualcert.store.alchemy import Alchemy
 
 BUSY_TIMEOUT_MS = 5000
 _clock = SystemClock()  # for how long a file is waited for, which is no matter of the instants in it
@@ -45,6 +42,9 @@ _LOOK_MS = 20
 _HELD = 0.1
 _GAP = 0.012
 """Longer than SQLite lets pass between two looks for the lock in ``_LOOK_MS``."""
+
+_STATEMENTS = 512
+"""How many statements a connection to SQLite keeps ready: more than there are, and 128 where nothing is said."""
 
 _POOL = 64  # idle connections that are kept; more than threads ever hold at once
 
@@ -79,24 +79,28 @@ class Store:
         self.url = url
         self._clock = clock
         self.actor = actor
-        self._engine = _engine(url)
+        self._address = address.parse(url)
+        self._dbapi = _dbapi(self._address)
         self._reached = False
-        self._idle: deque[Connection] = deque()
+        self._alchemy: Alchemy | None = None
+        self._laying = threading.Lock()
+        self._idle: deque[Link] = deque()
         self._closed = False
         self.watchers: set[Callable[[Transaction], None]] = set()
         # One writer at a time is SQLite's rule. Turns of our own hand over at once, where its busy handler sleeps.
         self._together = Together(self) if self.dialect == "sqlite" else None
-        self._writer: Connection | None = None
+        self._writer: Link | None = None
         self._gave_way_at = 0.0
 
     @property
     def engine(self) -> Engine:
-        return self._engine
+        """SQLAlchemy's, whose connections are its own, and commit each statement by itself."""
+        return self._over().engine
 
     @property
     def dialect(self) -> str:
         """``sqlite`` or ``postgresql``."""
-        return self._engine.dialect.name
+        return self._address.backend
 
     def write(self) -> AbstractContextManager[Transaction]:
         """A unit of work that may write.
@@ -122,60 +126,59 @@ class Store:
 
     def begun(self, mode: str) -> Transaction:
         """Over a connection that nobody else uses, until it is kept or abandoned."""
-        connection = self._begin(mode)
-        return self.on(connection) if mode != "glance" else self.on(connection, Glance)
+        link = self._begin(mode)
+        return self.on(link) if mode != "glance" else self.on(link, Glance)
 
-    def begin_writing(self) -> Connection:
+    def begin_writing(self) -> Link:
         """Of SQLite, for ``Together``: there is one that writes, and it has a connection of its own."""
-        connection, self._writer = self._writer, None
+        link, self._writer = self._writer, None
         try:
-            if connection is None:
-                connection = self._connect()
-                _driver(connection).execute(f"PRAGMA busy_timeout={_LOOK_MS}")
-            _begin_writing(_driver(connection))
+            if link is None:
+                link = self._link()
+                link.driver.execute(f"PRAGMA busy_timeout={_LOOK_MS}")
+            _begin_writing(link.driver)
         except BaseException:
-            if connection is not None:
-                self.abandon(connection)
+            if link is not None:
+                self.abandon(link)
             raise
-        return connection
+        return link
 
-    def end_writing(self, connection: Connection) -> None:
+    def end_writing(self, link: Link) -> None:
         """It was committed, and is for whoever writes next."""
         if self._closed:
-            connection.close()
+            link.close()
         else:
-            self._writer = connection
+            self._writer = link
 
-    def on(self, connection: Connection, kind: type[Transaction] = Transaction) -> Transaction:
+    def on(self, link: Link, kind: type[Transaction] = Transaction) -> Transaction:
         """One that begins now on a connection that is in a transaction."""
-        return kind(connection, _driver(connection), self._clock.now(), self.actor)
+        return kind(link, self.dialect, self._clock.now(), self.actor)
 
-    def _begin(self, mode: str) -> Connection:
+    def _begin(self, mode: str) -> Link:
         while True:
-            connection, fresh = self._connection()
+            link, fresh = self._any_link()
             try:
                 begin = _BEGIN[self.dialect][mode]
                 if begin:
-                    _driver(connection).execute(begin)
+                    link.driver.execute(begin)
             except BaseException as error:
-                self.abandon(connection)
+                self.abandon(link)
                 # One that was idle may have died meanwhile: that says nothing of the database.
                 if fresh or self.dialect == "sqlite" or not isinstance(error, self.driver_error):
                     raise
             else:
-                return connection
+                return link
 
-    def keep(self, connection: Connection) -> None:
+    def keep(self, link: Link) -> None:
         """Its transaction has ended well: it is for the next one."""
         if len(self._idle) < _POOL and not self._closed:
-            self._idle.append(connection)
+            self._idle.append(link)
         else:
-            connection.close()
+            link.close()
 
-    def abandon(self, connection: Connection) -> None:
+    def abandon(self, link: Link) -> None:
         """Closing rolls back, and one that may be broken is not used again."""
-        connection.invalidate()
-        connection.close()
+        link.close()
 
     def committed(self, transaction: Transaction) -> None:
         """Tell whoever wants to hear of it."""
@@ -183,43 +186,58 @@ class Store:
             for watcher in list(self.watchers):
                 watcher(transaction)
 
-    def _connection(self) -> tuple[Connection, bool]:
-        """And whether it is a new one. They are kept here: the engine's pool would roll back what it gets back."""
+    def _any_link(self) -> tuple[Link, bool]:
+        """And whether it is a new one."""
         try:
             return self._idle.pop(), False
         except IndexError:
-            return self._connect(), True
+            return self._link(), True
 
-    def _connect(self) -> Connection:
-        connection = self._engine.connect()
+    def _link(self) -> Link:
+        link = Link(self.connect(), self._laid_over)
         self._reached = True
-        # For ever: what begins and ends transactions is nothing that SQLAlchemy sees.
-        connection.begin()
-        return connection
+        return link
+
+    def connect(self) -> Any:
+        """A connection of the driver's, on which each statement is committed by itself. Raises its exceptions."""
+        connect = _connect_to_sqlite if self.dialect == "sqlite" else postgresql.connect
+        return connect(self._address)
+
+    def _laid_over(self, driver: Any) -> Connection:
+        return self._over().over(driver)
+
+    def _over(self) -> Alchemy:
+        with self._laying:
+            if self._alchemy is None:
+                from dualcert.store.alchemy import Alchemy
+
+                self._alchemy = Alchemy(self.dialect, self.connect)
+            return self._alchemy
 
     @property
     def driver_error(self) -> type[Exception]:
         """What the driver raises."""
-        found: type[Exception] = self._engine.dialect.loaded_dbapi.Error
+        found: type[Exception] = self._dbapi.Error
         return found
 
-    def explained(self, error: Exception) -> Exception:
-        """What an exception of SQLAlchemy or of the driver means."""
-        said = error.orig if isinstance(error, DBAPIError) else error
-        dbapi, parsed = self._engine.dialect.loaded_dbapi, make_url(self.url)
+    def explained(self, error: BaseException) -> Exception | None:
+        """What an exception of the driver means, or one of SQLAlchemy that came of it; None of any other."""
+        said = getattr(error, "orig", error)
+        if not isinstance(said, self.driver_error):
+            return None
         if self.dialect == "postgresql":
-            return postgresql.explained(cast("Exception", said), parsed, dbapi, reached=self._reached)
-        if isinstance(said, dbapi.OperationalError | dbapi.InterfaceError):
+            return postgresql.explained(said, self._address, self._dbapi, reached=self._reached)
+        if isinstance(said, self._dbapi.OperationalError | self._dbapi.InterfaceError):
             return StoreUnavailable(
-                f"the database {parsed} could not be used: {str(said).strip()}",
+                f"the database {self._address} could not be used: {str(said).strip()}",
                 remedy=_REMEDIES.get(getattr(said, "sqlite_errorcode", 0) & 0xFF, _REMEDY),
             )
         if getattr(said, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
             return ConfigurationError(
-                f"what `database` names, {parsed}, is no SQLite database",
+                f"what `database` names, {self._address}, is no SQLite database",
                 remedy="Mend the path, or move that file away and run `dualcert init`.",
             )
-        return StoreError(f"the database {parsed} refused a statement: {str(said).strip()}")
+        return StoreError(f"the database {self._address} refused a statement: {str(said).strip()}")
 
     def close(self) -> None:
         """Units of work that are under way end as they would, and their connections with them."""
@@ -229,7 +247,6 @@ class Store:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
-        self._engine.dispose()
 
 
 class _Unit(AbstractContextManager[Transaction]):
@@ -245,8 +262,8 @@ class _Unit(AbstractContextManager[Transaction]):
         try:
             self._transaction = self._store.begun(self._mode)
         except BaseException as error:
-            if isinstance(error, DBAPIError | self._store.driver_error):
-                raise self._store.explained(error) from error
+            if (meaning := self._store.explained(error)) is not None:
+                raise meaning from error
             raise
         return self._transaction
 
@@ -258,17 +275,17 @@ class _Unit(AbstractContextManager[Transaction]):
             if error is None:
                 self._transaction.commit()
         except BaseException as failure:
-            store.abandon(self._transaction.connection)
-            if isinstance(failure, store.driver_error):
-                raise store.explained(failure) from failure
+            store.abandon(self._transaction.link)
+            if (meaning := store.explained(failure)) is not None:
+                raise meaning from failure
             raise
         if error is None:
-            store.keep(self._transaction.connection)
+            store.keep(self._transaction.link)
             store.committed(self._transaction)
             return
-        store.abandon(self._transaction.connection)
-        if isinstance(error, DBAPIError | store.driver_error):
-            raise store.explained(error) from error
+        store.abandon(self._transaction.link)
+        if (meaning := store.explained(error)) is not None:
+            raise meaning from error
 
 
 class _Part(AbstractContextManager[Transaction]):
@@ -284,10 +301,10 @@ class _Part(AbstractContextManager[Transaction]):
         try:
             self._group = self._together.enter()
         except BaseException as error:
-            if isinstance(error, DBAPIError | self._store.driver_error):
-                raise self._store.explained(error) from error
+            if (meaning := self._store.explained(error)) is not None:
+                raise meaning from error
             raise
-        self._transaction = self._store.on(self._group.connection)
+        self._transaction = self._store.on(self._group.link)
         return self._transaction
 
     def __exit__(
@@ -298,67 +315,49 @@ class _Part(AbstractContextManager[Transaction]):
             try:
                 self._together.succeeded(self._group)
             except store.driver_error as failure:
-                raise store.explained(failure) from failure
+                raise store.explained(failure) or failure from failure
             store.committed(self._transaction)
             return
         self._together.failed(self._group, error)
-        if isinstance(error, DBAPIError | store.driver_error):
-            raise store.explained(error) from error
+        if (meaning := store.explained(error)) is not None:
+            raise meaning from error
 
 
 def database_file(url: str) -> Path | None:
     """The file of a SQLite database; None for a database that a server keeps. Raises ``ConfigurationError``."""
-    parsed = _parsed(url)
-    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+    parsed = address.parse(url)
+    return Path(parsed.database) if parsed.backend == "sqlite" and parsed.database else None
 
 
-def _parsed(url: str) -> URL:
-    try:
-        return make_url(url)
-    except (ArgumentError, ValueError):
-        # Its words are not told: they may repeat part of a password.
-        raise ConfigurationError("`database` is not a database URL", remedy=_FORMS) from None
-
-
-_FORMS = 'Write "sqlite:///dualcert.db" or "postgresql://user@host/name".'
-
-
-def _engine(url: str) -> Engine:
-    parsed = _parsed(url)
-    match parsed.get_backend_name():
-        case "sqlite":
-            return _sqlite(parsed)
-        case "postgresql":
-            return postgresql.engine(parsed)
-        case other:
-            raise ConfigurationError(f"`database`: {other} is not supported", remedy=_FORMS)
-
-
-def _sqlite(parsed: URL) -> Engine:
+def _dbapi(parsed: Address) -> Any:
+    """The driver. Raises ``ConfigurationError`` where it, or the folder of a file, is not there."""
+    if parsed.backend == "postgresql":
+        return postgresql.driver()
     if parsed.database and not Path(parsed.database).parent.is_dir():
         raise ConfigurationError(
             f"`database`: the folder {Path(parsed.database).parent} does not exist",
             remedy="Make it, or mend the path.",
         )
-    try:
-        engine = create_engine(
-            parsed,
-            poolclass=NullPool,  # idle connections are kept by the Store
-            isolation_level="AUTOCOMMIT",
-            connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
-        )
-    except NoSuchModuleError as error:
-        raise ConfigurationError(f"`database`: {error}", remedy=_FORMS) from error
-    event.listen(engine, "connect", _on_connect)
-    return engine
+    return sqlite3
 
 
-def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
+def _connect_to_sqlite(place: Address) -> sqlite3.Connection:
     # None hands BEGIN and COMMIT to us: the driver's own idea of them leaves DDL outside of transactions.
-    connection.isolation_level = None
-    _use_wal(connection)
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    connection = sqlite3.connect(
+        place.database or ":memory:",
+        timeout=BUSY_TIMEOUT_MS / 1000,
+        check_same_thread=False,
+        isolation_level=None,
+        cached_statements=_STATEMENTS,
+    )
+    try:
+        _use_wal(connection)
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
@@ -373,10 +372,6 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             _clock.sleep(0.02)
         else:
             return
-
-
-def _driver(connection: Connection) -> Any:
-    return connection.connection.driver_connection
 
 
 def _begin_writing(driver: Any) -> None:

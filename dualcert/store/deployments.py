@@ -10,9 +10,10 @@ from sqlalchemy import ColumnElement, Insert, Select, Update, bindparam, func, i
 
 from dualcert.model.deployment import How, Observation
 from dualcert.store.columns import instant
+from dualcert.store.expressions import upsert
 from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import deployment, observation
-from dualcert.store.transaction import Transaction, upsert
+from dualcert.store.transaction import Transaction
 
 
 def _of(*columns: str) -> tuple[ColumnElement[bool], ...]:

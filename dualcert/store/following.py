@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from dualcert.model.events import Event
 from dualcert.store import events
+from dualcert.store.database import Store
 from dualcert.store.transaction import Transaction
 
 _PAGE = 1000
@@ -46,12 +47,15 @@ class Follower:
         """Nothing that is numbered by now is told."""
         self._seen = events.last(tx)
 
-    def new(self, tx: Transaction, *, all_of_it: bool = False) -> list[Event]:
+    def new(self, store: Store, *, all_of_it: bool = False) -> list[Event]:
         """What has come, as far as it is decided, a page at a time. ``all_of_it``: as far as it can be seen now."""
-        up_to = events.last(tx) if all_of_it else self._decided(tx)
+        with store.read() as tx:
+            up_to = events.last(tx) if all_of_it else self._decided(tx)
         if up_to <= self._seen:
             return []
-        page = events.page(tx, pairs=self._pairs, after=self._seen, limit=_PAGE)
+        # Anew: whoever has ended before he was looked for may not have when the first look began.
+        with store.read() as tx:
+            page = events.page(tx, pairs=self._pairs, after=self._seen, limit=_PAGE)
         self._seen = up_to if len(page) < _PAGE else min(up_to, page[-1].id)
         return [one for one in page if one.id <= up_to]
 

@@ -1,7 +1,8 @@
 """Naming certificates in an incident, batch by batch, each a unit of work.
 
 What is meant is put into ``matched`` first, however it is found; from there it becomes members, in the order of the
-certificates' numbers.
+certificates' numbers. Serials, keys and names of a file come in no order: a million of them would be a million looks at
+distant places of the disk. So the pairs are looked at afterwards, by ``mistrust``, in the order of the certificates.
 """
 
 from __future__ import annotations
@@ -30,20 +31,24 @@ from dualcert.model.names import reversed_name
 from dualcert.store import batches
 from dualcert.store.batches import incoming, matched
 from dualcert.store.columns import micros
+from dualcert.store.expressions import upsert
 from dualcert.store.incident_tables import incident_member, incident_stray
 from dualcert.store.incidents import room_for_strays
 from dualcert.store.statements import Prepared, prepared
 from dualcert.store.tables import certificate, pair_name, pair_state
-from dualcert.store.transaction import Transaction, upsert
+from dualcert.store.transaction import Transaction
 
 
 def add_certificates(tx: Transaction, incident_id: int, ids: Iterable[int]) -> int:
-    """Name certificates by their numbers, at most some 10,000 at once; how many were not named before."""
+    """Name certificates by their numbers, at most some 10,000 at once, and count on none of them as a backup any more;
+    how many were not named before."""
     batches.clear(tx)
     batches.load(tx, ["number"], ((number,) for number in sorted(set(ids))))
     batches.by_index(tx)
     tx.execute(_match_numbers())
-    return _take_matched(tx, incident_id)
+    found = _take_matched(tx, incident_id)
+    _mistrust_matched(tx)
+    return found
 
 
 @prepared
@@ -280,6 +285,36 @@ def _members() -> Insert:
     return statement.on_conflict_do_nothing()
 
 
+def _take_matched(tx: Transaction, incident_id: int) -> int:
+    return tx.execute(_members(), {"of_incident": incident_id}).rowcount
+
+
+# --- what is named is no backup --------------------------------------------------------------------------
+
+
+def mistrust(tx: Transaction, incident_id: int, after: int, up_to: int) -> None:
+    """No pair counts on a batch of the members as its backup any more; the bounds are certificates' numbers."""
+    batches.clear(tx)
+    batches.by_index(tx)
+    tx.execute(_match_members(), {"of_incident": incident_id, "after": after, "up_to": up_to})
+    _mistrust_matched(tx)
+
+
+@prepared
+def _match_members() -> Insert:
+    of = incident_member.c
+    found = (
+        select(of.certificate_id, of.pair_id)
+        .where(
+            of.incident_id == bindparam("of_incident"),
+            of.certificate_id > bindparam("after"),
+            of.certificate_id <= bindparam("up_to"),
+        )
+        .order_by(of.certificate_id)
+    )
+    return insert(matched).from_select(["certificate_id", "pair_id"], found)
+
+
 def _standing_by() -> ColumnElement[bool]:
     # As a join: looked for by two INs, each pair would be compared with all that is matched.
     return and_(
@@ -305,9 +340,6 @@ def _not_usable() -> Update:
     return update(pair_state).where(_standing_by()).values(backup_ok_until=None)
 
 
-def _take_matched(tx: Transaction, incident_id: int) -> int:
-    """The matched certificates are members; no pair counts on one of them as its backup any more."""
-    found = tx.execute(_members(), {"of_incident": incident_id}).rowcount
+def _mistrust_matched(tx: Transaction) -> None:
     if not tx.others_write or tx.execute(_lock_standing_by()).scalar():
         tx.execute(_not_usable())
-    return found

@@ -31,6 +31,7 @@ from sqlalchemy import (
 
 from dualcert.model.incident import Action, Counts, RowState
 from dualcert.store import batches, promotion
+from dualcert.store.expressions import upsert
 from dualcert.store.fitness import distrusted
 from dualcert.store.incident_tables import incident, incident_member, plan_row
 from dualcert.store.incidents import named
@@ -45,7 +46,7 @@ from dualcert.store.tables import (
     revocation,
     revocation_request,
 )
-from dualcert.store.transaction import Transaction, upsert
+from dualcert.store.transaction import Transaction
 
 BATCH = 5_000
 """How many are looked at in one unit of work, at most."""

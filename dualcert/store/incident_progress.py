@@ -23,11 +23,12 @@ from sqlalchemy import (
 from dualcert.model.incident import Action, RowState
 from dualcert.model.work import HELD, WorkKind
 from dualcert.store import batches
+from dualcert.store.expressions import upsert
 from dualcert.store.incident_runs import Range, in_range
 from dualcert.store.incident_tables import plan_row
 from dualcert.store.statements import prepared
 from dualcert.store.tables import ca_standing, deployment, lineage, pair_state, pair_target, work
-from dualcert.store.transaction import Transaction, upsert
+from dualcert.store.transaction import Transaction
 from dualcert.store.work import or_sooner
 
 _row = plan_row.c

@@ -30,6 +30,7 @@ from dualcert.model.incident import Action, RowState, Run
 from dualcert.model.work import HELD, WorkKind
 from dualcert.store import batches, promotion
 from dualcert.store.columns import instant
+from dualcert.store.expressions import upsert
 from dualcert.store.incident_plans import why_not
 from dualcert.store.incident_tables import incident_run, plan_row
 from dualcert.store.statements import prepared
@@ -40,7 +41,7 @@ from dualcert.store.tables import (
     pair_target,
     work,
 )
-from dualcert.store.transaction import Transaction, upsert
+from dualcert.store.transaction import Transaction
 from dualcert.store.work import or_sooner
 
 _row = plan_row.c

@@ -15,9 +15,10 @@ from sqlalchemy import ColumnElement, Select, bindparam, exists, func, insert, s
 
 from dualcert.model.incident import Counts, Incident, Stray
 from dualcert.store.columns import instant, micros
+from dualcert.store.expressions import upsert
 from dualcert.store.incident_tables import incident, incident_member, incident_stray
 from dualcert.store.statements import prepared
-from dualcert.store.transaction import Transaction, upsert
+from dualcert.store.transaction import Transaction
 
 _LOADING = -1
 """``incident.plan`` while its members are being written: one whose opening was interrupted stays so."""

@@ -27,12 +27,13 @@ from sqlalchemy import (
     update,
 )
 
+from dualcert.model.lease import LEASE_SECONDS
+from dualcert.store.expressions import database_now, upsert
 from dualcert.store.picked import picked
 from dualcert.store.statements import prepared
 from dualcert.store.tables import lease, work
-from dualcert.store.transaction import Transaction, database_now, upsert
+from dualcert.store.transaction import Transaction
 
-LEASE_SECONDS = 60
 LEASE = LEASE_SECONDS * 1_000_000
 """In microseconds, as the database counts."""
 

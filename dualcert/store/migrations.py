@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import inspect, text
-
 import dualcert
 from dualcert.errors import ConfigurationError, DatabaseRevisionError
 from dualcert.store.database import Store
+from dualcert.store.statements import written
 
-REVISION = "0005"
+REVISION = "0006"
 """The newest revision in ``migrations/``, known without importing Alembic (which takes most of a second)."""
 
 
@@ -28,9 +27,9 @@ def script_location() -> Path:
 def current(store: Store) -> str | None:
     """The revision of the database; None where it is empty."""
     with store.read() as tx:
-        if not inspect(tx.connection).has_table("alembic_version"):
+        if not tx.execute(written("has_revision")).scalar():
             return None
-        found: str | None = tx.connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        found: str | None = tx.execute(written("revision")).scalar()
         return found
 
 
@@ -67,6 +66,7 @@ def upgrade(store: Store) -> str:
 def _run(store: Store) -> None:
     from alembic import command
     from alembic.config import Config
+    from sqlalchemy import text
 
     config = Config()
     config.set_main_option("script_location", str(script_location()).replace("%", "%%"))

@@ -28,11 +28,12 @@ from dualcert.model.order import OPEN_STEPS, ChallengeRecord, Order, OrderStep, 
 from dualcert.model.pair import Lineage
 from dualcert.model.work import WorkKind
 from dualcert.store.columns import instant, micros
+from dualcert.store.expressions import upsert
 from dualcert.store.leases import is_held
 from dualcert.store.picked import listed, listing
 from dualcert.store.statements import for_ids, is_among, is_one_of, prepared
 from dualcert.store.tables import acme_order, challenge_record, issuance, public_key, work, wrapped_key
-from dualcert.store.transaction import Transaction, upsert
+from dualcert.store.transaction import Transaction
 
 _SUBJECT = (
     "order_id",

@@ -14,7 +14,7 @@ from dualcert.store.queue import Allowed, why_later
 from dualcert.store.statements import prepared
 from dualcert.store.tables import work
 from dualcert.store.transaction import Transaction
-from dualcert.store.work import Queue
+from dualcert.store.workrows import Queue
 
 
 @prepared

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, event
-from sqlalchemy.pool import NullPool
-
 from dualcert.errors import ConfigurationError, DualcertError, StoreError, StoreUnavailable
+from dualcert.store.address import Address
 
 # A server that has vanished is noticed in half a minute, also in the middle of a statement.
 _CONNECTION = {
@@ -49,38 +47,35 @@ _PASSING = {
 }
 
 
-def engine(parsed: URL) -> Engine:
-    """Raises ``ConfigurationError`` where the driver is not installed."""
+def driver() -> Any:
+    """Its module. Raises ``ConfigurationError`` where it is not installed."""
     try:
-        made = create_engine(
-            parsed.set(drivername="postgresql+psycopg"),
-            poolclass=NullPool,  # idle connections are kept by the Store
-            isolation_level="AUTOCOMMIT",
-            connect_args=_CONNECTION,
-            # Of an INSERT too: whether it met a row that was there already.
-            execution_options={"preserve_rowcount": True},
-        )
+        import psycopg
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             "`database` is on PostgreSQL, and its driver is not installed",
             remedy="Install dualcert[postgresql].",
         ) from error
-    event.listen(made, "connect", _on_connect)
-    return made
+    return psycopg
 
 
-def _on_connect(connection: Any, _record: object) -> None:
-    connection.autocommit = True
-    connection.execute(_SESSION)
+def connect(address: Address) -> Any:
+    """Each statement outside of a transaction is one by itself. Raises the driver's exceptions."""
+    connection = driver().connect(**{**address.for_libpq(), **_CONNECTION, "autocommit": True})
+    try:
+        connection.execute(_SESSION)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
-def shown(parsed: URL) -> str:
+def shown(address: Address) -> str:
     """A URL without what may be secret: the password, and whatever else is given to the driver."""
-    kept = {name: value for name, value in parsed.query.items() if name in {"host", "port"}}
-    return parsed.set(query=kept).render_as_string(hide_password=True)
+    return str(address.only("host", "port"))
 
 
-def explained(error: Exception, parsed: URL, dbapi: Any, *, reached: bool) -> DualcertError:
+def explained(error: Exception, address: Address, dbapi: Any, *, reached: bool) -> DualcertError:
     """What an exception of the driver means. ``reached``: this database has let us in before.
 
     The rows that an error speaks of are not told: they hold wrapped keys.
@@ -88,8 +83,8 @@ def explained(error: Exception, parsed: URL, dbapi: Any, *, reached: bool) -> Du
     state = getattr(error, "sqlstate", None)
     said = error.diag.message_primary if state and isinstance(error, dbapi.Error) else None
     words = " ".join((said or str(error)).split())
-    name = shown(parsed)
-    if state is None and not reached and (problem := _at_the_door(words, name, parsed)) is not None:
+    name = shown(address)
+    if state is None and not reached and (problem := _at_the_door(words, name, address)) is not None:
         return problem
     if isinstance(error, dbapi.OperationalError | dbapi.InterfaceError) or state in _PASSING:
         return StoreUnavailable(
@@ -100,20 +95,20 @@ def explained(error: Exception, parsed: URL, dbapi: Any, *, reached: bool) -> Du
         return ConfigurationError(
             f"the database {name} does not allow it: {words}",
             remedy="Let the database belong to the role that dualcert uses: "
-            f"ALTER DATABASE {_identifier(parsed.database)} OWNER TO {_identifier(parsed.username)};",
+            f"ALTER DATABASE {_identifier(address.database)} OWNER TO {_identifier(address.user)};",
         )
     if state is None and not reached:
         return ConfigurationError(f"`database`: {words}", remedy="Mend what stands behind the ? of the URL.")
     return StoreError(f"the database {name} refused a statement: {words}")
 
 
-def _at_the_door(words: str, name: str, parsed: URL) -> DualcertError | None:
+def _at_the_door(words: str, name: str, address: Address) -> DualcertError | None:
     if all(part in words for part in _NO_DATABASE):
-        owner = f" OWNER {_identifier(parsed.username)}" if parsed.username else ""
+        owner = f" OWNER {_identifier(address.user)}" if address.user else ""
         return ConfigurationError(
             f"the database {name} does not exist",
             remedy=f"Make it on its server, as an administrator: "
-            f"CREATE DATABASE {_identifier(parsed.database)}{owner};",
+            f"CREATE DATABASE {_identifier(address.database)}{owner};",
         )
     if any(part in words for part in _NOT_LET_IN):
         return ConfigurationError(

@@ -57,7 +57,7 @@ from dualcert.store.tables import (
     work,
 )
 from dualcert.store.transaction import Transaction
-from dualcert.store.work import Queue
+from dualcert.store.workrows import Queue
 
 Allowed = Callable[[str], Allowance]
 """What a CA allows to leave its queue of orders that it counts."""

@@ -12,10 +12,11 @@ from dualcert.model.signal import SignalKind, Suspect, Turning
 from dualcert.model.work import WorkKind
 from dualcert.store import counters, incidents
 from dualcert.store.columns import instant, micros
+from dualcert.store.expressions import upsert
 from dualcert.store.incident_tables import automatic_promotion, signal
 from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import blocked_key, certificate, pair_state, revocation, work
-from dualcert.store.transaction import Transaction, upsert
+from dualcert.store.transaction import Transaction
 
 _BATCH = 500
 

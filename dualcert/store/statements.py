@@ -1,7 +1,8 @@
 """Statements that are carried out often: put together by SQLAlchemy once, and handed to the driver from then on.
 
 To carry a statement out, SQLAlchemy takes several times as long as SQLite does, and a step of an order consists of
-little else. What it writes is used, with the values filled in here.
+little else. What it writes is used, with the values filled in here; of some statements, what it has written once and
+for all: see ``writing``.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast
 
-from sqlalchemy import ColumnElement, Dialect, bindparam, false, or_
-
 if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Dialect
     from sqlalchemy.sql.base import Executable
     from sqlalchemy.sql.compiler import SQLCompiler
     from sqlalchemy.sql.elements import ClauseElement
@@ -21,6 +22,27 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 _row_type: Any = namedtuple
+
+
+class Form:
+    """The text of a statement for one database, whose parameters have names. ``fixed``: values that are its own."""
+
+    def __init__(self, text: str, fixed: Mapping[str, Any] | None = None) -> None:
+        self.text = text
+        self.fixed = fixed or {}
+        self._make: Callable[[Iterable[Any]], Any] | None = None
+
+    def arguments(self, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the driver is given for them."""
+        return {**self.fixed, **parameters} if self.fixed else parameters
+
+    def make(self, cursor: Any) -> Callable[[Iterable[Any]], Any]:
+        """What makes a row of the statement of what the driver gives."""
+        if self._make is None:
+            names = [column[0] for column in cursor.description]
+            # Not its own `_make`, which is written in Python: of a thousand rows, that took a third of the time more.
+            self._make = partial(tuple.__new__, _row_type("Row", names, rename=True))
+        return self._make
 
 
 class Prepared:
@@ -34,68 +56,66 @@ class Prepared:
         self.statement = statement
         self._forms: dict[tuple[str, ...], Form] = {}
 
-    def form(self, dialect: Dialect, names: tuple[str, ...]) -> Form:
-        """For parameters with these names."""
-        key = (dialect.name, *names)
+    def form(self, dialect: str, values: Mapping[str, Any]) -> Form | None:
+        """For parameters like these; None where one of them is a list."""
+        if list in map(type, values.values()):
+            return None
+        key = (dialect, *values)
         found = self._forms.get(key)
         if found is None:
-            found = self._forms[key] = Form(self.statement, dialect, names)
+            found = self._forms[key] = _form(self.statement, dialect, [*values])
         return found
 
 
-class Form:
-    """The text of a statement for one database, and how its parameters are handed over."""
+def _form(statement: Executable, dialect: str, names: list[str]) -> Form:
+    compiled = cast(
+        "SQLCompiler",
+        cast("ClauseElement", statement).compile(dialect=dialect_of(dialect), column_keys=sorted(names)),
+    )
+    if compiled.post_compile_params:
+        raise TypeError(f"an IN belongs to no prepared statement: {compiled}")
+    # What stands in the statement itself; a parameter that is missing is missed when it is carried out.
+    fixed = {
+        name: bind.effective_value
+        for bind, name in compiled.bind_names.items()
+        if name not in names and not bind.required
+    }
+    return Form(str(compiled), fixed)
 
-    def __init__(self, statement: Executable, dialect: Dialect, names: tuple[str, ...]) -> None:
-        compiled = cast(
-            "SQLCompiler",
-            cast("ClauseElement", statement).compile(dialect=dialect, column_keys=sorted(names)),
-        )
-        if compiled.post_compile_params:
-            raise TypeError(f"an IN belongs to no prepared statement: {compiled}")
-        self.text = str(compiled)
-        self._order = compiled.positiontup
-        # What stands in the statement itself; a parameter that is missing is missed when it is asked for.
-        self._fixed = {
-            name: bind.effective_value
-            for bind, name in compiled.bind_names.items()
-            if name not in names and not bind.required
-        }
-        self._make: Callable[[Iterable[Any]], Any] = tuple
 
-    def arguments(self, parameters: Mapping[str, Any]) -> Any:
-        """As the driver takes them: in the order of their places, or by name."""
-        values = {**self._fixed, **parameters} if self._fixed else parameters
-        return values if self._order is None else [values[name] for name in self._order]
+@cache
+def dialect_of(name: str) -> Dialect:
+    """As which SQLAlchemy writes texts for a database, with parameters that have names."""
+    if name == "sqlite":
+        from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
-    def rows(self, cursor: Any) -> Rows:
-        if self._make is tuple and cursor.description is not None:
-            names = [column[0] for column in cursor.description]
-            # Not its own `_make`, which is written in Python: of a thousand rows, that took a third of the time more.
-            self._make = partial(tuple.__new__, _row_type("Row", names, rename=True))
-        return Rows(cursor, self._make)
+        return SQLiteDialect_pysqlite(paramstyle="named")
+    from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+
+    return cast("Dialect", PGDialect_psycopg())  # type: ignore[no-untyped-call]
 
 
 class Rows:
     """What a statement gave; each row has its columns as attributes. For one look, like SQLAlchemy's own result."""
 
-    __slots__ = ("_cursor", "_make")
+    __slots__ = ("_cursor", "_form")
 
-    def __init__(self, cursor: Any, make: Callable[[Iterable[Any]], Any]) -> None:
+    def __init__(self, cursor: Any, form: Form) -> None:
         self._cursor = cursor
-        self._make = make
+        self._form = form
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.all())
 
     def all(self) -> list[Any]:
-        return list(map(self._make, self._cursor.fetchall()))
+        return list(map(self._form.make(self._cursor), self._cursor.fetchall()))
 
     def first(self) -> Any:
         """The first row, or None."""
         row = self._cursor.fetchone()
+        made = None if row is None else self._form.make(self._cursor)(row)
         self._cursor.close()  # what was not fetched would keep SQLite's statement open
-        return None if row is None else self._make(row)
+        return made
 
     def one(self) -> Any:
         """The only row; AssertionError where there is none or another."""
@@ -128,6 +148,66 @@ def prepared(build: Callable[P, Executable]) -> Callable[P, Prepared]:
     return cast("Callable[P, Prepared]", once)
 
 
+# --- texts that were written ahead -------------------------------------------------------------------------
+
+BEGINNING = "-- statement: "
+"""Of a line in such a file, before the title of the text that follows."""
+
+MARK = "<ids>"
+"""In a text, where the list of the parameter ``ids`` is to stand."""
+
+IDS = {"sqlite": ":ids_{}", "postgresql": "%(ids_{})s::BIGINT"}
+"""How SQLAlchemy writes the nth value of that list, from 1."""
+
+
+class Written:
+    """A statement of ``ahead``, whose texts were written by SQLAlchemy before it came here."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._forms: dict[tuple[str, int], Form] = {}
+
+    def form(self, dialect: str, values: Mapping[str, Any]) -> Form:
+        """For these values, among them as many ``ids``."""
+        key = (dialect, len(values.get("ids", ())))
+        found = self._forms.get(key)
+        if found is None:
+            found = self._forms[key] = _Listing(texts(dialect)[self._title], IDS[dialect], key[1])
+        return found
+
+
+class _Listing(Form):
+    def __init__(self, text: str, value: str, count: int) -> None:
+        places = ", ".join([value.format(number) for number in range(1, count + 1)])
+        super().__init__(text.replace(MARK, places or "NULL"))
+
+    def arguments(self, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        ids = enumerate(parameters.get("ids", ()), 1)
+        return {**parameters, **{f"ids_{number}": one for number, one in ids}}
+
+
+@cache
+def written(name: str, **choices: bool) -> Written:
+    """The statement that ``ahead`` builds by a function of this name, with these arguments."""
+    return Written(title_of(name, choices))
+
+
+def title_of(name: str, choices: Mapping[str, bool]) -> str:
+    return f"{name}({', '.join(sorted(choice for choice, made in choices.items() if made))})"
+
+
+def texts_of(dialect: str) -> Path:
+    """The file of all that was written ahead for a database."""
+    return Path(__file__).with_name(f"{dialect}.sql")
+
+
+@cache
+def texts(dialect: str) -> dict[str, str]:
+    """By their titles."""
+    _, *parts = texts_of(dialect).read_text().split(BEGINNING)
+    return {title: text.strip() for title, _, text in (part.partition("\n") for part in parts)}
+
+
 # --- comparing a column with one value or with several -----------------------------------------------------
 
 
@@ -146,9 +226,13 @@ def for_ids(build: _Build, ids: Collection[Any]) -> tuple[Prepared, dict[str, An
 
 
 def is_among(column: ColumnElement[Any], *, one: bool) -> ColumnElement[bool]:
+    from sqlalchemy import bindparam
+
     return column == bindparam("ids") if one else column.in_(bindparam("ids", expanding=True))
 
 
 def is_one_of(column: ColumnElement[Any], values: Iterable[str]) -> ColumnElement[bool]:
     """For values that stand in the statement itself."""
+    from sqlalchemy import false, or_
+
     return or_(false(), *(column == value for value in values))

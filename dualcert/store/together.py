@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from typing import Protocol, cast
 
-from sqlalchemy import Connection
+from dualcert.store.link import Link
 
 _MOST = 32
 """How many units one transaction may hold: whoever waits for a commit waits for the units of all others."""
@@ -24,25 +24,33 @@ _STRANDED = 0.05
 class Connections(Protocol):
     """Where transactions begin."""
 
-    def begin_writing(self) -> Connection:
+    def begin_writing(self) -> Link:
         """A connection that nobody else uses, in a transaction that holds the database's lock."""
 
-    def end_writing(self, connection: Connection) -> None:
+    def end_writing(self, link: Link) -> None:
         """Its transaction has been committed."""
 
-    def abandon(self, connection: Connection) -> None:
+    def abandon(self, link: Link) -> None:
         """Its transaction is over, or is rolled back now."""
 
 
 class Group:
-    """One transaction and the units in it. ``failure``: none of them has been committed."""
+    """One transaction and the units in it. ``failure``: none of them has been committed.
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.driver = cast("sqlite3.Connection", connection.connection.driver_connection)
+    ``over``: set at its end; there is none before a unit waits for it.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.driver = cast("sqlite3.Connection", link.driver)
         self.units = 0
-        self.over = threading.Event()
+        self.over: threading.Event | None = None
         self.failure: BaseException | None = None
+
+    def end(self) -> None:
+        """Whoever waits for it goes on."""
+        if self.over is not None:
+            self.over.set()
 
 
 class Together:
@@ -93,8 +101,9 @@ class Together:
             finally:
                 self._turn.release()
         else:
+            over = group.over = group.over or threading.Event()
             self._turn.release()
-            while not group.over.wait(_STRANDED):
+            while not over.wait(_STRANDED):
                 self._end_if_stranded(group)
         if group.failure is not None:
             raise group.failure
@@ -146,11 +155,11 @@ class Together:
             raise
         else:
             self._group = None
-            self._connections.end_writing(group.connection)
-            group.over.set()
+            self._connections.end_writing(group.link)
+            group.end()
 
     def _lose(self, group: Group, error: BaseException) -> None:
         self._group = None
         group.failure = error
-        self._connections.abandon(group.connection)
-        group.over.set()
+        self._connections.abandon(group.link)
+        group.end()

@@ -4,80 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, cast, overload
-
-from sqlalchemy import Connection, CursorResult, Executable, Select, Table, bindparam, func, select
-from sqlalchemy.dialects.sqlite import Insert, insert
-from sqlalchemy.dialects.sqlite.dml import OnConflictDoNothing, OnConflictDoUpdate
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import BigInteger
+from typing import TYPE_CHECKING, Any, overload
 
 from dualcert.clock import to_microseconds
-from dualcert.store.statements import Prepared, Rows, prepared
+from dualcert.store.link import Link
+from dualcert.store.statements import Prepared, Rows, Written
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection, CursorResult, Executable, Table
+    from sqlalchemy.dialects.sqlite import Insert
+    from sqlalchemy.sql.functions import FunctionElement
+
     from dualcert.model.events import Event
-
-_LOCKS = 0x6475616C
-"""Sets the locks that have names apart from those of others who use the same PostgreSQL database."""
-
-
-class _DatabaseNow(FunctionElement[int]):
-    inherit_cache = True
-    type = BigInteger()
-
-
-@compiles(_DatabaseNow, "sqlite")
-def _sqlite_now(_element: _DatabaseNow, _compiler: object, **_options: object) -> str:
-    # SQLite before 3.42 has no unixepoch('subsec'); a Julian day keeps milliseconds, which is enough for a lease.
-    return "CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER)"
-
-
-@compiles(_DatabaseNow, "postgresql")
-def _postgresql_now(_element: _DatabaseNow, _compiler: object, **_options: object) -> str:
-    # The clock of this moment: now() would be that of the transaction's beginning.
-    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)"
-
-
-database_now = _DatabaseNow()
-"""The database's own clock, in microseconds: what leases are measured by."""
-
-
-def upsert(table: Table) -> Insert:
-    """An INSERT that may say what happens ON CONFLICT."""
-    return insert(table)
-
-
-@compiles(OnConflictDoUpdate, "postgresql")
-def _update_on_postgresql(clause: Any, compiler: Any, **options: Any) -> str:
-    # SQLite borrowed the clause from PostgreSQL; SQLAlchemy's own for the latter takes long to import.
-    clause.constraint_target = None
-    return str(compiler.visit_on_conflict_do_update(clause, **options))
-
-
-@compiles(OnConflictDoNothing, "postgresql")
-def _nothing_on_postgresql(clause: Any, compiler: Any, **options: Any) -> str:
-    clause.constraint_target = None
-    return str(compiler.visit_on_conflict_do_nothing(clause, **options))
-
-
-@prepared
-def _alone() -> Select[Any]:
-    return select(func.pg_advisory_xact_lock(_LOCKS, func.hashtext(bindparam("name"))))
 
 
 class Transaction:
     """A unit of work. ``now`` is the process's instant at its beginning; ``actor`` signs its events.
 
+    ``dialect``: ``sqlite`` or ``postgresql``.
+
     ``made_due``: the pairs of which it left work that may be due at once; of thousands just one. ``recorded``: its
     events. ``Store.watchers`` hear of both.
     """
 
-    def __init__(self, connection: Connection, driver: Any, now: datetime, actor: str) -> None:
-        self.connection = connection
-        self._driver = driver
-        self._dialect = connection.dialect
+    def __init__(self, link: Link, dialect: str, now: datetime, actor: str) -> None:
+        self.link = link
+        self._driver = link.driver
+        self.dialect = dialect
         self.now = now
         self.at = to_microseconds(now)
         self.actor = actor
@@ -89,30 +42,36 @@ class Transaction:
         self._driver.execute("COMMIT")
 
     @property
-    def dialect(self) -> str:
-        """``sqlite`` or ``postgresql``."""
-        return str(self._dialect.name)
+    def connection(self) -> Connection:
+        """SQLAlchemy's, for what is no statement of the store's."""
+        return self.link.connection
 
     @property
     def others_write(self) -> bool:
         """Whether other units of work may write while this one does: what was read may have changed since."""
-        return self.connection.dialect.name != "sqlite"
+        return self.dialect != "sqlite"
 
     def alone(self, *names: str) -> None:
         """No other unit of work that names one of the same goes on from here before this one has ended."""
         if self.others_write:
+            from dualcert.store.expressions import alone
+
             for name in sorted(names):  # all in one order, so that no two wait for each other
-                self.execute(_alone(), {"name": name}).first()
+                self.execute(alone(), {"name": name}).first()
 
     @property
     def database_now(self) -> FunctionElement[int]:
+        from dualcert.store.expressions import database_now
+
         return database_now
 
     def upsert(self, table: Table) -> Insert:
+        from dualcert.store.expressions import upsert
+
         return upsert(table)
 
     @overload
-    def execute(self, statement: Prepared, parameters: Mapping[str, Any] = ...) -> Rows: ...
+    def execute(self, statement: Prepared | Written, parameters: Mapping[str, Any] = ...) -> Rows: ...
     @overload
     def execute(
         self,
@@ -121,17 +80,17 @@ class Transaction:
     ) -> CursorResult[Any]: ...
     def execute(
         self,
-        statement: Prepared | Executable,
+        statement: Prepared | Written | Executable,
         parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> Rows | CursorResult[Any]:
         """A prepared one whose parameters are all single values goes to the driver, any other through SQLAlchemy."""
-        if isinstance(statement, Prepared):
-            values = cast("Mapping[str, Any]", parameters or {})
-            if list not in map(type, values.values()):
-                form = statement.form(self._dialect, tuple(values))
-                return form.rows(self._driver.execute(form.text, form.arguments(values)))
-            statement = statement.statement
-        result: CursorResult[Any] = self.connection.execute(statement, parameters)
+        if isinstance(statement, Prepared | Written):
+            values: Any = parameters or {}
+            form = statement.form(self.dialect, values)
+            if form is not None:
+                return Rows(self._driver.execute(form.text, form.arguments(values)), form)
+        plain: Any = statement.statement if isinstance(statement, Prepared) else statement
+        result: CursorResult[Any] = self.link.connection.execute(plain, parameters)
         return result
 
 

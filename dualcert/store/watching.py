@@ -32,10 +32,11 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from dualcert.policy.watching import SourceKind
 from dualcert.store.columns import instant, micros
+from dualcert.store.expressions import database_now, upsert
 from dualcert.store.incident_tables import watch_source, watched
 from dualcert.store.statements import prepared
 from dualcert.store.tables import Number, certificate, pair_state
-from dualcert.store.transaction import Transaction, database_now, upsert
+from dualcert.store.transaction import Transaction
 
 _LEASE = timedelta(minutes=10) // timedelta(microseconds=1)
 MATCHED_AT_ONCE = 5000

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
-from enum import IntEnum
 from functools import partial
-from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -29,38 +27,19 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import Insert as Upsert
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from dualcert.clock import from_microseconds
 from dualcert.errors import LeaseLost
 from dualcert.model.work import ANOTHER_STEP, BUDGET, DAY, NO_PAIR, WorkKind, WorkRow
 from dualcert.store.columns import micros
+from dualcert.store.expressions import upsert
 from dualcert.store.leases import is_held
 from dualcert.store.pairs import lock
 from dualcert.store.statements import for_ids, is_among, is_one_of, prepared
 from dualcert.store.tables import Number, work
-from dualcert.store.transaction import Transaction, upsert
+from dualcert.store.transaction import Transaction
+from dualcert.store.workrows import Queue, rows_of
 
 _WOKEN = "woken"
 """``waiting_for`` of a held row that another step of its pair has moved on for."""
-
-
-class Queue(IntEnum):
-    """Where a row of work stands, and by what it is found. An order that has come due stands in the queue of its CA."""
-
-    NONE = 0
-    """By its time."""
-
-    ORDERS = 1
-    """An order, by its time: then it goes into one of the two below."""
-
-    UNCOUNTED = 2
-    """Its CA does not count it, or has done so: by when it is needed."""
-
-    COUNTED = 3
-    """Its CA counts it as a new one: by when it is needed, as far as there are permits."""
-
-
-_ORDERS = int(Queue.ORDERS)
-_KINDS = {kind.value: kind for kind in WorkKind}
 
 
 out_of_turn = case((work.c.queue > int(Queue.ORDERS), int(Queue.ORDERS)), else_=work.c.queue)
@@ -84,51 +63,6 @@ def _reorder() -> Update:
 def reorder(tx: Transaction, pair_id: int) -> None:
     """What a pair serves has changed, or is no good any more: its orders get another place in their CAs' queues."""
     tx.execute(_reorder(), {"of_pair": pair_id, "at": tx.at})
-
-
-_columns_of = itemgetter(slice(len(work.c)))
-
-
-def rows_of(found: Iterable[Any], taken_by: str | None = None) -> list[WorkRow]:
-    """Of what begins with all columns of the table. ``taken_by``: who takes the rows, which are as they were before."""
-    claims = 0 if taken_by is None else 1
-    rows = []
-    for (
-        number,
-        kind,
-        pair,
-        ca,
-        target,
-        due,
-        owner,
-        fence,
-        attempts,
-        since,
-        reason,
-        waits,
-        queue,
-        needed,
-    ) in map(_columns_of, found):
-        row = object.__new__(WorkRow)
-        # Of a claim of a thousand rows, half the time would go into setting the fields of frozen objects one by one.
-        fields = {
-            "id": number,
-            "kind": _KINDS[kind],
-            "pair_id": pair,
-            "ca": ca,
-            "target": target,
-            "due_at": None if due is None else from_microseconds(due),
-            "fence": fence + claims,
-            "attempts": attempts,
-            "since": None if since is None else from_microseconds(since),
-            "reason": reason,
-            "waiting_for": waits,
-            "owner": taken_by or owner,
-            "needed_by": None if needed is None or queue <= _ORDERS else from_microseconds(needed),
-        }
-        object.__setattr__(row, "__dict__", fields)
-        rows.append(row)
-    return rows
 
 
 def or_sooner(statement: Upsert) -> Upsert:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from dualcert.clock import to_microseconds
 from dualcert.lab import Lab, LabOptions
 from dualcert.lifecycle import inventory
 from dualcert.lifecycle.driver import Scope, run_until
@@ -480,6 +481,23 @@ def test_an_order_that_the_ca_has_forgotten_is_placed_anew_at_once(scene: Broken
     scene.proxy.on(ORDER, problem(404, "malformed", "no such order"))
 
     assert issue(scene).status == 0
+    scene.demand_whole()
+    assert [step for step, _ in scene.orders()] == ["abandoned", "stored"]
+
+
+def test_an_order_that_has_outlived_its_time_is_placed_anew_at_once_however_often_its_ca_has_failed(
+    scene: Broken,
+) -> None:
+    scene.proxy.on(FINALIZE, problem(503, "serverInternal"))
+    assert issue(scene).status == 3
+    assert [step for step, _ in scene.orders()] == ["finalizing"]
+    hour_ago = to_microseconds(clock.now() - timedelta(hours=1))
+    change(scene.program, f"UPDATE acme_order SET created_at = {hour_ago}")
+    change(scene.program, f"UPDATE work SET due_at = {hour_ago}, attempts = 7 WHERE kind = 'order'")
+    scene.proxy.on(ORDER, problem(404, "malformed", "no such order"))
+
+    assert scene.program.run("renew", "--due").status == 0
+
     scene.demand_whole()
     assert [step for step, _ in scene.orders()] == ["abandoned", "stored"]
 

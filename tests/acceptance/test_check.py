@@ -383,6 +383,101 @@ def test_a_step_that_waits_for_a_person_is_told(lab: ProjectLab, program: Progra
     assert f"the order of {name} at beta waits for a person: pay first" in problems(found)["work"]
 
 
+def test_a_step_that_fails_is_told_with_its_reason_until_it_succeeds(
+    lab: ProjectLab, program: Program, name: str
+) -> None:
+    edit(lab, 'directory = "live"', 'directory = "live"\nreload = ["false"]')
+    assert program.run("issue", name, "--timeout", "2").status == 3
+
+    [said] = [line for line in check(program).lines if not line["ok"]]
+    assert said["subject"] == "work"
+    assert said["problem"].startswith(f"the deployment of {name} at web has failed since 20")
+    assert "the reload command 'false' ended with exit status 1" in said["problem"]
+    assert said["remedy"].startswith("the files are in place: mend the server's configuration or the command")
+    assert re.search(rf"Next try at 20\S+Z; to try sooner: dualcert renew {name}$", said["remedy"])
+
+    edit(lab, "(?m)^reload = .*$", "")
+    program.done("renew", name)
+    assert problems(check(program)) == {}
+
+
+def test_steps_that_fail_for_the_same_ca_are_told_together(
+    lab: ProjectLab, program: Program, name: str
+) -> None:
+    for number in range(3):
+        program.done("issue", f"p{number}.{name}")
+        execute(
+            lab,
+            "INSERT INTO work (kind, pair_id, ca, due_at, attempts, since, reason) SELECT 'order', id, 'beta', ?, 2,"
+            " ?, 'refused' FROM pair WHERE name = ?",
+            ago(hours=-2),
+            ago(hours=number),
+            f"p{number}.{name}",
+        )
+    [problem] = problems(check(program)).values()
+    assert problem.startswith(f"the order of p2.{name} at beta has failed since 20")
+    assert problem.endswith(", 2 times (and 2 more there): refused")
+
+
+def test_what_pairs_need_and_the_configuration_does_not_have_is_told_before_it_is_missed(
+    lab: ProjectLab, program: Program, name: str
+) -> None:
+    program.done("issue", name)
+    program.done("issue", f"other.{name}")
+    for old, new in (
+        ("[ca.beta]", "[ca.gamma]"),
+        ('"beta"', '"gamma"'),
+        ("[dns.lab]", "[dns.new]"),
+        ('"lab"', '"new"'),
+    ):
+        edit(lab, re.escape(old), new)
+    edit(lab, re.escape("[target.web]"), "[target.www]")
+    edit(lab, re.escape('["web"]'), '["www"]')
+
+    said = {line["subject"]: line for line in check(program).lines if not line["ok"]}
+
+    for section, way in (("ca.beta", "move"), ("dns.lab", "set"), ("target.web", "set")):
+        assert said[section]["problem"] == f"[{section}] is not configured, but {name} and 1 more need it"
+        assert said[section]["remedy"].endswith(f"dualcert pair {way} {name}")
+
+
+def test_a_renewal_that_waits_for_its_budget_or_fails_to_be_asked_about_is_no_failure(
+    lab: ProjectLab, program: Program, name: str
+) -> None:
+    program.done("issue", name)
+    step = "INSERT INTO work (kind, pair_id, ca, due_at, attempts, since, reason, waiting_for) VALUES "
+    execute(lab, step + "('order', 1, 'beta', ?, 1, ?, '429', 'budget')", ago(hours=-1), ago(hours=1))
+    execute(lab, step + "('renewal-information', 0, 'beta', ?, 1, ?, 'x', NULL)", ago(hours=-1), ago(hours=1))
+    assert problems(check(program)) == {}
+
+
+@pytest.mark.parametrize("how", ["expired", "revoked", "blocked"])
+def test_pairs_that_serve_what_must_not_be_served_are_told(
+    lab: ProjectLab, program: Program, name: str, how: str
+) -> None:
+    program.done("issue", name)
+    program.done("issue", f"good.{name}")
+    match how:
+        case "expired":
+            execute(
+                lab, "UPDATE certificate SET not_after = ? WHERE pair_id = 1 AND ca = 'alpha'", ago(days=2)
+            )
+        case "revoked":
+            execute(
+                lab,
+                "INSERT INTO revocation SELECT id, 0, 'crl', 4 FROM certificate WHERE pair_id = 1 AND ca = 'alpha'",
+            )
+        case "blocked":
+            execute(
+                lab,
+                "INSERT INTO blocked_key SELECT spki, 0, 'leaked' FROM certificate WHERE pair_id = 1 AND ca = 'alpha'",
+            )
+    [said] = [line for line in check(program).lines if line["subject"] == "protection"]
+    assert said["problem"].startswith(f"one pair is exposed: {name} serves a certificate of alpha")
+    assert how in said["problem"]
+    assert said["remedy"] == f"See dualcert show {name}, and dualcert list --protection exposed for all."
+
+
 @pytest.mark.parametrize(("seen", "due", "wrong"), [(200, 180, True), (30, 180, False), (200, None, False)])
 def test_a_daemon_is_missed_when_something_is_due(
     lab: ProjectLab, program: Program, name: str, seen: int, due: int | None, wrong: bool

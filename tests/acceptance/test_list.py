@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from contextlib import closing
+
 import pytest
 
 from tests.labfixture import ProjectLab
 from tests.program import Program, Result
+from tests.store.building import a_pair
 
 
 @pytest.fixture
@@ -71,3 +76,33 @@ def test_what_cannot_be_meant_is_refused(program: Program, options: list[str], s
         assert refused.status == 2
         assert said in refused.err
         assert refused.out == "", "no title above nothing"
+
+
+FILTERS = [
+    [],
+    ["--ca", "alpha"],
+    ["--under", "test"],
+    ["--ca", "alpha", "--under", "test"],
+    ["--expires-within", "4000d"],
+    ["--ca", "alpha", "--expires-within", "4000d", "--under", "test", "--protection", "protected"],
+]
+
+
+@pytest.mark.parametrize("program", ["sqlite", "postgresql"], indirect=True)
+def test_a_list_is_there_before_sqlalchemy_would_be_imported(program: Program, name: str) -> None:
+    """As a table and as JSON; with a pair that has nothing yet, of which the steps under way are told."""
+    with closing(program.application()) as application, application.world.store.write() as tx:
+        a_pair(tx, f"empty.{name}", cas=("alpha", "beta"))
+    code = "import sys; from dualcert.cli import main; main(); print('sqlalchemy' in sys.modules, file=sys.stderr)"
+    for options in FILTERS:
+        for form in ([], ["--json"]):
+            done = subprocess.run(
+                [sys.executable, "-c", code, "--config", str(program.config), "list", *options, *form],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.stderr == "False\n"
+            assert name in done.stdout
+            assert (f"empty.{name}" in done.stdout) is ("--expires-within" not in options)

@@ -314,19 +314,31 @@ def test_the_reload_command_is_handed_nothing(
     script.write_text(
         '#!/bin/sh\ncd "$(dirname "$0")"\n'
         'for process in $$ $PPID; do tr "\\0" "\\n" < /proc/$process/cmdline; done >> arguments\n'
-        "cat >> input\n"
+        "cat >> input\nenv >> environment\n"
     )
     script.chmod(0o755)
-    rewrite(program, (r'directory = "live"', f'directory = "live"\nreload = ["{script}", "one"]'))
-    assert finish(program.start("issue", name)).status == 0
-    assert finish(program.start("failover", name)).status == 0
+    rewrite(
+        program,
+        (
+            r'directory = "live"',
+            f'directory = "live"\nreload = ["{script}", "one"]\nenvironment = ["HANDED"]',
+        ),
+    )
+    secret = "c2VjcmV0" * 6
+    rewrite(program, (r"tsig_secret = .*", 'tsig_secret = { env = "LAB_TSIG" }'))
+    given = {"LAB_TSIG": lab.bind.tsig_secret, "UNUSED_TOKEN": secret, "LANG": "C.UTF-8", "HANDED": "on"}
+    assert finish(program.start("issue", name, environment=given)).status == 0
+    assert finish(program.start("failover", name, environment=given)).status == 0
     search.add_keys(program)
 
     arguments = (lab.directory / "arguments").read_bytes()
     assert arguments.count(str(script).encode() + b"\none\n") == 2
     assert arguments.count(b"failover") == 1, "the calling process itself is looked at too"
     assert (lab.directory / "input").read_bytes() == b""
-    assert search.finds({"arguments": arguments}) == []
+    environment = (lab.directory / "environment").read_bytes()
+    assert environment.count(b"LANG=C.UTF-8\n") == environment.count(b"HANDED=on\n") == 2
+    assert secret.encode() not in environment
+    assert search.finds({"arguments": arguments, "environment": environment}) == []
 
 
 def test_no_object_shows_a_secret_of_its_own(

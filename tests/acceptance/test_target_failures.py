@@ -209,6 +209,8 @@ def failover_is_stopped_and_mended(
     assert (shown["epoch"], shown["to"]["ca"], shown["revoked"]) == (1, "beta", False)
     assert shown["targets"] == [{"target": "web", "verified": False, "seconds": None}]
     assert any(word in result.err for word in words), result.err
+    assert "Next try at 20" in result.err
+    assert f"to try sooner: dualcert failover {name}" in result.err
     assert served(lab) == old["sha256"]
     assert status_at(lab.alpha, old["serial"]) == "Valid"
     state = program.show(name)
@@ -347,6 +349,10 @@ def test_a_renewal_that_does_not_get_to_its_target_is_made_up_for(
         "it is not hurried before its time"
     )
 
+    again = program.show(name)["targets"][0]["next_try"]
+    said = program.run("renew", "--due", "--timeout", "1m").out
+    assert f"Next try at {again}; to try sooner: dualcert renew {name}\n" in said
+
     program.done("renew", name)
 
     after = program.show(name)
@@ -363,6 +369,9 @@ def test_a_first_certificate_that_nobody_serves_is_no_success(
     assert result.status == 3, result
     assert result.json["protection"] == "unprotected"
     assert "exit status 1" in result.json["targets"][0]["problem"]
+    again = result.json["targets"][0]["next_try"]
+    assert f"Next try at {again}; to try sooner: dualcert renew {name}" in result.err
+    assert f"next try at {again}" in program.done("show", name).out
     assert program.done("issue", name, "--json").json["protection"] == "protected"
 
 

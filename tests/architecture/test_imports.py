@@ -20,6 +20,7 @@ NOT_FOR_A_LIST = {
     "dualcert.policy.due",
     "dualcert.store.incident_tables",
     "dualcert.store.promotion",
+    "sqlalchemy",
 }
 
 

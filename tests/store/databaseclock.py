@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from dualcert.clock import Clock, to_microseconds
 from dualcert.store import Store, Transaction
@@ -32,12 +32,16 @@ def follow(store: Store, clock: Clock) -> None:
 
 
 def _sqlite(store: Store, clock: Clock) -> None:
-    def connected(connection: Any, _record: object) -> None:
+    connect = store.connect
+
+    def connected() -> Any:
+        connection = connect()
         connection.create_function(
             "julianday", -1, lambda *_: _EPOCH + to_microseconds(clock.now()) / _DAY, deterministic=False
         )
+        return connection
 
-    event.listen(store.engine, "connect", connected)
+    store.connect = connected  # type: ignore[method-assign]
 
 
 def _postgresql(store: Store, clock: Clock) -> None:

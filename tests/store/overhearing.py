@@ -119,3 +119,9 @@ def looked_up(tx: Transaction, statement: str, table: str) -> list[str]:
     if tx.connection.dialect.name == "sqlite":
         return [line for line in _lines(tx, statement) if table in line]
     return [str(node.get("Index Cond")) for node in _nodes(tx, statement) if node.get("Alias") == table]
+
+
+def read_in_index(tx: Transaction, statement: str) -> set[str]:
+    """The indexes of which PostgreSQL would read nothing but the index."""
+    found = _nodes(tx, statement)
+    return {node["Index Name"] for node in found if node["Node Type"] == "Index Only Scan"}

@@ -21,7 +21,7 @@ from dualcert.model.work import BUDGET, Later, WorkKind, WorkRow
 from dualcert.policy.budget import Kind, Limit
 from dualcert.store import Store, events, tables, work
 from dualcert.testing.clock import FakeClock
-from tests.store.building import PRIMARY, a_certificate, a_pair, an_order
+from tests.store.building import PRIMARY, a_certificate, a_pair, an_order, give_role
 from tests.store.databaseclock import follow
 from tests.store.worlds import Setting, a_world
 
@@ -299,6 +299,14 @@ def test_a_wish_is_remembered_with_its_words_and_counts_for_others_from_then_on(
     assert later is not None
     assert later.at - scene.clock.now() == pytest.approx(DAY, abs=SECOND)
     assert "too many new orders" in later.reason
+
+
+def test_no_wish_lasts_longer_than_half_of_what_the_certificate_has_to_live(scene: Scene) -> None:
+    pair, error = scene.pair("a.example.com"), busy("too many new orders", DAY)
+    with scene.world.store.write() as tx:
+        give_role(tx, pair, a_certificate(tx, pair, not_after=tx.now + 10 * HOUR))
+    budgeting.obey(scene.world, scene.row(pair), pair, error, placed=False)
+    assert error.retry_after == 5 * HOUR
 
 
 def busy(words: str, wish: timedelta | None) -> CaBusy:

@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
 from dualcert.errors import CaUnreachable
 from dualcert.lifecycle import checking
 from dualcert.lifecycle.findings import CaExpected, Finding, Scene
+from dualcert.model.work import BUDGET, WorkKind
 from dualcert.ports.ca import CertificateAuthority
-from dualcert.store import Store, work
+from dualcert.store import Store, certificates, claims, revocations, troubles, work
+from dualcert.store.tables import certificate
 from dualcert.testing.clock import FakeClock
-from tests.store.building import BACKUP, PRIMARY
+from tests.store.building import BACKUP, PRIMARY, a_full_pair, a_pair
 from tests.store.worlds import Setting, a_world
 
 EXPECTED = {name: CaExpected(None, None, None) for name in (PRIMARY, BACKUP)}
@@ -76,3 +79,78 @@ def test_looking_at_a_database_leaves_nothing_in_it(store: Store, clock: FakeClo
     assert next(one for one in found if one.subject == "work").ok
     with store.read() as tx:
         assert work.unfinished(tx, 10) == []
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------
+
+
+def test_steps_that_fail_are_told_by_where_they_fail_with_the_one_that_has_for_longest(
+    store: Store, clock: FakeClock
+) -> None:
+    with store.write() as tx:
+        found = [a_pair(tx) for _ in range(3)]
+        for one in found:
+            clock.advance(1)
+            work.schedule(tx, WorkKind.ORDER, one.id, clock.now(), ca=PRIMARY)
+        work.schedule(tx, WorkKind.DEPLOYMENT, found[0].id, clock.now(), target="web")
+        work.schedule(tx, WorkKind.ORDER, found[0].id, clock.now(), ca=BACKUP)
+    for one in reversed(found):
+        clock.advance(60)
+        with store.write() as tx:
+            [row] = claims.claim(tx, "me", kinds=[WorkKind.ORDER], limit=9, pairs=[one.id])[:1]
+            work.put_back(
+                tx,
+                row,
+                due_at=clock.now() + timedelta(hours=1),
+                reason=one.name,
+                waiting_for=None,
+                failed=True,
+            )
+    with store.read() as tx:
+        told = [(one.kind, one.ca, one.many, one.reason) for one in troubles.failing(tx)]
+    assert told == [(WorkKind.ORDER, PRIMARY, 3, found[2].name)]
+
+
+def test_what_its_ca_does_not_allow_yet_has_not_failed(store: Store, clock: FakeClock) -> None:
+    with store.write() as tx:
+        work.schedule(tx, WorkKind.ORDER, a_pair(tx).id, clock.now(), ca=PRIMARY)
+    with store.write() as tx:
+        [row] = claims.claim(tx, "me", kinds=[WorkKind.ORDER], limit=1)
+        at = clock.now() + timedelta(hours=1)
+        work.put_back(tx, row, due_at=at, reason="429", waiting_for=BUDGET, failed=True)
+    with store.read() as tx:
+        assert troubles.failing(tx) == []
+
+
+@pytest.mark.parametrize("why", ["expired", "been revoked", "a key that is blocked"])
+def test_what_serves_although_it_must_not_is_found_and_what_stands_by_is_not(
+    store: Store, clock: FakeClock, why: str
+) -> None:
+    with store.write() as tx:
+        pair, serving, _ = a_full_pair(tx)
+        _, _, other = a_full_pair(tx)
+        assert troubles.exposed(tx, 9) == []
+        match why:
+            case "expired":
+                ended = update(certificate).values(not_after=tx.at)
+                tx.execute(ended.where(certificate.c.id.in_([serving.id, other.id])))
+            case "been revoked":
+                for one in (serving, other):
+                    revocations.revoked(tx, one.id, "superseded", "test")
+            case _:
+                for one in (serving, other):
+                    certificates.block_key(tx, one.spki, "leaked")
+        assert [(one.pair_id, one.ca, one.why) for one in troubles.exposed(tx, 9)] == [
+            (pair.id, serving.ca, why)
+        ]
+
+
+def test_what_pairs_need_is_compared_with_what_there_is(store: Store) -> None:
+    with store.write() as tx:
+        first, second = a_pair(tx), a_pair(tx)
+    with store.read() as tx:
+        assert troubles.missing(tx, [PRIMARY, BACKUP], [first.dns], first.targets) == []
+        found = troubles.missing(tx, [PRIMARY], ["another"], [])
+    needed = [f"ca.{BACKUP}", f"dns.{first.dns}", *(f"target.{one}" for one in sorted(first.targets))]
+    assert [(one.section, one.many, one.pair_id) for one in found] == [(one, 2, first.id) for one in needed]
+    assert second.id != first.id

@@ -549,6 +549,22 @@ def test_a_clock_that_is_put_back_delays_nothing(
     assert len(meeting.met) == 40
 
 
+def test_what_was_due_before_a_clock_is_put_back_is_due_still(
+    world: World, clock: ShiftedClock, setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Orders have their turn by when they are needed; this is for all else, which goes by its time."""
+    setting.meet = no
+    with world.store.write() as tx:
+        pair = a_pair(tx)
+        work.schedule(tx, REFILL, pair.id, tx.now, ca=PRIMARY)
+    daemon = Daemon(world, "1.2.3")
+    clock.advance(-HOUR)
+    daemon.start()
+    soon(lambda: refused(world, pair))
+    assert daemon.stop(8)
+    assert "the clock has gone back" in caplog.text
+
+
 def test_a_clock_that_is_put_back_hurries_nothing_that_was_not_due(
     world: World, clock: ShiftedClock, caplog: pytest.LogCaptureFixture
 ) -> None:

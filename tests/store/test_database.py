@@ -332,7 +332,7 @@ def test_a_new_file_that_several_open_at_once_is_waited_for(
 
     connect = sqlite3.connect
     monkeypatch.setattr(
-        sqlite3.dbapi2,
+        sqlite3,
         "connect",
         lambda *arguments, **options: connect(*arguments, **options, factory=Contested),
     )

@@ -6,14 +6,15 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import select
 
 from dualcert.clock import SystemClock
-from dualcert.errors import CaBusy, CaRejected, CaUnreachable
-from dualcert.lifecycle import leasekeeper
+from dualcert.errors import CaBusy, CaRejected, CaUnreachable, StoreUnavailable
+from dualcert.lifecycle import driver, leasekeeper, runner
 from dualcert.lifecycle.driver import Scope, run_until
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.owner import new_owner
@@ -416,6 +417,18 @@ def test_what_nobody_foresaw_ends_the_run_and_gives_everything_back(world: World
         rows = work.of_pairs(tx, [pair.id for pair in made])
     assert len(rows) == 6
     assert all(row.due_at is not None and row.due_at <= CLOCK.now() for row in rows)
+
+
+def test_a_database_that_stays_away_ends_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders_due(world, 1, PRIMARY)
+
+    def away(*_: object, **__: object) -> None:
+        raise StoreUnavailable("it is away")
+
+    monkeypatch.setattr(Engine, "claim", away)
+    monkeypatch.setattr(driver, "COMMAND", replace(runner.COMMAND, outage=0.0))
+    with pytest.raises(StoreUnavailable, match="it is away"):
+        run(world)
 
 
 def test_leases_are_renewed_while_a_step_lasts(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -13,18 +14,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from dualcert.errors import CaUnreachable, StoreUnavailable
+from dualcert.errors import CaUnreachable, DeployError, StoreUnavailable
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.owner import new_owner
 from dualcert.lifecycle.world import World
+from dualcert.model.pair import Pair
 from dualcert.model.work import DAY, PERSON, Done, Failed, Later, Outcome, Waiting, WorkKind, WorkRow
 from dualcert.policy.backoff import IN_MEMORY
 from dualcert.ports.ca import CertificateAuthority
 from dualcert.store import Store, claims, leases, tables, work
 from dualcert.store import database as storing
 from dualcert.testing.clock import FakeClock
-from tests.store.building import PRIMARY, a_pair
-from tests.store.worlds import Setting, a_world
+from tests.store.building import PRIMARY, a_pair, give_role
+from tests.store.worlds import Setting, a_world, issued
 
 ORDER = WorkKind.ORDER
 MOMENT = timedelta(microseconds=1)
@@ -260,6 +262,60 @@ def test_an_error_with_a_name_is_a_failure_that_is_tried_again(engine: Engine, c
     assert "[ca.gone] is not configured" in outcome.reason
 
 
+@pytest.mark.parametrize("tries", [0, 1, 500])
+def test_what_is_not_configured_is_tried_again_in_minutes_however_often_it_has_failed(
+    engine: Engine, clock: FakeClock, tries: int
+) -> None:
+    row = replace(held(engine), ca="gone", attempts=tries)
+    [outcome] = engine.advance([row])
+    assert isinstance(outcome, Later)
+    assert outcome.at == clock.now() + 5 * MINUTE
+
+
+def _fails(setting: Setting, pair: Pair) -> None:
+    setting.targets["web"].fails_for.add(pair.name)
+
+
+def _serves_another(setting: Setting, pair: Pair) -> None:
+    """Nothing, in fact: it was never put there."""
+
+
+def _is_broken(setting: Setting, pair: Pair) -> None:
+    def step() -> None:
+        raise DeployError("broken", name=pair.name)
+
+    setting.targets["web"].before_step = step
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        (WorkKind.DEPLOYMENT, _fails),
+        (WorkKind.DEPLOYMENT, _is_broken),
+        (WorkKind.VERIFICATION, _serves_another),
+    ],
+)
+def test_a_target_that_fails_is_tried_again_within_the_hour_however_often_it_has_failed(
+    engine: Engine,
+    clock: FakeClock,
+    setting: Setting,
+    kind: WorkKind,
+    how: Callable[[Setting, Pair], None],
+) -> None:
+    world = engine.world
+    with world.store.write() as tx:
+        pair = a_pair(tx, targets=("web",))
+        give_role(tx, pair, issued(tx, world, pair, PRIMARY))
+        work.schedule(tx, kind, pair.id, tx.now, target="web")
+    how(setting, pair)
+    [[row]] = engine.claim([kind], 10, [pair.id])
+    for tries, minutes in ((0, 5), (4, 54), (500, 54)):  # the draw takes off a tenth of an hour
+        [outcome] = engine.advance([replace(row, attempts=tries, looks=10_000)])
+        assert isinstance(outcome, Later)
+        assert outcome.failed
+        assert outcome.at == clock.now() + minutes * MINUTE
+
+
 def test_a_ca_that_nobody_reaches_is_tried_again_within_the_second(
     engine: Engine, setting: Setting, clock: FakeClock
 ) -> None:
@@ -329,7 +385,9 @@ def test_a_dead_process_of_this_machine_loses_its_rows_at_once_and_nobody_else(e
     assert in_table(engine, mine) == mine
 
 
-def test_an_engine_of_another_machine_that_ended_without_a_word_is_forgotten(engine: Engine) -> None:
+def test_an_engine_of_another_machine_that_ended_without_a_word_is_forgotten(
+    engine: Engine, clock: FakeClock
+) -> None:
     elsewhere = str(replace(new_owner(), host="another-host"))
     with engine.world.store.write() as tx:
         pair = a_pair(tx)
@@ -339,6 +397,7 @@ def test_an_engine_of_another_machine_that_ended_without_a_word_is_forgotten(eng
     engine.take_from_the_dead()
     with engine.world.store.read() as tx:
         assert leases.owners(tx) == []
+    clock.advance(2)
     assert [[row.id for row in batch] for batch in engine.claim([ORDER], 10)] == [[theirs.id]]
 
 
@@ -377,6 +436,27 @@ def test_right_after_the_clock_was_put_nothing_is_taken_from_anybody(
     assert taken() == []
     clock.advance(0.1)
     assert taken() == [theirs.id, theirs.id]
+
+
+def test_who_begins_right_after_the_clock_was_put_takes_from_the_dead_alone(
+    world: World, clock: FakeClock
+) -> None:
+    with subprocess.Popen(["sleep", "0"]) as process:
+        dead = str(replace(new_owner(), pid=process.pid))
+    with world.store.write() as tx:
+        for owner in ("another", dead):
+            work.schedule(tx, ORDER, a_pair(tx).id, tx.now, ca=PRIMARY)
+            claims.claim(tx, owner, kinds=[ORDER], limit=9)
+        tx.execute(update(tables.lease).values(until=1))
+
+    engine = Engine(world)
+
+    elsewhere = world.store.dialect == "postgresql"  # its leases go by another clock
+    assert len(engine.claim([ORDER], 9)) == 1 + elsewhere
+    clock.advance(1.9)
+    assert engine.claim([ORDER], 9) == []
+    clock.advance(0.1)
+    assert len(engine.claim([ORDER], 9)) == 1 - elsewhere
 
 
 # --- woken while held ------------------------------------------------------------------------------------

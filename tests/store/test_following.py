@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 
 from dualcert.clock import SystemClock
 from dualcert.model.events import EventKind
@@ -17,8 +18,7 @@ def write(tx: Transaction, *causes: str, pair: int | None = None) -> None:
 
 
 def new(store: Store, follower: Follower, *, all_of_it: bool = False) -> list[str]:
-    with store.read() as tx:
-        return [one.cause for one in follower.new(tx, all_of_it=all_of_it)]
+    return [one.cause for one in follower.new(store, all_of_it=all_of_it)]
 
 
 def beginning(store: Store, pairs: Collection[int] | None = None) -> Follower:
@@ -76,6 +76,32 @@ def test_what_is_numbered_first_and_committed_last_is_neither_missed_nor_overtak
         assert new(store, follower) == ["late", "quick"]
         assert new(store, follower) == ["a third one"]
     finally:
+        store.close()
+
+
+def test_what_commits_while_a_look_has_begun_is_not_missed(server: Postgres, on_postgres: str) -> None:
+    store = Store(on_postgres, SystemClock(), "tester")
+    late = ExitStack()
+
+    class Overtaken(Store):
+        """Whoever is late ends as soon as a look has seen how things stand, and before it asks who is writing."""
+
+        @contextmanager
+        def read(self) -> Iterator[Transaction]:
+            with super().read() as tx:
+                events.last(tx)
+                late.close()
+                yield tx
+
+    overtaken = Overtaken(on_postgres, SystemClock(), "tester")
+    try:
+        follower = beginning(store)
+        write(late.enter_context(store.write()), "late")
+        with store.write() as tx:
+            write(tx, "quick")
+        assert new(overtaken, follower) == ["late", "quick"]
+    finally:
+        overtaken.close()
         store.close()
 
 

@@ -176,13 +176,21 @@ def test_a_view_has_everything_of_its_pair(store: Store, world: World) -> None:
             "certificate": None,
         },
         "targets": [
-            {"target": "mail", "observed_sha256": None, "observed": None, "at": None, "problem": None},
+            {
+                "target": "mail",
+                "observed_sha256": None,
+                "observed": None,
+                "at": None,
+                "problem": None,
+                "next_try": None,
+            },
             {
                 "target": "web",
                 "observed_sha256": serving.sha256.hex(),
                 "observed": "wire",
                 "at": rfc3339(now),
                 "problem": None,
+                "next_try": None,
             },
         ],
     }
@@ -319,3 +327,33 @@ def test_pairs_are_chosen_by_what_their_names_lie_under(
     ]
     assert len(names_of(world, Choice(under="test"))) == 6
     assert names_of(world, Choice(under="nothing.test")) == []
+
+
+def test_what_is_said_holds_together(store: Store, world: World) -> None:
+    """Each pair has what it is named for: a CA, a certificate that ends soon, a name."""
+    said = ("gamma", "soon", "under")
+    with store.write() as tx:
+        for has in product((False, True), repeat=3):
+            words = "-".join(word for word, there in zip(said, has, strict=True) if there) or "none"
+            of_gamma, soon, under = has
+            pair = a_pair(
+                tx,
+                f"{words}.{'example' if under else 'other'}.test",
+                cas=(PRIMARY, "gamma" if of_gamma else BACKUP),
+                name=words,
+                targets=(),
+            )
+            ends = tx.now + timedelta(days=1 if soon else 80)
+            give_role(tx, pair, a_certificate(tx, pair, PRIMARY, not_after=ends))
+
+    for wanted in product((False, True), repeat=3):
+        of_gamma, soon, under = wanted
+        choice = Choice(
+            ca="gamma" if of_gamma else None,
+            expires_within=timedelta(days=30) if soon else None,
+            under="example.test" if under else None,
+        )
+        all_of_it = {word for word, asked in zip(said, wanted, strict=True) if asked}
+        found = [one for one in names_of(world, Choice()) if all_of_it <= set(one.split("-"))]
+        assert names_of(world, choice) == found
+        assert len(found) == 2 ** (3 - len(all_of_it))

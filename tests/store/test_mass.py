@@ -20,9 +20,11 @@ from dualcert.model.work import WorkKind
 from dualcert.store import (
     Store,
     Transaction,
+    incident_members,
     incident_plans,
     incident_progress,
     incident_runs,
+    incidents,
     pairs,
     revocations,
     tables,
@@ -31,7 +33,7 @@ from dualcert.store.incident_runs import Range
 from dualcert.testing.clock import FakeClock
 from tests.store import masses
 from tests.store.building import BACKUP, PRIMARY, a_full_pair
-from tests.store.overhearing import looked_up, overheard, scans
+from tests.store.overhearing import looked_up, overheard, read_in_index, scans
 from tests.store.worlds import Setting, a_world
 
 MANY = 1200
@@ -80,8 +82,6 @@ def test_statements_grow_with_batches_and_not_with_pairs(world: World, store: St
 def test_naming_and_planning_take_as_many_statements_for_ten_as_for_thousands(
     world: World, store: Store
 ) -> None:
-    from dualcert.store import incident_members, incident_plans, incidents
-
     said: list[int] = []
     for count in (10, 1000):
         with store.write() as tx:
@@ -91,9 +91,27 @@ def test_naming_and_planning_take_as_many_statements_for_ten_as_for_thousands(
         with store.write() as tx, overheard(tx) as statements:
             serials = [(n, masses.serial(2 * n - 1)) for n in range(1, count + 1)]
             assert incident_members.add_serials(tx, number, serials, ca=PRIMARY) == (count, 0)
+            incident_members.mistrust(tx, number, 0, 10**9)
             incident_plans.add(tx, number, 1, 0, 10**9)
         said.append(len([one for one in statements if "INTO incoming" not in one]))
     assert said[0] == said[1]
+
+
+@pytest.mark.usefixtures("server")
+def test_serials_are_matched_without_a_look_at_their_certificates(world: World, store: Store) -> None:
+    with store.engine.connect() as connection:
+        connection.execute(text("VACUUM ANALYZE certificate"))
+    with store.write() as tx:
+        number = incidents.create(
+            tx, title="a test", cause="a test", selector="", ca=None, deadline=tx.now + timedelta(days=1)
+        )
+        with overheard(tx) as statements:
+            serials = [(n, masses.serial(2 * n - 1)) for n in range(1, 100)]
+            assert incident_members.add_serials(tx, number, serials, ca=PRIMARY) == (99, 0)
+        [matching] = [one for one in statements if "INTO matched" in one]
+        assert read_in_index(tx, matching) == {"ux_certificate_serial_issuer"}
+        # What is there of pairs is asked afterwards, in the order in which it lies.
+        assert not any("pair_state" in one for one in statements)
 
 
 def test_every_statement_of_a_batch_goes_by_an_index(world: World, store: Store) -> None:

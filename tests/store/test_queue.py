@@ -33,7 +33,7 @@ from dualcert.store import (
     tables,
     work,
 )
-from dualcert.store.work import Queue
+from dualcert.store.workrows import Queue, rows_of
 from dualcert.testing.clock import FakeClock
 from tests.store.building import BACKUP, PRIMARY, a_certificate, a_pair, an_order, give_role
 from tests.store.databaseclock import follow
@@ -66,7 +66,7 @@ def place(store: Store, pair: Pair, ca: str = BACKUP) -> tuple[Queue, datetime |
     with store.read() as tx:
         mine = (tables.work.c.kind == ORDER.value, tables.work.c.pair_id == pair.id, tables.work.c.ca == ca)
         row = tx.execute(select(tables.work).where(*mine)).one()
-    return Queue(row.queue), work.rows_of([row])[0].needed_by
+    return Queue(row.queue), rows_of([row])[0].needed_by
 
 
 def never(_ca: str) -> Allowance:

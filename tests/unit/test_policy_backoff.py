@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualcert.policy.backoff import IN_MEMORY, Failure, after_failure, next_day, next_look
+from dualcert.policy.backoff import AT_A_TARGET, IN_MEMORY, Failure, after_failure, next_day, next_look
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -60,6 +60,12 @@ def test_the_other_sides_wish_goes_before_our_own_rhythm(looks: int) -> None:
 )
 def test_five_minutes_double_to_a_day(number: int, minutes: int) -> None:
     assert after_failure(NOW, failure(number), passing=False) == NOW + minutes * MINUTE
+
+
+@pytest.mark.parametrize(("number", "minutes"), [(0, 5), (1, 10), (2, 20), (3, 40), (4, 60), (500, 60)])
+def test_where_a_target_fails_they_double_to_an_hour(number: int, minutes: int) -> None:
+    at = after_failure(NOW, failure(number), passing=False, most=AT_A_TARGET)
+    assert at == NOW + minutes * MINUTE
 
 
 @pytest.mark.parametrize(("draw", "share"), [(0.0, 0.9), (0.25, 0.95), (0.5, 1.0), (0.75, 1.05)])

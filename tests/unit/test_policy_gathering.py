@@ -28,7 +28,7 @@ def test_a_late_ca_is_waited_for_until_three_seconds_after_the_first_value(
 
 def test_values_are_withdrawn_at_once_unless_others_of_the_pair_are_still_needed() -> None:
     assert withdraw_at(NOW, 0) == NOW
-    assert withdraw_at(NOW, 1) == NOW + seconds(1)
+    assert withdraw_at(NOW, 1) == NOW + seconds(10)
 
 
 def test_everything_fits_where_the_provider_states_no_capacity() -> None:

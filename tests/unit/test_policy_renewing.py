@@ -142,6 +142,12 @@ def test_a_backup_that_does_not_outlive_it_is_no_way_out(until: datetime | None)
     assert leaving(replace(FACTS, standby_until=until), NOW - SECOND) == Stay("no backup outlives it", None)
 
 
+def test_a_backup_that_has_expired_as_well_is_no_way_out() -> None:
+    facts = replace(QUIET, standby_until=NOW + DAY)
+    assert isinstance(leaving(facts, NOW + DAY - SECOND), Leave)
+    assert leaving(facts, NOW + DAY) == Stay("the backup has expired, too", None)
+
+
 def test_where_nothing_serves_nothing_is_left() -> None:
     facts = replace(FACTS, serving_from=None, serving_until=None)
     assert leaving(facts, NOW) == Stay("nothing serves", None)
@@ -159,8 +165,8 @@ def test_one_comes_back_later_and_never_turns_back(
     until = NOW + left
     facts = PrimaryFacts("a", until - life, until, until + longer, trouble)
     found = leaving(facts, NOW)
-    assert found.again is not None
-    assert found.again > NOW
+    assert (found.again is None) == (until + longer <= NOW)
+    assert found.again is None or found.again > NOW
     swapped = PrimaryFacts("b", until - life, until + longer, until, trouble)
     assert isinstance(leaving(swapped, NOW), Stay)
     assert isinstance(leaving(facts, until), Leave)

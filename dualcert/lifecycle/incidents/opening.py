@@ -114,11 +114,25 @@ def _add_numbers(world: World, number: int, certificates: Iterable[int]) -> int:
 def _select(world: World, number: int, selection: Selection, tally: _Tally) -> None:
     if selection.entries is None:
         _add_issued(world, number, selection)
+        _mistrust(world, number)
         return
     rest, pace = iter(selection.entries), Pace(world, _BATCH)
     while batch := list(islice(rest, pace.size)):
         with pace.unit():
             _add_entries(world, number, selection, batch, tally)
+    _mistrust(world, number)
+
+
+def _mistrust(world: World, number: int) -> None:
+    """All that is named is no backup any more: until then it is only never promoted onto."""
+    after, pace = 0, Pace(world, _BATCH)
+    while True:
+        with pace.unit(), world.store.write() as tx:
+            up_to = incident_plans.members_up_to(tx, number, after, pace.size)
+            if up_to is None:
+                return
+            incident_members.mistrust(tx, number, after, up_to)
+        after = up_to
 
 
 def _add_entries(world: World, number: int, selection: Selection, batch: list[Entry], tally: _Tally) -> None:

@@ -34,6 +34,7 @@ class Activation:
     ) -> None:
         self._argv = options.reload
         self._timeout = options.reload_timeout
+        self._variables = options.environment
         self._directory = options.directory
         self._marker = options.directory / _MARKER
         self._clock = clock
@@ -67,7 +68,7 @@ class Activation:
                 token = self._token()
             if token is None:
                 return
-            run(self._argv, timeout=self._timeout, clock=self._clock)
+            run(self._argv, timeout=self._timeout, clock=self._clock, variables=self._variables)
             with self._switch_lock():
                 if self._token() == token:
                     # Not made durable: should the file come back after a power cut, the server is reloaded once more.

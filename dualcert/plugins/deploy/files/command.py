@@ -12,10 +12,13 @@ from dualcert.plugins.execution import TAIL, How, carry_out
 __all__ = ["TAIL", "run"]
 
 
-def run(argv: Sequence[str], *, timeout: float, clock: Clock) -> None:
-    """Run a command to its end; DeployError when it cannot start, fails, or takes longer than ``timeout`` seconds."""
+def run(argv: Sequence[str], *, timeout: float, clock: Clock, variables: Sequence[str] = ()) -> None:
+    """Run a command to its end; DeployError when it cannot start, fails, or takes longer than ``timeout`` seconds.
+
+    ``variables`` are names of those that it sees beside the usual ones.
+    """
     try:
-        ended = carry_out(argv, timeout=timeout, clock=clock)
+        ended = carry_out(argv, timeout=timeout, clock=clock, variables=variables)
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else type(error).__name__
         raise DeployError(

@@ -1,0 +1,148 @@
+"""Looks at what is late, at what fails over and over, and at what is served although it must not be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+
+from dualcert.clock import rfc3339
+from dualcert.lifecycle.findings import Finding
+from dualcert.lifecycle.world import World
+from dualcert.store import checks, pairs, troubles
+from dualcert.store.checks import Late
+from dualcert.store.troubles import Failing
+
+_PROMPT = timedelta(minutes=2)
+_LATE = timedelta(minutes=15)
+_MANY = 1000
+_NAMED = 5
+
+
+def late(world: World) -> Iterator[Finding]:
+    now = world.clock.now()
+    with world.store.read() as tx:
+        overdue = checks.overdue(tx, now - _PROMPT, _MANY)
+        renewals = checks.renewals_overdue(tx, now - _LATE, _MANY)
+        stuck = checks.stuck(tx, _NAMED)
+        daemons = checks.daemons(tx)
+        names = pairs.names_of(tx, {one.pair_id for one in [*overdue[:1], *stuck]} | set(renewals[:1]))
+    long_due = [one for one in overdue if one.due_at is not None and one.due_at <= now - _LATE]
+    for one in stuck:
+        yield Finding(
+            "work",
+            f"{_told(one, names)} waits for a person: {one.reason or 'nobody said why'}",
+            _again(one, names),
+        )
+    if long_due:
+        since = f"{long_due[0].due_at:%Y-%m-%d %H:%M} UTC"
+        yield Finding(
+            "work",
+            f"{_number(long_due, 'step is', 'steps are')} overdue, {_told(long_due[0], names)} since {since}",
+            "See that dualcert run is running, or that dualcert renew --due is run by a timer.",
+        )
+    if renewals:
+        yield Finding(
+            "work",
+            f"{_number(renewals, 'renewal is', 'renewals are')} overdue, that of "
+            f"{names.get(renewals[0], renewals[0])} first",
+            "See that dualcert run is running, or that dualcert renew --due is run by a timer.",
+        )
+    if daemons and overdue and daemons[0].seen_at <= now - _PROMPT:
+        last = daemons[0]
+        yield Finding(
+            "daemon",
+            f"none is at work: {last.owner} was seen last at {last.seen_at:%Y-%m-%d %H:%M:%S} UTC, "
+            f"and {_number(overdue, 'step is', 'steps are')} overdue",
+            "Start it again: dualcert run",
+        )
+    elif daemons:
+        yield Finding(
+            "daemon", detail=f"{daemons[0].owner} was seen at {daemons[0].seen_at:%Y-%m-%d %H:%M:%S} UTC"
+        )
+    if not (long_due or renewals or stuck):
+        yield Finding("work", detail="nothing is late")
+
+
+def _number(found: Sequence[object], one: str, many: str) -> str:
+    if len(found) == 1:
+        return f"one {one}"
+    return f"{len(found)}{' or more' if len(found) >= _MANY else ''} {many}"
+
+
+def _told(step: Late | Failing, names: dict[int, str]) -> str:
+    at = f" at {step.ca or step.target}" if step.ca or step.target else ""
+    return f"the {step.kind.value} of {names.get(step.pair_id, step.pair_id)}{at}"
+
+
+def _again(step: Late, names: dict[int, str]) -> str:
+    name = names.get(step.pair_id)
+    return (
+        f"When that is mended: dualcert renew {name}" if name else "When that is mended: dualcert renew --due"
+    )
+
+
+# --- what fails ------------------------------------------------------------------------------------------
+
+
+def failing(world: World) -> Iterator[Finding]:
+    """One finding for each CA or target at which steps of a kind fail."""
+    with world.store.read() as tx:
+        found = troubles.failing(tx)
+        names = pairs.names_of(tx, {one.pair_id for one in found})
+    for one in found:
+        first = f"{_told(one, names)} has failed since {one.since:%Y-%m-%d %H:%M} UTC"
+        tries = "once" if one.tries == 1 else f"{one.tries} times"
+        others = f" (and {one.many - 1} more there)" if one.many > 1 else ""
+        reason, _, remedy = one.reason.partition("\n")
+        yield Finding("work", f"{first}, {tries}{others}: {reason}", _next_try(one, remedy, names))
+
+
+def _next_try(step: Failing, remedy: str, names: dict[int, str]) -> str:
+    """What the error says is to be done, and when it is tried again by itself."""
+    said = " ".join(remedy.split())
+    if said and not said.endswith((".", "!", "?")):
+        said += "."
+    at = rfc3339(step.next_try.replace(microsecond=0)) if step.next_try else "the next run"
+    again = f"Next try at {at}; to try sooner: dualcert renew {names.get(step.pair_id, '--due')}"
+    return f"{said} {again}" if said else again
+
+
+# --- what is not configured ------------------------------------------------------------------------------
+
+
+def unconfigured(world: World) -> Iterator[Finding]:
+    """Tables that pairs need and that the configuration does not have: their next renewal or failover would fail."""
+    with world.store.read() as tx:
+        found = troubles.missing(tx, world.cas, world.dns, world.targets)
+        names = pairs.names_of(tx, {one.pair_id for one in found})
+    for one in found:
+        name = names.get(one.pair_id, str(one.pair_id))
+        others = f" and {one.many - 1} more need it" if one.many > 1 else " needs it"
+        kind = one.section.partition(".")[0]
+        instead = f"dualcert pair {'move' if kind == 'ca' else 'set'} {name}"
+        yield Finding(
+            one.section,
+            f"[{one.section}] is not configured, but {name}{others}",
+            f"Add [{one.section}] to the configuration, or give the pair another: {instead}",
+        )
+
+
+# --- what must not be served -----------------------------------------------------------------------------
+
+
+def exposed(world: World) -> Iterator[Finding]:
+    """Pairs that are exposed, as ``list --protection exposed`` has them."""
+    with world.store.read() as tx:
+        found = troubles.exposed(tx, _MANY)
+        names = pairs.names_of(tx, {one.pair_id for one in found[:1]})
+    if not found:
+        yield Finding("protection", detail="no pair serves what has expired, or must not be served")
+        return
+    first = found[0]
+    name = names.get(first.pair_id, str(first.pair_id))
+    many = _number(found, "pair is", "pairs are")
+    yield Finding(
+        "protection",
+        f"{many} exposed: {name} serves a certificate of {first.ca} that has {first.why}",
+        f"See dualcert show {name}, and dualcert list --protection exposed for all.",
+    )
