@@ -7,6 +7,7 @@ is handed), output and logs; completion; then one thin module per noun.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -41,13 +42,30 @@ def collect_seldom() -> None:
     gc.set_threshold(200_000, 20, 20)
 
 
+def open_streams() -> None:
+    """Have something behind stdin, stdout and stderr, should whoever started this process have closed them.
+
+    The next file that is opened would get the number of a closed one: whatever writes to stderr, here or in a program
+    that is started, would write into the database.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # It gets the lowest number that is free: this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
 def entry() -> None:
     """The console script."""
-    from dualcert.cli import completion
-
-    collect_seldom()
-    completion.quietly()
     try:
+        open_streams()
+        collect_seldom()
+        from dualcert.cli import completion
+
+        completion.quietly()
         status = main()
     except KeyboardInterrupt:
         # Before or after the command itself, while modules load or output is written.

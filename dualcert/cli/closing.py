@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +11,7 @@ from dualcert.cli.completion import tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import REFUSED, Argument, Command, pass_context
 from dualcert.cli.output import note, print_json, say
+from dualcert.cli.progress import moment
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
 
 if TYPE_CHECKING:
@@ -112,10 +113,9 @@ def distrust(context: Context, ca: str, after: str | None, lift: bool) -> int:
 
 def _date(text: str) -> datetime:
     try:
-        found = datetime.fromisoformat(text)
+        return moment(text)
     except ValueError:
         raise UsageProblem(f"--after {text} is no date", remedy="Write it like 2026-03-01.") from None
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _tell(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.output import note, print_json_lines, say
-from dualcert.cli.progress import drive, duration
+from dualcert.cli.progress import drive, duration, moment, until
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_REFUSED, UsageProblem
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def compromise(
 
     seconds = duration(timeout)
     world = context.application.world
-    within = _within(revoke_by, world.clock.now())
+    within = until(revoke_by, "--revoke-by", world.clock.now())
     leak = _leak(world, name, role, spki, key, cert, target, since, domain, again)
     leak = replace(leak, revoke_within=within)
     reach = leaks.extent(world, leak)
@@ -188,15 +188,6 @@ def _leak(
     return leak
 
 
-def _within(text: str, now: datetime) -> timedelta:
-    """``24h``: so long from now; otherwise until a date, or a date with a time, in UTC unless it says otherwise."""
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return timedelta(seconds=duration(text, "--revoke-by"))
-    return (found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)) - now
-
-
 def _hash(spki: str | None, key: str | None, cert: str | None) -> bytes:
     from dualcert.lifecycle import leaked
 
@@ -228,10 +219,9 @@ def _content(file: str) -> bytes:
 def _instant(text: str, now: datetime) -> datetime:
     """``3d``: so long ago; otherwise a date, or a date with a time, in UTC unless it says otherwise."""
     try:
-        found = datetime.fromisoformat(text)
+        return moment(text)
     except ValueError:
         return now - timedelta(seconds=duration(text, "--since"))
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 # --- looking ahead ---------------------------------------------------------------------------------------

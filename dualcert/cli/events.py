@@ -11,7 +11,7 @@ import click
 from dualcert.cli.completion import pairs
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
-from dualcert.cli.output import Column, note, print_columns, print_json, print_json_lines, say
+from dualcert.cli.output import Column, many, note, print_columns, print_json, print_json_lines, say
 from dualcert.clock import rfc3339
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, UsageProblem
 
@@ -196,7 +196,7 @@ def _tell(checked: Checked) -> None:
     sealed = "nothing was sealed yet" if head is None else f"sealed to {head.last_id}"
     say(f"{sealed}, {verdict.newer} newer")
     if head is not None:
-        say(f"  {head.no} seals are right; the last is {head.digest.hex()}")
+        say(f"  {many(head.no, 'seal is', 'seals are')} right; the last is {head.digest.hex()}")
     if verdict.compared:
         signed = ", each signed with the key that was given" if checked.by_signature else ""
         say(f"  {verdict.compared} of them were kept elsewhere, and are the same{signed}")

@@ -10,13 +10,13 @@ from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import REFUSED, Argument, Command, pass_context
 from dualcert.cli.output import note, print_json, say
-from dualcert.cli.progress import drive, duration
+from dualcert.cli.progress import drive, duration, until
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, Refused
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from dualcert.lifecycle.promotion import Turn
+    from dualcert.lifecycle.promotion import Turn, Wish
 
 REASONS = ("unspecified", "keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation")
 
@@ -62,6 +62,11 @@ _EXITS = {
 @click.option(
     "--revoke-unverified", is_flag=True, help="Revoke without having seen the new one; implies --revoke."
 )
+@click.option(
+    "--revoke-by",
+    metavar="TIME",
+    help="Until when to wait for that: so long from now, or a time; implies --revoke. Unsaid: 24h.",
+)
 @click.option("--dry-run", is_flag=True, help="Check, and say what would be done.")
 @click.option(
     "--timeout", default="5m", show_default=True, metavar="TIME", help="How long to wait for what is left."
@@ -74,14 +79,16 @@ def failover(
     reason: str | None,
     revoke: bool,
     revoke_unverified: bool,
+    revoke_by: str | None,
     dry_run: bool,
     timeout: str,
 ) -> int:
     """Serve the backup's certificate now.
 
     The backup's key is opened and its certificate checked; then it is promoted, deployed to every target of the pair
-    and looked at with a handshake. No CA is needed for that. Only after it was seen is the replaced certificate
-    revoked (--revoke), and its lineage is filled again at the next `dualcert renew --due`.
+    and looked at with a handshake. No CA is needed for that. Only after it was seen everywhere is the replaced
+    certificate revoked (--revoke), or a day later all the same (--revoke-by); its lineage is filled again at the next
+    `dualcert renew --due`.
 
     This states a goal: away from the CA that serves now. Typed again it finishes what is unfinished, and otherwise
     refuses (exit status 4); --to CA is the way back.
@@ -95,12 +102,14 @@ def failover(
     seconds = duration(timeout)
     world = context.application.world
     began = world.clock.now()
+    within = None if revoke_by is None else until(revoke_by, "--revoke-by", began)
     pair = patiently(world, seconds, lambda: inventory.resolve(world, name))
     wish = Wish(
         to=to,
         reason=Reason(reason) if reason else Reason.SUPERSEDED,
-        revoke=revoke or revoke_unverified,
+        revoke=revoke or revoke_unverified or within is not None,
         revoke_unverified=revoke_unverified,
+        revoke_within=within,
         dry_run=dry_run,
     )
     try:
@@ -112,23 +121,21 @@ def failover(
         raise
     if turn.changed and not dry_run:
         drive(context, Scope(frozenset([pair.id]), promotion.AFTERMATH), seconds)
-    revoking = wish.revoke and turn.changed
-    return patiently(world, seconds, lambda: _conclude(context, turn, revoking, dry_run, began))
+    return patiently(world, seconds, lambda: _conclude(context, turn, wish, began))
 
 
-def _conclude(context: Context, turn: Turn, revoke: bool, dry_run: bool, began: datetime) -> int:
+def _conclude(context: Context, turn: Turn, wish: Wish, began: datetime) -> int:
     from dualcert.lifecycle import outcome
 
-    result = outcome.of_failover(context.application.world, turn, dry_run=dry_run, began=began)
+    result = outcome.of_failover(context.application.world, turn, dry_run=wish.dry_run, began=began)
     print_json(result.shown) if context.json else _tell(result.shown, turn)
     for problem in result.problems:
         note(problem)
-    if dry_run or not turn.changed:
+    if wish.dry_run or not turn.changed:
         return EXIT_DONE
     unseen = [one for one in result.shown["targets"] if not one["verified"]]
-    return (
-        EXIT_PARTIAL if unseen or result.problems or (revoke and not result.shown["revoked"]) else EXIT_DONE
-    )
+    unrevoked = wish.revoke and not result.shown["revoked"]
+    return EXIT_PARTIAL if unseen or result.problems or unrevoked else EXIT_DONE
 
 
 def _tell(shown: dict[str, Any], turn: Turn) -> None:

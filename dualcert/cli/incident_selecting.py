@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from dualcert.cli.progress import duration
+from dualcert.cli.progress import duration, moment
 from dualcert.errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -22,12 +22,11 @@ if TYPE_CHECKING:
 def instant(text: str, option: str) -> datetime:
     """``2027-03-01T12:00Z``; without a zone it is UTC. Raises ``UsageProblem``, which names the option."""
     try:
-        found = datetime.fromisoformat(text)
+        return moment(text)
     except ValueError:
         raise UsageProblem(
             f"{option} {text}: this is no time", remedy="Write it like 2027-03-01T12:00Z."
         ) from None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def until(now: datetime, deadline: str | None, within: str | None) -> datetime:

@@ -65,12 +65,19 @@ def up(context: Context, directory: Path | None) -> int:
                     running, stays=directory is not None
                 )
                 sys.stdout.flush()
-                running.serve()
+                running.serve(on_restart=_tell_of_restart)
         except KeyboardInterrupt:
             # Ctrl-C is how it ends: nothing went wrong.
             if not context.json:
                 say(f"\nended; {directory} stays" if directory else "\nended; nothing is left behind")
             return EXIT_DONE
+
+
+def _tell_of_restart(name: str) -> None:
+    note(
+        f"the CA {name} did not answer and was started anew: its root is another, all that it issued is gone"
+    )
+    note("  new certificates: dualcert renew NAME --force")
 
 
 def _servers(running: Lab) -> list[dict[str, Any]]:

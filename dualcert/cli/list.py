@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from dualcert.lifecycle.listing import Choice, Listed
 
 _ON_A_TERMINAL = 200
-_FOR_EVER = timedelta(days=36_500)
 _PROTECTIONS = ("protected", "unprotected", "exposed", "pending")
 
 _EXAMPLES = """
@@ -76,8 +75,13 @@ def list_pairs(
     most = limit if limit is not None or not is_terminal() else _ON_A_TERMINAL
     choice = _choice(protection, ca, expires_within, under)
     world = context.application.world
-    from dualcert.lifecycle.listing import described, listed
+    from dualcert.lifecycle.listing import Choice, described, listed
 
+    if ca is not None and ca not in world.cas and not any(listed(world, 1, choice=Choice(ca=ca))):
+        raise UsageProblem(
+            f"no pair has a certificate of a CA {ca}, and [ca.{ca}] is not configured",
+            remedy=f"There is: {', '.join(sorted(world.cas))}.",
+        )
     shown = _Shown()
     if context.json:
         for views in described(world, most, after, choice):
@@ -88,11 +92,6 @@ def list_pairs(
         for lines in listed(world, most, after, choice):
             table.add([_row(line) for line in lines])
             shown.take(len(lines), lines[-1].pair)
-    if ca is not None and ca not in world.cas and not shown.count:
-        raise UsageProblem(
-            f"no pair has a certificate of a CA {ca}, and [ca.{ca}] is not configured",
-            remedy=f"There is: {', '.join(sorted(world.cas))}.",
-        )
     if shown.count == most and is_terminal():
         note(f"the first {most}; more: the same command with --after {shown.last}")
 
@@ -121,7 +120,7 @@ def _choice(
 
     within = None
     if expires_within is not None:
-        within = min(timedelta(seconds=duration(expires_within, "--expires-within")), _FOR_EVER)
+        within = timedelta(seconds=duration(expires_within, "--expires-within"))
     return Choice(frozenset(protection), ca, within, None if under is None else _suffix(under))
 
 

@@ -10,7 +10,7 @@ from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Group, pass_context
 from dualcert.cli.issue import conclude
-from dualcert.cli.output import note, print_json, say
+from dualcert.cli.output import many, note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, Refused, UsageProblem
 
@@ -202,7 +202,8 @@ def _move_all(context: Context, wanted: Move) -> int:
         print_json({"from": wanted.old, "to": wanted.new, "moved": count, "not_moved": len(stuck)})
     else:
         say(
-            f"{count} pairs move from {wanted.old} to {wanted.new}; dualcert renew --due, or the daemon, orders there"
+            f"{many(count, 'pair moves', 'pairs move')} from {wanted.old} to {wanted.new}; "
+            "dualcert renew --due, or the daemon, orders there"
         )
     for problem in stuck[:_NAMED]:
         note(problem)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dualcert.cli.context import Context
@@ -53,7 +53,26 @@ def duration(text: str, option: str = "--timeout") -> float:
     from dualcert.errors import UsageProblem
 
     try:
-        # float() alone would take "nan", "inf" and "-1".
-        return float(text) if text.isascii() and text.isdigit() else parse_duration(text).total_seconds()
+        if not (text.isascii() and text.isdigit()):
+            return parse_duration(text).total_seconds()
+        # Plain seconds; none is for who does not wait at all.
+        return parse_duration(f"{text}s").total_seconds() if text.strip("0") else 0.0
     except ValueError as error:
         raise UsageProblem(f"{option} {text}: {error}", remedy="Write it like 5m or 90s.") from error
+
+
+def moment(text: str) -> datetime:
+    """``2026-03-01``, ``2026-03-01T12:00Z``; without a zone it is UTC. Raises ``ValueError``."""
+    try:
+        found = datetime.fromisoformat(text)
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text} is no time") from None
+
+
+def until(text: str, option: str, now: datetime) -> timedelta:
+    """``24h``: so long from now; otherwise until a date, or a date with a time, in UTC unless it says otherwise."""
+    try:
+        return moment(text) - now
+    except ValueError:
+        return timedelta(seconds=duration(text, option))

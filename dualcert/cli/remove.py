@@ -47,7 +47,11 @@ _EXITS = {
     shell_complete=pairs,
     help="A pair's name, or a name that it covers.",
 )
-@click.option("--revoke", is_flag=True, help="Revoke both certificates once they have left every target.")
+@click.option(
+    "--revoke",
+    is_flag=True,
+    help="Revoke both certificates once they have left every target, or after a day.",
+)
 @click.option(
     "--reason",
     type=click.Choice(REASONS),

@@ -111,7 +111,8 @@ def run_due(context: Context, seconds: float, *, once: bool = False) -> int:
     elif left or not once:
         say(f"{_counted(len(before))} due, {len(left)} left")
         if destroyed:
-            say(f"  {destroyed} private keys destroyed, whose certificates have ended")
+            gone = "1 private key destroyed, whose certificate has" if destroyed == 1 else None
+            say(f"  {gone or f'{destroyed} private keys destroyed, whose certificates have'} ended")
         for one in left:
             _say_left(one, world.clock.now())
     for one in not_asked:

@@ -72,8 +72,9 @@ def _print_lineage(role: str, lineage: dict[str, Any]) -> None:
     if renewal["state"] != "idle":
         times = "once" if renewal["tries"] == 1 else f"{renewal['tries']} times"
         tries = f", tried {times} since {cell(renewal['since'])}" if renewal["tries"] else ""
-        again = f", next try at {cell(renewal['next_try'])}" if renewal["next_try"] else ""
-        say(f"            {renewal['state']}{tries}{again}")
+        again = "next try" if tries else "due"
+        due = f", {again} at {cell(renewal['next_try'])}" if renewal["next_try"] else ""
+        say(f"            {renewal['state']}{tries}{due}")
     if renewal["error"]:
         _print_lines(renewal["error"])
 

@@ -8,6 +8,8 @@ from datetime import timedelta
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
+_LONGEST = 36_525 * 86_400
+"""A hundred years, in seconds: that long from now is a date still."""
 _RATE = re.compile(r"(\d{1,9})/(\d{0,9}[smhdw])", re.ASCII)
 
 DURATION_FORM = 'a number and one of s, m, h, d, w, such as "90s", "10m", "3h" or "1d"'
@@ -30,10 +32,9 @@ def parse_duration(text: str) -> timedelta:
     seconds = int(match[1]) * _UNITS[match[2]]
     if seconds == 0:
         raise ValueError(f'"{text}" is no time at all: {DURATION_FORM}')
-    try:
-        return timedelta(seconds=seconds)
-    except OverflowError:
-        raise ValueError(f'"{text}" is too long') from None
+    if seconds > _LONGEST:
+        raise ValueError(f'"{text}" is longer than a hundred years')
+    return timedelta(seconds=seconds)
 
 
 def parse_rate(text: str) -> Rate:

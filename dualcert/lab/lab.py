@@ -6,7 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -114,13 +114,19 @@ class Lab:
         """Restart each Pebble that hangs or has ended; which ones (their accounts and roots are gone)."""
         return self.servers.heal()
 
-    def serve(self, clock: Clock | None = None) -> NoReturn:
-        """Stay until interrupted, restarting a Pebble that hangs; LabError when another server has ended."""
+    def serve(
+        self, clock: Clock | None = None, on_restart: Callable[[str], None] = lambda _name: None
+    ) -> NoReturn:
+        """Stay until interrupted, restarting a Pebble that hangs; LabError when another server has ended.
+
+        ``on_restart`` is told of which CA nothing is left but its address.
+        """
         clock = clock or SystemClock()
         others = [self.bind.process, self.servers.limiter.process, self.nginx.process]
         while True:
             clock.sleep(_LOOK_SECONDS)
-            self.heal()
+            for name in self.heal():
+                on_restart(name)
             for process in others:
                 if not process.running:
                     raise LabError(f"{process.name} has ended; it said:\n{process.tail()}")

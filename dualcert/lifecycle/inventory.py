@@ -109,6 +109,10 @@ def ensure(world: World, request: PairRequest) -> Pair:
     """The pair for these names: made with both orders due if it is new, hurried on if it is not whole yet."""
     if request.name is not None:
         check_pair_name(request.name)
+    if request.primary is not None and request.primary == request.backup:
+        raise UsageProblem(
+            f"--primary and --backup are both {request.primary}", remedy="Name another CA: two are the point."
+        )
     with world.store.write() as tx:
         pairs.reserve(tx, request.name or naming.own_name(request.names), naming.digest(request.names))
         known = _known(tx, request)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from dualcert.clock import rfc3339_of, to_microseconds
@@ -58,7 +59,7 @@ def listed(
     world: World, limit: int | None = None, after: str = "", choice: Choice = ALL
 ) -> Iterator[list[Listed]]:
     """A line for each pair from the one after ``after``, at most ``limit`` of them, page by page."""
-    return _chosen(world, limit, after, choice, _lines)
+    return _chosen(world, limit, after, choice, partial(_lines, world))
 
 
 def described(
@@ -67,7 +68,7 @@ def described(
     """The same pairs, each as ``show`` shows it."""
     from dualcert.lifecycle import views
 
-    return _chosen(world, limit, after, choice, views.assemble)
+    return _chosen(world, limit, after, choice, partial(views.assemble, world))
 
 
 def _chosen(
@@ -143,7 +144,7 @@ def _until(tx: Transaction, choice: Choice) -> int | None:
 # --- lines -----------------------------------------------------------------------------------------------
 
 
-def _lines(tx: Transaction, lines: list[Line]) -> list[Listed]:
+def _lines(world: World, tx: Transaction, lines: list[Line]) -> list[Listed]:
     at = tx.at
     # Where a certificate is missing, it is told how far its order is: that stands in its work.
     lacking = [one for one in lines if one.serving_until is None or one.standby_until is None]
@@ -151,7 +152,7 @@ def _lines(tx: Transaction, lines: list[Line]) -> list[Listed]:
     if lacking:
         from dualcert.lifecycle import progress
 
-        rows = progress.of_pairs(tx, [one.id for one in lacking])
+        rows = progress.of_pairs(world, tx, [one.id for one in lacking])
         missing = {one.id: progress.words(one, rows[one.id]) for one in lacking}
     found = []
     for line in lines:

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from dualcert.model.work import BUDGET, DAY, FROZEN, PERSON, WorkKind, WorkRow
 from dualcert.store import Transaction, overview
 from dualcert.store.overview import Line
 
+if TYPE_CHECKING:
+    from dualcert.lifecycle.world import World
+
 IDLE: dict[str, Any] = {"state": "idle", "since": None, "tries": 0, "error": None, "next_try": None}
 _WITHOUT_CERTIFICATE = {"idle": "empty", "failing": "failed"}
 
 
-def of_pairs(tx: Transaction, ids: Collection[int]) -> dict[int, list[WorkRow]]:
+def of_pairs(world: World, tx: Transaction, ids: Collection[int]) -> dict[int, list[WorkRow]]:
     """The steps under way of some pairs; a pair without any has an empty list."""
     found: dict[int, list[WorkRow]] = defaultdict(list)
-    for row in overview.steps(tx, ids):
-        found[row.pair_id].append(row)
+    rows = overview.steps(tx, ids)
+    waiting = _lined_up(world, tx, [row for row in rows if row.needed_by is not None])
+    for row in rows:
+        found[row.pair_id].append(waiting.get(row.id, row))
     return found
+
+
+def _lined_up(world: World, tx: Transaction, rows: list[WorkRow]) -> dict[int, WorkRow]:
+    if not rows:
+        return {}
+    from dualcert.lifecycle import budgeting
+    from dualcert.store import overtaken
+
+    return overtaken.as_they_wait(tx, rows, partial(budgeting.allowance, world, tx))
 
 
 def renewal(ca: str, rows: Sequence[WorkRow]) -> dict[str, Any]:

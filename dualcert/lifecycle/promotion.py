@@ -37,12 +37,17 @@ AFTERMATH = (WorkKind.DEPLOYMENT, WorkKind.VERIFICATION, WorkKind.REVOCATION)
 
 @dataclass(frozen=True)
 class Wish:
-    """What a failover is asked for; by a person, unless there is another ``cause``."""
+    """What a failover is asked for; by a person, unless there is another ``cause``.
+
+    ``revoke_within``: after that the revocation waits for nothing that was not seen. Unsaid: a day from when it was
+    asked for first.
+    """
 
     to: str | None = None
     reason: Reason = Reason.SUPERSEDED
     revoke: bool = False
     revoke_unverified: bool = False
+    revoke_within: timedelta | None = None
     dry_run: bool = False
     cause: str | None = None
     actor: str | None = None
@@ -269,9 +274,11 @@ def aftermath(
 
 
 def _want_revocation(tx: Transaction, pair: Pair, old: Certificate, wish: Wish) -> None:
-    revocations.want(
-        tx, old.id, pair.id, wish.reason, tx.now + _REVOKE_WITHIN, unverified=wish.revoke_unverified
-    )
+    revoke_by = tx.now + (_REVOKE_WITHIN if wish.revoke_within is None else wish.revoke_within)
+    if wish.revoke_within is None:
+        asked = [one.revoke_by for one in revocations.wanted(tx, pair.id) if one.certificate_id == old.id]
+        revoke_by = min([revoke_by, *asked])
+    revocations.want(tx, old.id, pair.id, wish.reason, revoke_by, unverified=wish.revoke_unverified)
     work.schedule(tx, WorkKind.REVOCATION, pair.id, tx.now, ca=old.ca)
     events.record(
         tx, EventKind.REVOCATION_WANTED, wish.reason.value, pair=pair.id, ca=old.ca, certificate=old.id

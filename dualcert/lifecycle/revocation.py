@@ -105,7 +105,9 @@ def _must_wait(world: World, pair: Pair, request: RevocationRequest, subject: Ce
         return None
     missing = [target for target in pair.targets if target not in seen]
     if missing and was_deployed:
-        return Waiting("verification", f"{', '.join(missing)} was not yet seen with the new certificate")
+        return Waiting(
+            "verification", f"{', '.join(missing)} was not yet seen with the new certificate{_until(request)}"
+        )
     return None
 
 
@@ -115,7 +117,11 @@ def _must_leave(world: World, request: RevocationRequest) -> Outcome | None:
         places = removal.leaving(tx, request.pair_id)
     if not places or request.unverified or request.revoke_by <= world.clock.now():
         return None
-    return Waiting("removal", f"it has not left {', '.join(places)} yet")
+    return Waiting("removal", f"it has not left {', '.join(places)} yet{_until(request)}")
+
+
+def _until(request: RevocationRequest) -> str:
+    return f"; it is revoked at {request.revoke_by:%Y-%m-%d %H:%M:%S} UTC at the latest"
 
 
 def _revoke(world: World, row: WorkRow, request: RevocationRequest, subject: Certificate) -> None:

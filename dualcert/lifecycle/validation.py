@@ -171,7 +171,7 @@ def _answer(
             with world.store.write() as tx:
                 work.hold(tx, row)
                 orders.set_state(tx, answered, RecordState.ANSWERED, only=(RecordState.PUBLISHED,))
-                cause = f"{len(answered)} challenges"
+                cause = _counted(len(answered), "challenge")
                 events.record(tx, EventKind.ANSWERED, cause, pair=row.pair_id, ca=row.ca)
     return outcome
 
@@ -315,7 +315,10 @@ def _published(
         if seen:
             work.wake(tx, WorkKind.ORDER, row.pair_id)
             events.record(
-                tx, EventKind.PUBLISHED, f"{len(seen)} TXT values on every server", pair=row.pair_id
+                tx,
+                EventKind.PUBLISHED,
+                f"{_counted(len(seen), 'TXT value')} on every server",
+                pair=row.pair_id,
             )
         if not left:
             work.finish(tx, row)
@@ -355,9 +358,13 @@ def withdraw(world: World, row: WorkRow) -> Outcome:
         work.hold(tx, row)
         orders.forget(tx, spent)
         if spent:
-            events.record(tx, EventKind.WITHDRAWN, f"{len(spent)} TXT values", pair=row.pair_id)
+            events.record(tx, EventKind.WITHDRAWN, _counted(len(spent), "TXT value"), pair=row.pair_id)
         if orders.records(tx, pair_id=row.pair_id, states=(RecordState.SPENT,)):
             return Later(world.clock.now(), "more values are to be withdrawn")
         work.wake(tx, WorkKind.PUBLICATION, row.pair_id)
         work.finish(tx, row)
     return Done()
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -24,7 +24,7 @@ View = dict[str, Any]
 def describe(world: World, pair: Pair) -> View:
     """One pair as it is now. Raises ``UsageProblem`` where it was removed meanwhile."""
     with world.store.read() as tx:
-        found = assemble(tx, overview.of_pairs(tx, [pair.id]))
+        found = assemble(world, tx, overview.of_pairs(tx, [pair.id]))
     if not found:
         raise UsageProblem(
             "the pair is not there any more", remedy=f"See: dualcert events {pair.name}", name=pair.name
@@ -32,7 +32,7 @@ def describe(world: World, pair: Pair) -> View:
     return found[0]
 
 
-def assemble(tx: Transaction, lines: Sequence[Line]) -> list[View]:
+def assemble(world: World, tx: Transaction, lines: Sequence[Line]) -> list[View]:
     """Pairs as they are at the instant of a look, in their order."""
     if not lines:
         return []
@@ -46,7 +46,7 @@ def assemble(tx: Transaction, lines: Sequence[Line]) -> list[View]:
     seen: dict[int, list[Seen]] = defaultdict(list)
     for one in overview.seen(tx, ids):
         seen[one.pair_id].append(one)
-    rows = progress.of_pairs(tx, ids)
+    rows = progress.of_pairs(world, tx, ids)
     at = tx.at
     return [
         _view(line, at, names[line.id], sides[line.id], seen[line.id], rows.get(line.id, ()))

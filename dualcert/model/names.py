@@ -12,6 +12,7 @@ MAX_NAMES = 100
 """What the common public CAs put into one certificate."""
 
 _MAX_LENGTH = 253 - len("_acme-challenge.")
+_MEND = "Give the bare name that clients connect to, such as www.example.com, or a wildcard that covers it."
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
@@ -41,7 +42,10 @@ def normalise(text: str) -> str:
             f"{text!r} has a single label", remedy="Public CAs want a full name such as www.example.com."
         )
     if labels[-1].isdigit():
-        raise InvalidName(f"{text!r} ends in a number, as no DNS name does")
+        raise InvalidName(
+            f"{text!r} ends in a number, as no DNS name does",
+            remedy="Give a DNS name such as www.example.com.",
+        )
     if len(wildcard + ascii_name) > _MAX_LENGTH:
         raise InvalidName(
             f"{text!r} is longer than {_MAX_LENGTH} octets",
@@ -80,7 +84,10 @@ def _to_ascii(name: str, text: str) -> str:
         ascii_name = idna.encode(name, uts46=True).decode("ascii")
         idna.decode(ascii_name)
     except idna.IDNAError as error:
-        raise InvalidName(f"{text!r} is not an internationalised name: {error}") from error
+        raise InvalidName(
+            f"{text!r} is not an internationalised name: {error}",
+            remedy="Write it as people read it, in letters of its script; its A-label is made of that.",
+        ) from error
     return ascii_name
 
 
@@ -90,15 +97,17 @@ def _check_label(label: str, text: str) -> None:
             f"{text!r} has an empty label", remedy="Two dots stand beside each other, or one in front."
         )
     if len(label) > 63:
-        raise InvalidName(f"{text!r}: the label {label[:20]}... is longer than 63 octets")
+        raise InvalidName(f"{text!r}: the label {label[:20]}... is longer than 63 octets", remedy=_MEND)
     if "_" in label:
-        raise InvalidName(f"{text!r}: an underscore cannot be in a certificate's name")
+        raise InvalidName(f"{text!r}: an underscore cannot be in a certificate's name", remedy=_MEND)
     if not _LETTERS.issuperset(label):
-        raise InvalidName(f"{text!r}: letters, digits and hyphens make a label")
+        raise InvalidName(f"{text!r}: letters, digits and hyphens make a label", remedy=_MEND)
     if label.startswith("-") or label.endswith("-"):
-        raise InvalidName(f"{text!r}: a label neither starts nor ends with a hyphen")
+        raise InvalidName(f"{text!r}: a label neither starts nor ends with a hyphen", remedy=_MEND)
     if label[2:4] == "--" and not label.startswith("xn--"):
-        raise InvalidName(f"{text!r}: CAs refuse a label with two hyphens in third and fourth place")
+        raise InvalidName(
+            f"{text!r}: CAs refuse a label with two hyphens in third and fourth place", remedy=_MEND
+        )
 
 
 def reversed_name(name: str) -> str:

@@ -48,6 +48,14 @@ _STATEMENTS = 512
 
 _POOL = 64  # idle connections that are kept; more than threads ever hold at once
 
+_REMEDY = "Nothing of this step was written; it is taken again when the database answers."
+_WRITABLE = f"Whoever runs dualcert must be able to write the file, and into its folder. {_REMEDY}"
+_REMEDIES = {
+    sqlite3.SQLITE_CANTOPEN: _WRITABLE,
+    sqlite3.SQLITE_READONLY: _WRITABLE,
+    sqlite3.SQLITE_FULL: f"Make room on its disk. {_REMEDY}",
+}
+
 _BEGIN = {
     # A single statement is consistent by itself.
     "sqlite": {"read": "BEGIN DEFERRED", "glance": ""},
@@ -222,7 +230,7 @@ class Store:
         if isinstance(said, self._dbapi.OperationalError | self._dbapi.InterfaceError):
             return StoreUnavailable(
                 f"the database {self._address} could not be used: {str(said).strip()}",
-                remedy="Nothing of this step was written; it is taken again when the database answers.",
+                remedy=_REMEDIES.get(getattr(said, "sqlite_errorcode", 0) & 0xFF, _REMEDY),
             )
         if getattr(said, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
             return ConfigurationError(

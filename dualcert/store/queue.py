@@ -226,11 +226,16 @@ def _wait() -> Update:
 def _told_to_wait(tx: Transaction, ca: str, rows: Sequence[Any], said: Decision) -> None:
     """What is shown of who stays in the queue; that he waits is an event once, not each time he comes in."""
     at = said.at or tx.now
-    why = f"CA {ca}: {said.reason}; it goes on at {at:%Y-%m-%d %H:%M:%S} UTC at the earliest"
+    why = why_later(ca, said, at)
     tx.execute(_wait(), {"ids": ids_of(tx, rows), "next_at": micros(at), "why": why})
     for row in rows:
         if row.waiting_for != BUDGET:
             events.record(tx, EventKind.WAITING, why, pair=row.pair_id, ca=ca)
+
+
+def why_later(ca: str, said: Decision, at: datetime) -> str:
+    """What is told of who stays in the queue."""
+    return f"CA {ca}: {said.reason}; it goes on at {at:%Y-%m-%d %H:%M:%S} UTC at the earliest"
 
 
 # --- out of it ---------------------------------------------------------------------------------------------

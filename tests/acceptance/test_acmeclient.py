@@ -723,6 +723,24 @@ def test_the_tenth_repetition_still_counts_and_no_eleventh_is_made(
             assert len(nonces) == requests
 
 
+def test_none_of_the_nonces_that_were_kept_follows_a_refused_one(
+    proxy: FaultProxy, proxied: AcmeCaSettings
+) -> None:
+    """A CA that was restarted knows none of them."""
+    order = f'{{"status": "ready", "finalize": "{proxy.url}/finalize"}}'.encode()
+    with opened(proxied) as ca, ThreadPoolExecutor(4) as pool:
+        for _ in range(50):
+            list(pool.map(lambda number: ca.new_order([f"{number}.example.test"]), range(4)))
+            if proxy.count("/nonce-plz") > 2:
+                break  # so many are kept now
+        assert proxy.count("/nonce-plz") > 2
+        proxy.forget()
+        proxy.on("/my-order/", Answer(200, order, "application/json"), times=None)
+        proxy.on("/my-order/", problem(400, "badNonce"), times=2)
+        assert ca.order(f"{proxy.url}/my-order/1").status == "ready"
+    assert proxy.count("/nonce-plz") == 2
+
+
 def b64(body: bytes) -> dict[str, bytes]:
     """The decoded members of a JWS."""
     return {name: urlsafe_b64decode(value + "==") for name, value in json.loads(body).items()}

@@ -185,6 +185,16 @@ def test_a_database_that_cannot_be_written_is_found(lab: ProjectLab, program: Pr
     assert result.status == 1
 
 
+def test_a_database_whose_folder_cannot_be_written_is_told_as_such(lab: ProjectLab, program: Program) -> None:
+    (lab.directory / "dualcert.db-wal").mkdir()
+
+    for command in ("list", "check"):
+        result = program.run(command)
+        assert result.status == 1
+        assert "unable to open database file" in result.out + result.err
+        assert "must be able to write the file, and into its folder" in result.out + result.err
+
+
 # --- CAs -------------------------------------------------------------------------------------------------
 
 

@@ -72,6 +72,7 @@ def test_commands_and_options_are_completed_without_any_configuration(tmp_path: 
     assert pressed("dualcert failover example.com --rev", None, tmp_path) == [
         "--revoke",
         "--revoke-unverified",
+        "--revoke-by",
     ]
     assert pressed("dualcert list --protection un", None, tmp_path) == ["unprotected"]
     assert pressed("dualcert --log-format ", None, tmp_path) == ["text", "json"]

@@ -332,6 +332,24 @@ def test_a_ca_that_hangs_or_died_is_healed(own_lab: Lab) -> None:
         assert fetch(pebble.directory_url, pebble.api_ca_pem)[0] == 200
 
 
+class _Impatient(SystemClock):
+    def __init__(self, sleeps: int) -> None:
+        self.left = sleeps
+
+    def sleep(self, seconds: float) -> None:
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+
+
+def test_who_holds_a_lab_is_told_of_a_ca_that_was_started_anew(own_lab: Lab) -> None:
+    own_lab.beta.stop()
+    told: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        own_lab.serve(_Impatient(2), told.append)
+    assert told == ["beta"]
+
+
 # --- nothing is left behind -------------------------------------------------------------------------------
 
 HOLD_A_LAB = """

@@ -75,6 +75,7 @@ def test_what_cannot_be_meant_is_refused(program: Program, options: list[str], s
         refused = program.run("list", *options, *form)
         assert refused.status == 2
         assert said in refused.err
+        assert refused.out == "", "no title above nothing"
 
 
 FILTERS = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -198,3 +199,62 @@ def test_what_is_no_pairs_name_is_told_so_whatever_it_looks_like(program: Progra
     assert refused.status == 2
     assert f"no pair is called {text}" in refused.err
     assert "dualcert list" in refused.err
+
+
+def test_what_names_nothing_is_refused_before_anything_is_made(
+    lab: ProjectLab, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program.done("issue", lab.domain)
+    monkeypatch.chdir(tmp_path)
+    for command, said in (
+        (("issue", lab.domain, "--primary", "alpha", "--backup", "alpha"), "both alpha"),
+        (("issue", f"other.{lab.domain}", "--primary", "alpha", "--backup", "alpha"), "both alpha"),
+        (("export", lab.domain, "--to", "", "--with-key"), "no folder"),
+    ):
+        refused = program.run(*command)
+        assert refused.status == 2, refused
+        assert said in refused.err
+    assert list(tmp_path.glob("*.pem")) == []
+
+
+def test_keys_that_lie_beside_an_export_without_them_are_mentioned(
+    lab: ProjectLab, program: Program, tmp_path: Path
+) -> None:
+    program.done("issue", lab.domain)
+    export = ("export", lab.domain, "--to", str(tmp_path))
+    assert program.done(*export).err == ""
+    assert program.done(*export, "--with-key").err == ""
+    assert "privkey.pem and bundle.pem there are of an earlier export" in program.done(*export).err
+
+
+def test_what_is_not_there_yet_says_when_it_is_tried_again(lab: ProjectLab, program: Program) -> None:
+    name = f"{lab.domain}.nowhere.invalid"
+    program.run("issue", name, "--timeout", "1")
+    view = program.show(name)
+    shown = program.done("show", name).out
+    assert f"next try at {view['backup']['renewal']['next_try']}" in shown
+    program.done("issue", lab.domain)
+    program.done("failover", lab.domain, "--revoke")
+    due = program.show(lab.domain)["backup"]["renewal"]["next_try"]
+    assert f"waiting, due at {due}\n" in program.done("show", lab.domain).out
+
+
+def test_a_pairs_own_name_goes_before_what_others_cover_and_several_are_listed(
+    lab: ProjectLab, program: Program
+) -> None:
+    shared = f"shared.{lab.domain}"
+    for pair in ("one", "another"):
+        program.run("issue", shared, f"{pair}.{lab.domain}", "--name", pair, "--timeout", "1")
+    for command in (
+        ("show", shared),
+        ("failover", shared, "--dry-run"),
+        ("revoke", shared, "--role", "backup"),
+    ):
+        refused = program.run(*command)
+        assert refused.status == 2, refused
+        assert "covered by several pairs: another, one" in refused.err
+    program.run("issue", shared, "--timeout", "1")
+    assert program.show(shared)["names"] == program.show(shared.upper())["names"] == [shared]
+    assert program.show("one")["pair"] == "one", "which is no name that a certificate could have"
+    nobody = program.run("show", f"nobody.{lab.domain}")
+    assert (nobody.status, nobody.out) == (2, "")

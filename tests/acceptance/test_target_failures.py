@@ -403,6 +403,34 @@ def test_revocation_waits_for_what_was_not_seen_unless_told_otherwise(
     assert (finished["epoch"], finished["targets"][0]["verified"]) == (1, "wire")
 
 
+def test_revocation_waits_for_what_was_not_seen_until_its_time_whatever_is_said_again(
+    lab: ProjectLab, program: Program, name: str
+) -> None:
+    old = program.done("issue", name, "--json").json["primary"]["certificate"]
+    lab.nginx.stop()
+    try:
+        first = program.run("failover", name, "--revoke", "--timeout", "1s")
+        again = program.run("failover", name, "--revoke", "--timeout", "1s")
+        times = [re.findall(r"it is revoked at (.*) UTC at the latest", one.err) for one in (first, again)]
+        assert times[0] == times[1] != []
+        assert status_at(lab.alpha, old["serial"]) == "Valid"
+
+        at_once = ("--revoke-by", "2020-01-01T00:00Z")
+        sooner = program.run("failover", name, *at_once, "--json", "--timeout", "1s")
+
+        assert (sooner.status, sooner.json["revoked"]) == (3, True), sooner
+        assert sooner.json["targets"][0]["verified"] is False
+        assert status_at(lab.alpha, old["serial"]) == "Revoked"
+    finally:
+        lab.nginx.start()
+
+
+def test_a_time_that_is_none_is_refused_before_anything_moves(program: Program, name: str) -> None:
+    refused = program.run("failover", name, "--revoke-by", "soon")
+    assert refused.status == 2
+    assert "--revoke-by soon" in refused.err
+
+
 @pytest.mark.long
 def test_a_silent_endpoint_is_looked_at_for_a_while_and_no_longer(
     lab: ProjectLab, program: Program, name: str

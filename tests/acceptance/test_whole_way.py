@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import rawdatabase
 from tests.labfixture import ProjectLab
 from tests.program import Program
 
@@ -88,6 +89,16 @@ def test_failover_is_a_goal_and_not_a_toggle(program: Program, name: str) -> Non
     assert program.show(name)["epoch"] == 1
 
     assert program.done("failover", name, "--to", "alpha", "--json").json["epoch"] == 2
+    assert program.show(name)["primary"]["ca"] == "alpha"
+
+
+def test_an_hour_later_it_is_a_wish_of_its_own_again(program: Program, name: str) -> None:
+    program.done("issue", name)
+    program.done("failover", name)
+    an_hour_ago = "UPDATE event SET at = at - ? WHERE kind = 'promoted'"
+    assert rawdatabase.change(program.config, an_hour_ago, 3_601_000_000) == 1
+
+    assert program.done("failover", name, "--json").json["epoch"] == 2
     assert program.show(name)["primary"]["ca"] == "alpha"
 
 

@@ -176,13 +176,21 @@ def test_a_view_has_everything_of_its_pair(store: Store, world: World) -> None:
             "certificate": None,
         },
         "targets": [
-            {"target": "mail", "observed_sha256": None, "observed": None, "at": None, "problem": None},
+            {
+                "target": "mail",
+                "observed_sha256": None,
+                "observed": None,
+                "at": None,
+                "problem": None,
+                "next_try": None,
+            },
             {
                 "target": "web",
                 "observed_sha256": serving.sha256.hex(),
                 "observed": "wire",
                 "at": rfc3339(now),
                 "problem": None,
+                "next_try": None,
             },
         ],
     }

@@ -13,13 +13,26 @@ from sqlalchemy import insert, select, text
 from dualcert.lifecycle import budgeting, renewal
 from dualcert.lifecycle.driver import Scope, run_until
 from dualcert.lifecycle.engine import Engine
+from dualcert.lifecycle.listing import listed
+from dualcert.lifecycle.views import describe
 from dualcert.model.events import EventKind
 from dualcert.model.order import OrderStep
 from dualcert.model.pair import Pair
 from dualcert.model.work import BUDGET, WorkKind, WorkRow
 from dualcert.policy.budget import Allowance, Decision, Kind, Limit
 from dualcert.policy.urgency import Need, needed_by
-from dualcert.store import Store, Transaction, claims, events, incident_tables, leases, orders, tables, work
+from dualcert.store import (
+    Store,
+    Transaction,
+    claims,
+    events,
+    incident_tables,
+    leases,
+    orders,
+    queue,
+    tables,
+    work,
+)
 from dualcert.store.workrows import Queue, rows_of
 from dualcert.testing.clock import FakeClock
 from tests.store.building import BACKUP, PRIMARY, a_certificate, a_pair, an_order, give_role
@@ -414,6 +427,33 @@ def test_who_stands_behind_others_waits_too(scene: Scene) -> None:
     assert row.due_at is not None
     assert abs(row.due_at - scene.clock.now() - HOUR) < SECOND
     assert "new sets of names (1/h) are used up" in (row.reason or "")
+
+
+def test_who_was_overtaken_by_those_that_were_asked_for_by_name_is_shown_to_wait(scene: Scene) -> None:
+    scene.count(new_orders=Limit(3, 3 * HOUR))
+    [pair] = PAIRS[:] = lined_up(scene, 50)
+    with scene.world.store.write() as tx:
+        queue.line_up(tx, partial(budgeting.allowance, scene.world, tx))
+    assert shown(scene, pair) == ("ordering", None), "there is a permit for it"
+    for _ in range(3):
+        assert scene.asked(scene.pair()) is None
+
+    said = shown(scene, pair)
+
+    assert scene.row(pair).waiting_for is None, "nobody has written that down"
+    assert said[0] == "waiting"
+    assert "CA alpha: new sets of names (3/3h) are used up; it goes on at" in (said[1] or "")
+    [line] = [one for page in listed(scene.world) for one in page if one.pair == pair.name]
+    assert line.primary_state == "serving"
+    assert line.backup_state == "waiting"
+    scene.clock.advance(HOUR + SECOND)
+    assert shown(scene, pair) == ("ordering", None)
+
+
+def shown(scene: Scene, pair: Pair) -> tuple[str, str | None]:
+    lineage = describe(scene.world, pair)["backup"]
+    assert lineage["ca"] == PRIMARY
+    return lineage["renewal"]["state"], lineage["renewal"]["error"]
 
 
 def test_whoever_is_asked_for_by_name_goes_at_once(scene: Scene) -> None:

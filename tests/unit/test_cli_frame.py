@@ -276,6 +276,44 @@ def test_interrupted_by_a_signal(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
+def test_interrupted_while_modules_load() -> None:
+    code = """
+import sys
+class Impatient:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Impatient())
+from dualcert.cli import entry
+entry()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+CLOSED = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"]
+
+
+def run_with_streams(closed: str, code: str, file: Path) -> subprocess.CompletedProcess[str]:
+    command = ["sh", "-c", f'exec "$0" -c "$1" init --config "$2" {closed}', sys.executable, code, str(file)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_a_command_works_whichever_streams_are_closed(tmp_path: Path, closed: str) -> None:
+    config = tmp_path / "dualcert.toml"
+    done = run_with_streams(closed, "from dualcert.cli import entry; entry()", config)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert config.exists()
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_no_file_gets_the_number_of_a_stream(tmp_path: Path, closed: str) -> None:
+    code = "import sys; from dualcert.cli import open_streams; open_streams(); file = open(sys.argv[-1], 'w')"
+    done = run_with_streams(closed, f"{code}; print('lost'); sys.exit(file.fileno() <= 2)", tmp_path / "it")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     child = subprocess.Popen(
         process(tmp_path, "many"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
-from dualcert.cli.progress import duration
+from dualcert.cli.progress import duration, moment, until
 from dualcert.errors import UsageProblem
 
 
@@ -13,7 +15,30 @@ def test_a_time_is_read(text: str, seconds: float) -> None:
     assert duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["nan", "inf", "-1", "1e999", "", "soon", "5 minutes", "٣"])
+@pytest.mark.parametrize(
+    "text", ["nan", "inf", "-1", "1e999", "", "soon", "5 minutes", "٣", "9999999d", "9" * 12, "9" * 400]
+)
 def test_what_is_no_time_is_refused_by_the_options_name(text: str) -> None:
     with pytest.raises(UsageProblem, match="--longest"):
         duration(text, "--longest")
+
+
+@pytest.mark.parametrize("text", ["2026-03-01T12:00Z", "2026-03-01T13:00+01:00", "2026-03-01 12:00"])
+def test_a_moment_is_utc_unless_it_says_otherwise(text: str) -> None:
+    expected = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    assert moment(text) == expected
+    assert until(text, "--by", expected - timedelta(hours=1)) == timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "noon", "2026-13-01", "9999-12-31T23:59-23:00", "0001-01-01T00:00+23:00"]
+)
+def test_what_is_no_moment_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError, match="no time"):
+        moment(text)
+
+
+def test_until_takes_a_span_as_well() -> None:
+    assert until("90s", "--by", datetime(2026, 3, 1, tzinfo=UTC)) == timedelta(seconds=90)
+    with pytest.raises(UsageProblem, match="--by noon"):
+        until("noon", "--by", datetime(2026, 3, 1, tzinfo=UTC))

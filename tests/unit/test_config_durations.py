@@ -22,7 +22,7 @@ def test_durations(text: str, expected: timedelta) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "10", "m", "10 m", "-1s", "1.5h", "0s", "10min", "1d2h", "٣h", "999999999w"]
+    "text", ["", "10", "m", "10 m", "-1s", "1.5h", "0s", "10min", "1d2h", "٣h", "999999999w", "9999999d"]
 )
 def test_what_is_no_duration_is_said_to_be_none(text: str) -> None:
     with pytest.raises(ValueError, match=f'"{text}"'):

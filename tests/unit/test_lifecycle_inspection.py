@@ -231,6 +231,13 @@ def test_an_expired_one(ca: Hierarchy) -> None:
     assert not any("expired" in one for one in check(ca, ca.sent(leaf), key, now=NOW - timedelta(seconds=1)))
 
 
+def test_one_that_begins_when_it_ends(ca: Hierarchy) -> None:
+    key = ec_key()
+    moment = NOW + timedelta(minutes=30)
+    leaf = ca.sign(key, not_before=moment, not_after=moment)
+    assert "it is never valid" in check(ca, ca.sent(leaf), key)
+
+
 def test_one_of_the_far_future(ca: Hierarchy) -> None:
     key = ec_key()
     leaf = ca.sign(key, not_before=NOW + timedelta(hours=1, seconds=1))

@@ -82,6 +82,7 @@ def test_what_no_ca_certifies_is_refused_with_its_reason(typed: str, words: str)
     with pytest.raises(InvalidName) as caught:
         names.normalise(typed)
     assert words in caught.value.reason
+    assert caught.value.remedy, "what to do next"
     assert caught.value.exit_status == 2
 
 
