@@ -8,8 +8,9 @@ for all: see ``writing``.
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast
 
@@ -25,16 +26,24 @@ _row_type: Any = namedtuple
 
 
 class Form:
-    """The text of a statement for one database, whose parameters have names. ``fixed``: values that are its own."""
+    """The text of a statement for one database. ``fixed``: values that are its own.
 
-    def __init__(self, text: str, fixed: Mapping[str, Any] | None = None) -> None:
+    ``places``: the names of its parameters, one for each place that has none in the text. SQLite looks through all the
+    names of a text for each of its parameters: a thousand of them must have places.
+    """
+
+    def __init__(
+        self, text: str, fixed: Mapping[str, Any] | None = None, places: Sequence[str] | None = None
+    ) -> None:
         self.text = text
-        self.fixed = fixed or {}
+        self._fixed = fixed
+        self._in_order = None if places is None else _in_order(places)
         self._make: Callable[[Iterable[Any]], Any] | None = None
 
-    def arguments(self, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the driver is given for them."""
-        return {**self.fixed, **parameters} if self.fixed else parameters
+    def arguments(self, parameters: Mapping[str, Any]) -> Any:
+        """As the driver takes them: in the order of their places, or by name."""
+        values = {**self._fixed, **parameters} if self._fixed else parameters
+        return values if self._in_order is None else self._in_order(values)
 
     def make(self, cursor: Any) -> Callable[[Iterable[Any]], Any]:
         """What makes a row of the statement of what the driver gives."""
@@ -43,6 +52,12 @@ class Form:
             # Not its own `_make`, which is written in Python: of a thousand rows, that took a third of the time more.
             self._make = partial(tuple.__new__, _row_type("Row", names, rename=True))
         return self._make
+
+
+def _in_order(places: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda values: tuple(values[name] for name in places)
 
 
 class Prepared:
@@ -80,16 +95,16 @@ def _form(statement: Executable, dialect: str, names: list[str]) -> Form:
         for bind, name in compiled.bind_names.items()
         if name not in names and not bind.required
     }
-    return Form(str(compiled), fixed)
+    return Form(str(compiled), fixed, compiled.positiontup)
 
 
 @cache
-def dialect_of(name: str) -> Dialect:
-    """As which SQLAlchemy writes texts for a database, with parameters that have names."""
+def dialect_of(name: str, *, named: bool = False) -> Dialect:
+    """As which SQLAlchemy writes texts for a database. ``named``: on SQLite, too, the parameters have names."""
     if name == "sqlite":
         from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
-        return SQLiteDialect_pysqlite(paramstyle="named")
+        return SQLiteDialect_pysqlite(paramstyle="named" if named else "qmark")
     from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
     return cast("Dialect", PGDialect_psycopg())  # type: ignore[no-untyped-call]

@@ -39,13 +39,12 @@ def content(dialect: str) -> str:
 
 
 def _text(statement: Select[Any], dialect: str) -> str:
-    binds = statement.compile(dialect=dialect_of(dialect)).bind_names
+    written_as = dialect_of(dialect, named=True)
+    binds = statement.compile(dialect=written_as).bind_names
     # Lists are written with as many places as there are values.
     values = {name: [0] if bind.expanding else 0 for bind, name in binds.items() if bind.required}
     text = str(
-        statement.params(values).compile(
-            dialect=dialect_of(dialect), compile_kwargs={"render_postcompile": True}
-        )
+        statement.params(values).compile(dialect=written_as, compile_kwargs={"render_postcompile": True})
     )
     for bind, name in binds.items():
         if not bind.required:  # its value is the statement's own
