@@ -36,7 +36,8 @@ def database_url(request: pytest.FixtureRequest) -> str:
     """Where this test's own database is."""
     if request.param == "sqlite":
         return f"sqlite:///{request.getfixturevalue('database')}"
-    return str(request.getfixturevalue("on_postgres"))
+    planned = request.node.get_closest_marker("plans") is not None
+    return str(request.getfixturevalue("fresh_postgres" if planned else "on_postgres"))
 
 
 @pytest.fixture

@@ -130,6 +130,7 @@ def test_many_go_in_batches(world: World, clock: FakeClock) -> None:
     assert [destruction.destroy_ended(world, limit=2) for _ in range(4)] == [2, 2, 1, 0]
 
 
+@pytest.mark.plans
 @pytest.mark.parametrize("look", [lambda tx: keys.ended(tx, 1), lambda tx: keys.ended_attempts(tx, 1)])
 def test_what_is_to_go_is_found_by_index(store: Store, look: Callable[..., object]) -> None:
     with store.write() as tx:

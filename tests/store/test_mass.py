@@ -97,6 +97,7 @@ def test_naming_and_planning_take_as_many_statements_for_ten_as_for_thousands(
     assert said[0] == said[1]
 
 
+@pytest.mark.plans
 @pytest.mark.usefixtures("server")
 def test_serials_are_matched_without_a_look_at_their_certificates(world: World, store: Store) -> None:
     with store.engine.connect() as connection:
@@ -114,6 +115,7 @@ def test_serials_are_matched_without_a_look_at_their_certificates(world: World, 
         assert not any("pair_state" in one for one in statements)
 
 
+@pytest.mark.plans
 def test_every_statement_of_a_batch_goes_by_an_index(world: World, store: Store) -> None:
     incident = an_incident(world, 50)
     made = plan(world, incident.id)
@@ -301,6 +303,7 @@ def test_a_batch_wakes_whoever_waits_in_this_process_for_something_to_be_due(
     assert heard.pop()
 
 
+@pytest.mark.plans
 def test_members_are_counted_by_their_numbers_whatever_was_known_of_earlier_incidents(
     world: World, store: Store
 ) -> None:
@@ -308,8 +311,6 @@ def test_members_are_counted_by_their_numbers_whatever_was_known_of_earlier_inci
     if store.dialect == "postgresql":
         with store.write() as tx:
             tx.execute(text("ANALYZE"))
-            # So that this database is thrown away: what is known of it would tell in plans of the tests to come.
-            tx.execute(text("CREATE TABLE known (nothing INTEGER)"))
     incident = an_incident(world)
     made = plan(world, incident.id)
     with store.write() as tx:

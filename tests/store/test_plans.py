@@ -37,6 +37,8 @@ from dualcert.store import (
 from tests.store.building import PRIMARY, a_certificate, a_full_pair, an_order
 from tests.store.overhearing import indexes, overheard, scans, sorts
 
+pytestmark = pytest.mark.plans
+
 ALL = tuple(WorkKind)
 
 

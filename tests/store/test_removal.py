@@ -295,6 +295,7 @@ ACTS: dict[str, Act] = {
 }
 
 
+@pytest.mark.plans
 @pytest.mark.parametrize("act", ACTS.values(), ids=ACTS.keys())
 def test_no_statement_goes_through_a_whole_table(store: Store, act: Act) -> None:
     with store.write() as tx:

@@ -14,6 +14,8 @@ from dualcert.store.watching import Place, Source
 from tests.store.building import PRIMARY, a_full_pair
 from tests.store.overhearing import indexes, overheard, scans
 
+pytestmark = pytest.mark.plans
+
 HOUR = timedelta(hours=1)
 Act = Callable[[Transaction, Source], object]
 
