@@ -155,6 +155,26 @@ def test_an_opening_that_was_interrupted_can_only_be_closed(world: World, full: 
     assert members(world, one, full) == set()
 
 
+def test_an_opening_during_which_somebody_closes_the_incident_leaves_backups_trusted(
+    world: World, full: list[Full]
+) -> None:
+    def closed_in_between() -> Iterator[Entry]:
+        for line, (_, _, standby) in enumerate(full):
+            yield Entry(line, serial=standby.serial)
+        with world.store.read() as tx:
+            [one] = incidents.page(tx)
+        close(world, one.id)
+
+    with pytest.raises(Refused, match="was closed"):
+        opened(world, closed_in_between(), ca=BACKUP)
+
+    assert all(trusted(world, pair) for pair, _, _ in full)
+    with world.store.read() as tx:
+        kinds = [one.kind for one in events.page(tx)]
+    assert EventKind.INCIDENT_CLOSED in kinds
+    assert EventKind.INCIDENT_OPENED not in kinds
+
+
 def test_more_certificates_make_the_plan_void(world: World, full: list[Full]) -> None:
     one = opened(world, numbers=[full[0][1].id])
     plan(world, one.id)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from dualcert.errors import Refused
 from dualcert.lifecycle.incidents import refills
 from dualcert.lifecycle.incidents.pace import Pace
-from dualcert.lifecycle.incidents.planning import existing, opened
+from dualcert.lifecycle.incidents.planning import existing, not_closed, opened
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
 from dualcert.model.incident import Incident
@@ -72,7 +72,8 @@ def open_incident(
     """Name certificates, by their numbers or by what a ``Selection`` says; from now on none of them is a backup.
 
     ``ca`` is whose incident it is, where that is known. A process that dies meanwhile leaves an incident that nobody
-    can plan, only close; what it has named so far stays named until then.
+    can plan, only close; what it has named so far stays named until then. Raises ``Refused`` where somebody closes it
+    meanwhile: what is named after that would stay without trust.
     """
     by_numbers = "certificates by their numbers"
     described = certificates.described if isinstance(certificates, Selection) else by_numbers
@@ -84,6 +85,7 @@ def open_incident(
     else:
         _add_numbers(world, number, certificates)
     with world.store.write() as tx:
+        not_closed(tx, number, lock=True)
         incidents.loaded(tx, number, unknown=tally.unknown, unreadable=tally.unreadable)
         found = existing(tx, number)
         events.record(
@@ -107,6 +109,7 @@ def _add_numbers(world: World, number: int, certificates: Iterable[int]) -> int:
     rest, new, pace = iter(certificates), 0, Pace(world, _BATCH)
     while batch := list(islice(rest, pace.size)):
         with pace.unit(), world.store.write() as tx:
+            not_closed(tx, number, lock=True)
             new += incident_members.add_certificates(tx, number, batch)
     return new
 
@@ -128,6 +131,7 @@ def _mistrust(world: World, number: int) -> None:
     after, pace = 0, Pace(world, _BATCH)
     while True:
         with pace.unit(), world.store.write() as tx:
+            not_closed(tx, number, lock=True)
             up_to = incident_plans.members_up_to(tx, number, after, pace.size)
             if up_to is None:
                 return
@@ -144,6 +148,7 @@ def _add_entries(world: World, number: int, selection: Selection, batch: list[En
         if one.serial is not None:
             serials.setdefault(one.issuer_hash, []).append((one.line, one.serial))
     with world.store.write() as tx:
+        not_closed(tx, number, lock=True)
         for issuer_hash, some in serials.items():
             _, unknown = incident_members.add_serials(
                 tx, number, some, issuer_hash=issuer_hash, ca=selection.ca, issuer=selection.issuer
@@ -164,6 +169,7 @@ def _add_issued(world: World, number: int, selection: Selection) -> None:
     while after < last:
         up_to = min(after + pace.size, last)
         with pace.unit(), world.store.write() as tx:
+            not_closed(tx, number, lock=True)
             incident_members.add_issued(
                 tx,
                 number,

@@ -30,14 +30,20 @@ def existing(tx: Transaction, incident_id: int, *, lock: bool = False) -> Incide
     return found
 
 
-def opened(tx: Transaction, incident_id: int, *, lock: bool = False) -> Incident:
-    """One that can be worked on. Raises ``Refused`` where it is closed, or was not opened to its end."""
+def not_closed(tx: Transaction, incident_id: int, *, lock: bool = False) -> Incident:
+    """One that names its certificates still. Raises ``Refused`` where it is closed."""
     found = existing(tx, incident_id, lock=lock)
     if found.closed_at is not None:
         raise Refused(
             f"incident {incident_id} was closed on {found.closed_at:%Y-%m-%d at %H:%M} UTC by {found.closed_by}",
             remedy="Open another one with the same selector.",
         )
+    return found
+
+
+def opened(tx: Transaction, incident_id: int, *, lock: bool = False) -> Incident:
+    """One that can be worked on. Raises ``Refused`` where it is closed, or was not opened to its end."""
+    found = not_closed(tx, incident_id, lock=lock)
     if found.loading:
         raise Refused(
             f"incident {incident_id} is being opened, or its opening was interrupted",
