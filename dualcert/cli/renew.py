@@ -13,7 +13,7 @@ from dualcert.cli.completion import pairs
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.issue import conclude
-from dualcert.cli.output import cell, note, print_json, say
+from dualcert.cli.output import cell, many, note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, UsageProblem
 from dualcert.model.work import BUDGET
@@ -111,8 +111,10 @@ def run_due(context: Context, seconds: float, *, once: bool = False) -> int:
     elif left or not once:
         say(f"{_counted(len(before))} due, {len(left)} left")
         if destroyed:
-            gone = "1 private key destroyed, whose certificate has" if destroyed == 1 else None
-            say(f"  {gone or f'{destroyed} private keys destroyed, whose certificates have'} ended")
+            ended = many(
+                destroyed, "private key whose certificate has", "private keys whose certificates have"
+            )
+            say(f"  destroyed: {ended} ended")
         for one in left:
             _say_left(one, world.clock.now())
     for one in not_asked:
