@@ -338,7 +338,6 @@ def life_count(program: Program, name: str) -> int:
     return [one["kind"] for one in program.events(name)].count("created")
 
 
-@pytest.mark.timeout(300)  # a dozen issuances and removals, one after the other
 def test_whatever_step_of_a_removal_a_process_dies_at_the_next_run_finishes_it(
     lab: ProjectLab, program: Program, nursery: Nursery, name: str
 ) -> None:

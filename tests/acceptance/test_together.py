@@ -44,7 +44,7 @@ from tests.faultproxy import Hang
 from tests.labfixture import ProjectLab
 from tests.program import Program
 
-_PATIENCE = 60.0
+_PATIENCE = 30.0
 REVOKE = "/revoke-cert"
 
 

@@ -200,7 +200,7 @@ opened_or_not = pytest.mark.parametrize(
 
 
 @opened_or_not
-@looked_at(40)
+@looked_at(120)
 @example(situation=Situation(FIT, FIT, MOMENT))
 @example(situation=Situation(FIT, FIT, timedelta(0)))
 @example(situation=Situation(FIT, FIT, None))
