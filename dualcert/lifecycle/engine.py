@@ -110,9 +110,8 @@ class Engine:
         self._at_work = False
         self._ahead = ahead(world.clock)
         # Whether the clock was put the moment before cannot be seen.
-        self._wary_until = world.clock.monotonic() + (
-            _OTHERS_NOTICE if world.store.dialect == "sqlite" else 0
-        )
+        wary = _OTHERS_NOTICE if world.store.goes_by_our_clock else 0.0
+        self._wary_until = world.clock.monotonic() + wary
 
     def claim(
         self,

@@ -102,6 +102,11 @@ class Store:
         """``sqlite`` or ``postgresql``."""
         return self._address.backend
 
+    @property
+    def goes_by_our_clock(self) -> bool:
+        """Whether leases are measured by this machine's clock; a server has its own."""
+        return self._together is not None
+
     def write(self) -> AbstractContextManager[Transaction]:
         """A unit of work that may write.
 
