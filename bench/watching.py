@@ -26,6 +26,7 @@ from dualcert.lifecycle.watching import asking
 from dualcert.policy.watching import SourceKind
 from dualcert.store import Store, watching
 from dualcert.store import tables as t
+from dualcert.store.expressions import upsert
 from dualcert.store.incident_tables import watch_source, watched
 from dualcert.store.watching import Place
 from tests import postgres
@@ -89,7 +90,7 @@ def _adopt(store: Store, tiny: TinyCa, place: str) -> list[bytes]:
         # What the invented certificates name does not exist.
         for table in (watched, watch_source):
             tx.execute(delete(table))
-        tx.execute(tx.upsert(t.chain).values(hash=b"bench", pem=tiny.chain).on_conflict_do_nothing())
+        tx.execute(upsert(t.chain).values(hash=b"bench", pem=tiny.chain).on_conflict_do_nothing())
         serving = t.certificate.c.id.in_(select(t.pair_state.c.serving))
         values = {"issuing_key": key, "issuer_hash": name, "chain_hash": b"bench"}
         tx.execute(update(t.certificate).where(serving).values(**values))

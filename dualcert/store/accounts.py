@@ -13,6 +13,7 @@ from dualcert.model.certificate import WrappedKey
 from dualcert.model.order import OrderStep
 from dualcert.model.work import PERSON, WorkKind
 from dualcert.store.columns import instant
+from dualcert.store.expressions import upsert
 from dualcert.store.statements import prepared
 from dualcert.store.tables import account, acme_order, lineage, work
 from dualcert.store.transaction import Transaction
@@ -84,7 +85,7 @@ def create_or_get(tx: Transaction, mine: StoredAccount) -> StoredAccount:
     if known is not None:
         return known
     made = tx.execute(
-        tx.upsert(account)
+        upsert(account)
         .values(
             ca=mine.ca,
             directory=mine.directory,

@@ -172,7 +172,7 @@ def covering(tx: Transaction, ids: Collection[int], digests: Collection[bytes]) 
 def also_covers(tx: Transaction, certificate_id: int, names_digest: bytes) -> None:
     """Remember that a certificate covers a set of names that is not its own."""
     values = {"certificate_id": certificate_id, "names_digest": names_digest}
-    tx.execute(tx.upsert(coverage).values(**values).on_conflict_do_nothing())
+    tx.execute(upsert(coverage).values(**values).on_conflict_do_nothing())
 
 
 @prepared
@@ -215,7 +215,7 @@ def proved(tx: Transaction, spki: bytes) -> None:
 
 def block_key(tx: Transaction, spki: bytes, cause: str) -> bool:
     """Never again. False where the key was blocked before."""
-    statement = tx.upsert(blocked_key).values(spki=spki, at=tx.at, cause=cause)
+    statement = upsert(blocked_key).values(spki=spki, at=tx.at, cause=cause)
     return tx.execute(statement.on_conflict_do_nothing()).rowcount == 1
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from sqlalchemy import select, update
 
 from dualcert.model.certificate import Certificate
+from dualcert.store.expressions import upsert
 from dualcert.store.tables import acme_order, certificate, certificate_chain, chain
 from dualcert.store.transaction import Transaction
 
@@ -22,9 +23,9 @@ def keep(tx: Transaction, certificate_id: int, pems: Collection[str]) -> None:
     """Remember chains, each without the leaf, for a certificate. The one in use need not be among them."""
     for pem in pems:
         digest = hash_of(pem)
-        tx.execute(tx.upsert(chain).values(hash=digest, pem=pem).on_conflict_do_nothing())
+        tx.execute(upsert(chain).values(hash=digest, pem=pem).on_conflict_do_nothing())
         link = {"certificate_id": certificate_id, "hash": digest}
-        tx.execute(tx.upsert(certificate_chain).values(**link).on_conflict_do_nothing())
+        tx.execute(upsert(certificate_chain).values(**link).on_conflict_do_nothing())
 
 
 def known(tx: Transaction, subject: Certificate) -> dict[bytes, str]:

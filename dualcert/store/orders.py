@@ -344,7 +344,7 @@ def spend_again(tx: Transaction, subjects: Collection[ChallengeRecord]) -> int:
     late = [one for one in subjects if (one.record, one.value) not in in_use]
     for one in late:
         row = {name: getattr(one, name) for name in _SUBJECT}
-        statement = tx.upsert(challenge_record).values(**row, state=RecordState.SPENT.value, since=tx.at)
+        statement = upsert(challenge_record).values(**row, state=RecordState.SPENT.value, since=tx.at)
         tx.execute(statement.on_conflict_do_update(index_elements=["record", "value"], set_={"since": tx.at}))
     return len(late)
 

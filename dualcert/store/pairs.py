@@ -29,6 +29,7 @@ from dualcert.model import names as naming
 from dualcert.model.pair import KeyType, Lineage, Pair, PairState
 from dualcert.store import counters
 from dualcert.store.columns import instant, micros
+from dualcert.store.expressions import upsert
 from dualcert.store.statements import for_ids, is_among, prepared
 from dualcert.store.tables import (
     certificate,
@@ -122,7 +123,7 @@ def replace_names(tx: Transaction, subject: Pair, names: Sequence[str]) -> None:
             or_(certificate.c.names_digest == subject.names_digest, counted),
         )
         tx.execute(
-            tx.upsert(coverage).from_select(["certificate_id", "names_digest"], held).on_conflict_do_nothing()
+            upsert(coverage).from_select(["certificate_id", "names_digest"], held).on_conflict_do_nothing()
         )
 
 

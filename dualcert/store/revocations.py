@@ -9,6 +9,7 @@ from sqlalchemy import delete, select
 
 from dualcert.model.signal import Reason, RevocationRequest
 from dualcert.store.columns import instant, micros
+from dualcert.store.expressions import upsert
 from dualcert.store.tables import revocation, revocation_request
 from dualcert.store.transaction import Transaction
 
@@ -31,7 +32,7 @@ def want(
         "unverified": unverified,
         "actor": tx.actor,
     }
-    statement = tx.upsert(revocation_request).values(certificate_id=certificate_id, **values)
+    statement = upsert(revocation_request).values(certificate_id=certificate_id, **values)
     tx.execute(statement.on_conflict_do_update(index_elements=["certificate_id"], set_=values))
 
 
@@ -67,7 +68,7 @@ def settle(tx: Transaction, certificate_id: int) -> None:
 
 def revoked(tx: Transaction, certificate_id: int, reason: str, source: str) -> bool:
     """The certificate is revoked for certain; ``source`` says how that is known. False where it was known before."""
-    statement = tx.upsert(revocation).values(
+    statement = upsert(revocation).values(
         certificate_id=certificate_id, at=tx.at, reason=reason, source=source
     )
     return tx.execute(statement.on_conflict_do_nothing()).rowcount == 1

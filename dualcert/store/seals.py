@@ -16,6 +16,7 @@ from dualcert.clock import from_microseconds, to_microseconds
 from dualcert.errors import StoreUnavailable
 from dualcert.model.seal import Seal
 from dualcert.store import events
+from dualcert.store.expressions import upsert
 from dualcert.store.incident_tables import seal
 from dualcert.store.statements import prepared
 from dualcert.store.tables import event
@@ -96,7 +97,7 @@ def add(tx: Transaction, made: Seal) -> bool:
         "digest": made.digest,
         "at": to_microseconds(made.at),
     }
-    return tx.execute(tx.upsert(seal).values(**values).on_conflict_do_nothing()).rowcount == 1
+    return tx.execute(upsert(seal).values(**values).on_conflict_do_nothing()).rowcount == 1
 
 
 @prepared

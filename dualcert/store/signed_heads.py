@@ -11,6 +11,7 @@ from sqlalchemy import exists, insert, select
 
 from dualcert.clock import from_microseconds, to_microseconds
 from dualcert.model.certificate import WrappedKey
+from dualcert.store.expressions import upsert
 from dualcert.store.incident_tables import signed_head, signing_key
 from dualcert.store.tables import blocked_key, wrapped_key
 from dualcert.store.transaction import Transaction
@@ -67,7 +68,7 @@ def get(tx: Transaction, no: int, spki: bytes) -> Signature | None:
 def add(tx: Transaction, made: Signature) -> Signature:
     """Keep a signature; where there is one of this seal by this key, that one stands. Returns what stands."""
     values = {"no": made.no, "spki": made.spki, "at": to_microseconds(made.at), "signature": made.signature}
-    tx.execute(tx.upsert(signed_head).values(**values).on_conflict_do_nothing())
+    tx.execute(upsert(signed_head).values(**values).on_conflict_do_nothing())
     kept = get(tx, made.no, made.spki)
     if kept is None:
         raise AssertionError("what was just written is not there")

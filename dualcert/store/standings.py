@@ -10,6 +10,7 @@ from sqlalchemy import Select, Update, bindparam, select, update
 
 from dualcert.model.work import FROZEN, WorkKind
 from dualcert.store.columns import instant, micros
+from dualcert.store.expressions import upsert
 from dualcert.store.statements import prepared
 from dualcert.store.tables import ca_standing, work
 from dualcert.store.transaction import Transaction
@@ -72,7 +73,7 @@ def trust(tx: Transaction, ca: str) -> None:
 
 
 def _set(tx: Transaction, ca: str, **values: object) -> None:
-    statement = tx.upsert(ca_standing).values(ca=ca, **values)
+    statement = upsert(ca_standing).values(ca=ca, **values)
     tx.execute(statement.on_conflict_do_update(index_elements=["ca"], set_=values))
 
 

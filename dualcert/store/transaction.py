@@ -11,9 +11,7 @@ from dualcert.store.link import Link
 from dualcert.store.statements import Prepared, Rows, Written
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, CursorResult, Executable, Table
-    from sqlalchemy.dialects.sqlite import Insert
-    from sqlalchemy.sql.functions import FunctionElement
+    from sqlalchemy import Connection, CursorResult, Executable
 
     from dualcert.model.events import Event
 
@@ -58,17 +56,6 @@ class Transaction:
 
             for name in sorted(names):  # all in one order, so that no two wait for each other
                 self.execute(alone(), {"name": name}).first()
-
-    @property
-    def database_now(self) -> FunctionElement[int]:
-        from dualcert.store.expressions import database_now
-
-        return database_now
-
-    def upsert(self, table: Table) -> Insert:
-        from dualcert.store.expressions import upsert
-
-        return upsert(table)
 
     @overload
     def execute(self, statement: Prepared | Written, parameters: Mapping[str, Any] = ...) -> Rows: ...

@@ -30,6 +30,7 @@ from dualcert.store import (
     work,
 )
 from dualcert.store import tables as t
+from dualcert.store.expressions import upsert
 from dualcert.store.incident_tables import automatic_promotion, signal, watch_source, watched
 from dualcert.testing.clock import FakeClock
 from tests.revocations import Publisher, crl, ocsp_answer, publishing
@@ -432,7 +433,7 @@ def test_an_intermediate_on_its_crl_is_a_signal_for_every_certificate_under_it(
     place = publisher.put("/root.crl", b"")
     tiny, other = TinyCa.make("one", [place]), TinyCa.make("two")
     with store.write() as tx:
-        tx.execute(tx.upsert(t.chain).values(hash=b"r", pem=_pem(tiny)).on_conflict_do_nothing())
+        tx.execute(upsert(t.chain).values(hash=b"r", pem=_pem(tiny)).on_conflict_do_nothing())
     publisher.put("/root.crl", crl(tiny.root, now=clock.now()))
     own = publisher.put("/1", crl(tiny.intermediate, now=clock.now()))
     with store.write() as tx:

@@ -12,6 +12,7 @@ from dualcert.clock import SystemClock, to_microseconds
 from dualcert.errors import LeaseLost
 from dualcert.model.work import BUDGET, DAY, PERSON, WorkKind, WorkRow
 from dualcert.store import Store, Transaction, claims, leases, tables, work
+from dualcert.store.expressions import database_now
 from dualcert.testing.clock import FakeClock
 
 ORDER, DEPLOYMENT, REVOCATION = WorkKind.ORDER, WorkKind.DEPLOYMENT, WorkKind.REVOCATION
@@ -38,7 +39,7 @@ def row_now(store: Store, kind: WorkKind = ORDER) -> WorkRow | None:
 
 def lapse(tx: Transaction, microseconds: int = 0) -> None:
     """Let every lease end so long before (or after) the database's present."""
-    tx.execute(update(tables.lease).values(until=tx.database_now + microseconds))
+    tx.execute(update(tables.lease).values(until=database_now + microseconds))
 
 
 # --- scheduling ------------------------------------------------------------------------------------------
@@ -201,9 +202,9 @@ def test_a_lease_lasts_a_minute_of_the_databases_clock_whatever_ours_says(
     clock.advance(timedelta(days=365))
     with store.read() as tx:
         lease_until = tx.execute(select(tables.lease.c.until)).scalar_one()
-        database_now = tx.execute(select(tx.database_now)).scalar_one()
-    assert abs(database_now - to_microseconds(SystemClock().now())) < 5_000_000
-    assert 55_000_000 < lease_until - database_now <= 60_000_000
+        now = tx.execute(select(database_now)).scalar_one()
+    assert abs(now - to_microseconds(SystemClock().now())) < 5_000_000
+    assert 55_000_000 < lease_until - now <= 60_000_000
     with store.write() as tx:
         assert claim(tx, "other") == []
 
@@ -284,7 +285,7 @@ def test_a_claim_prolongs_a_lease_that_has_less_than_half_its_life_left(
         work.schedule(tx, REVOCATION, 1, tx.now, ca="alpha")
         assert len(claim(tx)) == 1
         after = tx.execute(select(tables.lease.c.until)).scalar_one()
-        now = tx.execute(select(tx.database_now)).scalar_one()
+        now = tx.execute(select(database_now)).scalar_one()
     assert (after != before) is prolonged
     assert 30_000_000 < after - now <= 60_000_000
 

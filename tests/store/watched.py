@@ -20,6 +20,7 @@ from dualcert.model.pair import Pair
 from dualcert.policy.watching import SourceKind
 from dualcert.store import Store, Transaction, certificates, pairs, watching
 from dualcert.store import tables as t
+from dualcert.store.expressions import upsert
 from dualcert.store.watching import Place
 from dualcert.testing.clock import FakeClock
 from tests.store.building import PRIMARY, a_full_pair, give_role
@@ -107,7 +108,7 @@ def adopt(tx: Transaction, tiny: TinyCa, held: Sequence[Certificate], place: str
     signed = {"issuing_key": spki_of(by), "issuer_hash": hashlib.sha256(by.subject.public_bytes()).digest()}
     pem = tiny.chain
     chain_hash = hashlib.sha256(pem.encode()).digest()
-    tx.execute(tx.upsert(t.chain).values(hash=chain_hash, pem=pem).on_conflict_do_nothing())
+    tx.execute(upsert(t.chain).values(hash=chain_hash, pem=pem).on_conflict_do_nothing())
     for one in held:
         tx.execute(
             update(t.certificate)
