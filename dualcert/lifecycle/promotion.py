@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from dualcert.errors import ConfigurationError, KeyProblem, Refused, StoreError, UsageProblem
 from dualcert.lifecycle import keymaking, revocation
 from dualcert.lifecycle.world import World
-from dualcert.model.certificate import Certificate
+from dualcert.model.certificate import Certificate, WrappedKey
 from dualcert.model.events import Event, EventKind
 from dualcert.model.pair import Lineage, Pair, PairState
 from dualcert.model.signal import Reason
@@ -71,9 +71,14 @@ class Turn:
 
 @dataclass(frozen=True)
 class _Seen:
+    """A pair at one moment. ``key``: the standby's, as it is kept."""
+
     state: PairState
     primary: Lineage
     backup: Lineage
+    serving: Certificate | None
+    standby: Certificate | None
+    key: WrappedKey | None
     last: Event | None
     unfinished: bool
 
@@ -125,12 +130,15 @@ def _look(world: World, pair: Pair) -> _Seen:
     with world.store.read() as tx:
         state = pairs.state(tx, pair.id)
         lineages = {one.id: one for one in pairs.lineages(tx, [pair.id])}
+        serving, standby = certificates.both(tx, state.serving, state.standby)
+        key = None if standby is None else certificates.wrapped(tx, standby.spki)
         last = events.last_promotion(tx, pair.id)
         verified = deployments.verified_in(tx, pair.id, state.epoch)
         unfinished = bool(revocations.wanted(tx, pair.id)) or any(
             target not in verified for target in pair.targets
         )
-    return _Seen(state, lineages[state.primary_lineage], lineages[state.backup_lineage], last, unfinished)
+    primary, backup = lineages[state.primary_lineage], lineages[state.backup_lineage]
+    return _Seen(state, primary, backup, serving, standby, key, last, unfinished)
 
 
 def _refuse_soon_again(pair: Pair, seen: _Seen, last: Event, world: World, wish: Wish) -> None:
@@ -147,9 +155,9 @@ def _refuse_soon_again(pair: Pair, seen: _Seen, last: Event, world: World, wish:
 
 def _take_up(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn:
     """The goal is met already: finish what is unfinished, add the revocation if it is asked for only now."""
+    previous = seen.last.previous if seen.last else None
     with world.store.read() as tx:
-        numbers = (seen.last.previous if seen.last else None, seen.state.serving)
-        old, new = (None if number is None else certificates.get(tx, number) for number in numbers)
+        old = None if previous is None else certificates.get(tx, previous)
     changed = seen.last is not None and seen.unfinished
     if changed and not wish.dry_run:
         with world.store.write() as tx:
@@ -157,16 +165,22 @@ def _take_up(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn:
             if wish.revoke and old is not None and not revocations.is_revoked(tx, old.id):
                 _want_revocation(tx, pair, old, wish)
             work.hurry(tx, pair.id, AFTERMATH)
-    return Turn(pair, seen.state.epoch, old.ca if old else seen.backup.ca, old, seen.primary.ca, new, changed)
+    from_ca = old.ca if old else seen.backup.ca
+    return Turn(pair, seen.state.epoch, from_ca, old, seen.primary.ca, seen.serving, changed)
 
 
 def _promote(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn | None:
-    """One attempt; None where the pair has changed since it was looked at."""
-    unreadable = prove(world, seen.state)
+    """One attempt; None where the pair has changed since it was looked at.
+
+    The statement that promotes says whether the backup may serve. Why it may not is asked for when it has said so.
+    """
+    unreadable = None if seen.standby is None else _unreadable(world, seen.key)
+    if unreadable is None and not wish.dry_run and _turned(world, pair, seen, wish):
+        return _turn(pair, seen, changed=True)
     with world.store.read() as tx:
+        if pairs.seen_values(pairs.state(tx, pair.id)) != pairs.seen_values(seen.state):
+            return None
         against = speaking_against(tx, pair, seen.state)
-        old = None if seen.state.serving is None else certificates.get(tx, seen.state.serving)
-        new = None if seen.state.standby is None else certificates.get(tx, seen.state.standby)
     if unreadable is not None:
         if not wish.dry_run:
             _proof_failed(world, pair, seen, unreadable)
@@ -178,29 +192,34 @@ def _promote(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn | None:
             name=pair.name,
             ca=seen.backup.ca,
         )
-    if wish.dry_run:
-        return Turn(pair, seen.state.epoch, seen.primary.ca, old, seen.backup.ca, new, changed=False)
+    return _turn(pair, seen, changed=False) if wish.dry_run else None
+
+
+def _turn(pair: Pair, seen: _Seen, *, changed: bool) -> Turn:
+    """The backup serves where it is ``changed``; else it would."""
+    epoch = seen.state.epoch + changed
+    return Turn(pair, epoch, seen.primary.ca, seen.serving, seen.backup.ca, seen.standby, changed)
+
+
+def _turned(world: World, pair: Pair, seen: _Seen, wish: Wish) -> bool:
+    """Promote by the one predicate, the standby's key having been opened a moment ago."""
     with world.store.write() as tx:
         # First: what is held against the standby is read when nobody can add to it any more.
         pairs.lock(tx, [pair.id])
-        if not _prove_and_swap(tx, seen.state):
-            return None
+        if seen.standby is None or not promotion.swap(tx, seen.state, opened=True):
+            return False
+        certificates.proved(tx, seen.standby.spki)
         cause = wish.cause or f"failover by hand ({wish.reason.value})"
-        aftermath(tx, pair, seen.primary, seen.backup, old, new, cause, wish.actor)
-        if wish.revoke and old is not None:
-            _want_revocation(tx, pair, old, wish)
-    return Turn(pair, seen.state.epoch + 1, seen.primary.ca, old, seen.backup.ca, new, changed=True)
+        aftermath(tx, pair, seen.primary, seen.backup, seen.serving, seen.standby, cause, wish.actor)
+        if wish.revoke and seen.serving is not None:
+            _want_revocation(tx, pair, seen.serving, wish)
+    return True
 
 
-def prove(world: World, state: PairState) -> str | None:
-    """Open the standby's key. Why it cannot serve, in words; None where it can or where there is no standby."""
-    if state.standby is None:
-        return None
-    with world.store.read() as tx:
-        standby = certificates.get(tx, state.standby)
-        wrapped = certificates.wrapped(tx, standby.spki)
+def _unreadable(world: World, key: WrappedKey | None) -> str | None:
+    """Why a private key cannot be used, in words; None where it opens."""
     try:
-        keymaking.unwrap(world, wrapped)
+        keymaking.unwrap(world, key)
     except (KeyProblem, ConfigurationError) as error:
         return f"the backup's private key cannot be opened: {error.reason}"
     return None
@@ -232,15 +251,6 @@ def speaking_against(tx: Transaction, pair: Pair, state: PairState) -> tuple[str
         distrusted=not standings.counts(standings.get(tx, standby.ca), standby.not_before),
     )
     return objections(facts, tx.now)
-
-
-def _prove_and_swap(tx: Transaction, state: PairState) -> bool:
-    """The standby's key was opened a moment ago: say so, and promote by the one predicate."""
-    if state.standby is None:
-        return False
-    standby = certificates.get(tx, state.standby)
-    certificates.proved(tx, standby.spki)
-    return promotion.swap(tx, state, opened=True)
 
 
 def aftermath(

@@ -124,6 +124,19 @@ def get(tx: Transaction, certificate_id: int) -> Certificate:
 
 
 @prepared
+def _both() -> Select[Any]:
+    return select(certificate).where(certificate.c.id.in_([bindparam("one"), bindparam("other")]))
+
+
+def both(
+    tx: Transaction, one: int | None, other: int | None
+) -> tuple[Certificate | None, Certificate | None]:
+    """Two at once, None where there is no number."""
+    held = {row.id: _certificate(row) for row in tx.execute(_both(), {"one": one, "other": other})}
+    return held.get(one), held.get(other)
+
+
+@prepared
 def _standings(*, one: bool) -> Select[Any]:
     return (
         select(certificate, revocation.c.at.label("revoked_at"), blocked_key.c.at.label("blocked_at"))

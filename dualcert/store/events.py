@@ -94,11 +94,16 @@ def last(tx: Transaction) -> int:
     return int(tx.execute(_last()).scalar_one())
 
 
-def last_promotion(tx: Transaction, pair_id: int) -> Event | None:
-    row = tx.execute(
+@prepared
+def _last_promotion() -> Select[Any]:
+    return (
         select(event)
-        .where(event.c.pair_id == pair_id, event.c.kind == EventKind.PROMOTED.value)
+        .where(event.c.pair_id == bindparam("of_pair"), event.c.kind == EventKind.PROMOTED.value)
         .order_by(event.c.id.desc())
         .limit(1)
-    ).first()
+    )
+
+
+def last_promotion(tx: Transaction, pair_id: int) -> Event | None:
+    row = tx.execute(_last_promotion(), {"of_pair": pair_id}).first()
     return _event(row) if row else None

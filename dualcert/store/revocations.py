@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, bindparam, delete, select
 
 from dualcert.model.signal import Reason, RevocationRequest
 from dualcert.store.columns import instant, micros
 from dualcert.store.expressions import upsert
+from dualcert.store.statements import prepared
 from dualcert.store.tables import revocation, revocation_request
 from dualcert.store.transaction import Transaction
 
@@ -43,14 +44,18 @@ def _request(row: Any) -> RevocationRequest:
         reason=Reason(row.reason),
         requested_at=instant(row.requested_at),
         revoke_by=instant(row.revoke_by),
-        unverified=row.unverified,
+        unverified=bool(row.unverified),
         actor=row.actor,
     )
 
 
+@prepared
+def _wanted() -> Select[Any]:
+    return select(revocation_request).where(revocation_request.c.pair_id == bindparam("of_pair"))
+
+
 def wanted(tx: Transaction, pair_id: int) -> list[RevocationRequest]:
-    rows = tx.execute(select(revocation_request).where(revocation_request.c.pair_id == pair_id))
-    return [_request(row) for row in rows]
+    return [_request(row) for row in tx.execute(_wanted(), {"of_pair": pair_id})]
 
 
 def is_wanted(tx: Transaction, certificate_id: int) -> bool:

@@ -41,6 +41,7 @@ from dualcert.store import (
     orders,
     pairs,
     queue,
+    revocations,
     tables,
     work,
 )
@@ -263,6 +264,28 @@ def test_two_failovers_at_once_are_one(arena: Arena, world: World) -> None:
     )
     assert all(isinstance(turn, Turn) and turn.epoch == 1 and turn.to_ca == BACKUP for turn in turns), turns
     assert len(told(world, EventKind.PROMOTED)) == 1
+
+
+def test_what_was_wrong_with_a_backup_that_is_replaced_during_a_failover_does_not_refuse_it(
+    arena: Arena, world: World
+) -> None:
+    pair = served(world)
+
+    def replace(w: World) -> int:
+        with w.store.write() as tx:
+            pairs.lock(tx, [pair.id])
+            old = pairs.state(tx, pair.id).standby
+            assert old is not None
+            assert revocations.revoked(tx, old, "superseded", "a test")
+            new = issued(tx, w, pair, BACKUP)
+            give_role(tx, pair, new)
+            return new.id
+
+    new, turn = arena.race(replace, lambda w: promotion.failover(w, pair, Wish()))
+    assert arena.was_blocked
+    assert isinstance(turn, Turn), turn
+    assert turn.to_certificate is not None
+    assert turn.to_certificate.id == new
 
 
 def test_a_certificate_that_arrives_during_a_failover_takes_the_role_its_lineage_has_then(
