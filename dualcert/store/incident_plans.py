@@ -121,6 +121,8 @@ def _against(standby: ColumnElement[int]) -> dict[str, ColumnElement[bool]]:
 
     names = select(pair.c.names_digest).where(pair.c.id == pair_state.c.pair_id).correlate(pair_state)
     digest = names.scalar_subquery()
+    # Not EXISTS: PostgreSQL might go through all that has ever expired, for each pair.
+    ends = select(this.c.not_after).where(this.c.id == standby).correlate(pair_state).scalar_subquery()
     covered = or_(
         this.c.names_digest == digest,
         exists().where(coverage.c.certificate_id == this.c.id, coverage.c.names_digest == digest),
@@ -131,7 +133,7 @@ def _against(standby: ColumnElement[int]) -> dict[str, ColumnElement[bool]]:
         .where(revocation_request.c.certificate_id == standby)
         .correlate(pair_state),
         "key blocked": so(exists().where(blocked_key.c.spki == this.c.spki)),
-        "expired": so(this.c.not_after <= bindparam("now")),
+        "expired": ends <= bindparam("now"),
         "named by an incident": named(standby),
         "its CA is distrusted": so(distrusted(this.c.ca, this.c.not_before)),
         "names not covered": so(~covered),

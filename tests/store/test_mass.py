@@ -33,7 +33,7 @@ from dualcert.store.incident_runs import Range
 from dualcert.testing.clock import FakeClock
 from tests.store import masses
 from tests.store.building import BACKUP, PRIMARY, a_full_pair
-from tests.store.overhearing import looked_up, overheard, read_in_index, scans
+from tests.store.overhearing import indexes, looked_up, overheard, read_in_index, scans
 from tests.store.worlds import Setting, a_world
 
 MANY = 1200
@@ -301,6 +301,20 @@ def test_a_batch_wakes_whoever_waits_in_this_process_for_something_to_be_due(
     with store.write() as tx:
         incident_progress.hurry(tx, Range(incident.id, made.number, 0, 20))
     assert heard.pop()
+
+
+@pytest.mark.plans
+def test_why_a_backup_may_not_serve_is_asked_of_that_backup_alone(world: World, store: Store) -> None:
+    """And not of all that has ever expired, for each pair: certificates are never deleted."""
+    if store.dialect == "postgresql":
+        with store.write() as tx:
+            tx.execute(text("ANALYZE"))
+    incident = an_incident(world, 20)
+    with store.write() as tx:
+        with overheard(tx) as statements:
+            incident_plans.add(tx, incident.id, 1, 0, 10**9)
+        [asked] = [one for one in statements if "INTO plan_row" in one]
+        assert "ix_certificate_not_after" not in indexes(tx, asked)
 
 
 @pytest.mark.plans
