@@ -71,7 +71,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A pair at one moment. ``key``: the standby's, as it is kept."""
+    """A pair at one moment. ``key``: the standby's, as it is kept. ``before``: None where it was not asked for."""
 
     state: PairState
     primary: Lineage
@@ -79,6 +79,13 @@ class _Seen:
     serving: Certificate | None
     standby: Certificate | None
     key: WrappedKey | None
+    before: _Before | None
+
+
+@dataclass(frozen=True)
+class _Before:
+    """The last promotion, and whether something that it has caused is unfinished."""
+
     last: Event | None
     unfinished: bool
 
@@ -90,8 +97,9 @@ def failover(world: World, pair: Pair, wish: Wish) -> Turn:
     the pair was failed over a moment ago, ``UsageProblem`` where ``wish.to`` names no CA of the pair.
     """
     away_from: str | None = None
+    asked = wish.to is None
     for _ in range(_RACES):
-        seen = _look(world, pair)
+        seen = _look(world, pair, before=asked)
         if wish.to is not None and wish.to not in {seen.primary.ca, seen.backup.ca}:
             raise UsageProblem(
                 f"CA {wish.to} does not stand behind this pair",
@@ -100,11 +108,14 @@ def failover(world: World, pair: Pair, wish: Wish) -> Turn:
             )
         away_from = away_from or seen.primary.ca
         if wish.to == seen.primary.ca or seen.primary.ca != away_from:
-            return _take_up(world, pair, seen, wish)
-        if wish.to is None and seen.last is not None:
-            if seen.unfinished:
-                return _take_up(world, pair, seen, wish)
-            _refuse_soon_again(pair, seen, seen.last, world, wish)
+            if seen.before is not None:
+                return _take_up(world, pair, seen, seen.before, wish)
+            asked = True
+            continue
+        if wish.to is None and seen.before is not None and seen.before.last is not None:
+            if seen.before.unfinished:
+                return _take_up(world, pair, seen, seen.before, wish)
+            _refuse_soon_again(pair, seen, seen.before.last, world, wish)
         turn = _promote(world, pair, seen, wish)
         if turn is not None:
             return turn
@@ -121,24 +132,30 @@ def leave(
     ``actor`` signs the event where it is not this process's own. None where another one serves by now, or the pair has
     changed while it was looked at. Raises ``Refused`` where the backup must not serve.
     """
-    seen = _look(world, pair)
+    seen = _look(world, pair, before=False)
     wish = Wish(cause=cause, actor=actor, dry_run=dry_run)
     return _promote(world, pair, seen, wish) if seen.state.serving == serving else None
 
 
-def _look(world: World, pair: Pair) -> _Seen:
+def _look(world: World, pair: Pair, *, before: bool) -> _Seen:
     with world.store.read() as tx:
         state = pairs.state(tx, pair.id)
         lineages = {one.id: one for one in pairs.lineages(tx, [pair.id])}
         serving, standby = certificates.both(tx, state.serving, state.standby)
         key = None if standby is None else certificates.wrapped(tx, standby.spki)
-        last = events.last_promotion(tx, pair.id)
-        verified = deployments.verified_in(tx, pair.id, state.epoch)
-        unfinished = bool(revocations.wanted(tx, pair.id)) or any(
-            target not in verified for target in pair.targets
-        )
-    primary, backup = lineages[state.primary_lineage], lineages[state.backup_lineage]
-    return _Seen(state, primary, backup, serving, standby, key, last, unfinished)
+        found = _before(tx, pair, state) if before else None
+    return _Seen(
+        state, lineages[state.primary_lineage], lineages[state.backup_lineage], serving, standby, key, found
+    )
+
+
+def _before(tx: Transaction, pair: Pair, state: PairState) -> _Before:
+    last = events.last_promotion(tx, pair.id)
+    if last is None:
+        return _Before(None, unfinished=False)
+    verified = deployments.verified_in(tx, pair.id, state.epoch)
+    seen_nowhere = any(target not in verified for target in pair.targets)
+    return _Before(last, seen_nowhere or bool(revocations.wanted(tx, pair.id)))
 
 
 def _refuse_soon_again(pair: Pair, seen: _Seen, last: Event, world: World, wish: Wish) -> None:
@@ -153,20 +170,19 @@ def _refuse_soon_again(pair: Pair, seen: _Seen, last: Event, world: World, wish:
         )
 
 
-def _take_up(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn:
+def _take_up(world: World, pair: Pair, seen: _Seen, before: _Before, wish: Wish) -> Turn:
     """The goal is met already: finish what is unfinished, add the revocation if it is asked for only now."""
-    previous = seen.last.previous if seen.last else None
+    previous = before.last.previous if before.last else None
     with world.store.read() as tx:
         old = None if previous is None else certificates.get(tx, previous)
-    changed = seen.last is not None and seen.unfinished
-    if changed and not wish.dry_run:
+    if before.unfinished and not wish.dry_run:
         with world.store.write() as tx:
             pairs.lock(tx, [pair.id])
             if wish.revoke and old is not None and not revocations.is_revoked(tx, old.id):
                 _want_revocation(tx, pair, old, wish)
             work.hurry(tx, pair.id, AFTERMATH)
     from_ca = old.ca if old else seen.backup.ca
-    return Turn(pair, seen.state.epoch, from_ca, old, seen.primary.ca, seen.serving, changed)
+    return Turn(pair, seen.state.epoch, from_ca, old, seen.primary.ca, seen.serving, before.unfinished)
 
 
 def _promote(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn | None:
@@ -203,10 +219,12 @@ def _turn(pair: Pair, seen: _Seen, *, changed: bool) -> Turn:
 
 def _turned(world: World, pair: Pair, seen: _Seen, wish: Wish) -> bool:
     """Promote by the one predicate, the standby's key having been opened a moment ago."""
+    if seen.standby is None:
+        return False
     with world.store.write() as tx:
         # First: what is held against the standby is read when nobody can add to it any more.
         pairs.lock(tx, [pair.id])
-        if seen.standby is None or not promotion.swap(tx, seen.state, opened=True):
+        if not promotion.swap(tx, seen.state, opened=True):
             return False
         certificates.proved(tx, seen.standby.spki)
         cause = wish.cause or f"failover by hand ({wish.reason.value})"

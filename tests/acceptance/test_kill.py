@@ -300,7 +300,7 @@ OF_ISSUE = [
 ]
 
 OF_FAILOVER = [
-    *both("commit main: promotion._promote"),
+    *both("commit main: promotion._turned"),
     *both("files: rename"),
     *both("target web: purge"),
     *both("ca alpha: revoke"),

@@ -431,7 +431,7 @@ def test_what_cannot_be_meant_is_refused(program: Program, arguments: tuple[str,
 DEATHS = [
     Death(Point(what, 1), side)
     for what in (
-        "commit main: promotion._promote",
+        "commit main: promotion._turned",
         "commit main: compromise._leave",
         "files: rename",
         "target web: purge",
@@ -465,7 +465,7 @@ def test_whoever_comes_after_a_killed_one_finishes(
 @pytest.mark.parametrize(
     "death",
     [
-        Death(Point("commit main: promotion._promote", 1), AFTER),
+        Death(Point("commit main: promotion._turned", 1), AFTER),
         Death(Point("ca alpha: revoke", 1), BEFORE),
         Death(Point("ca alpha: revoke", 1), AFTER),
     ],

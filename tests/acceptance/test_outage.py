@@ -155,7 +155,7 @@ IN_AN_ISSUANCE = [
 ]
 
 IN_A_FAILOVER = [
-    at(BEFORE, "commit main: promotion._promote"),
+    at(BEFORE, "commit main: promotion._turned"),
     at(AFTER, "files: rename"),
     at(AFTER, "ca alpha: revoke"),
 ]
@@ -241,7 +241,7 @@ MORE_IN_AN_ISSUANCE = [
 ]
 
 MORE_IN_A_FAILOVER = [
-    at(AFTER, "commit main: promotion._promote"),
+    at(AFTER, "commit main: promotion._turned"),
     at(AFTER, "target web: purge"),
 ]
 
