@@ -57,15 +57,9 @@ _REMEDIES = {
 }
 
 _BEGIN = {
-    # A single statement is consistent by itself.
-    "sqlite": {"read": "BEGIN DEFERRED", "glance": ""},
-    # What is read has to be consistent; a unit that writes compares what it read with what it overwrites. A glance
-    # begins as well: it is how an idle connection that has died shows while there is still time for another.
-    "postgresql": {
-        "write": "BEGIN",
-        "read": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-        "glance": "BEGIN READ ONLY",
-    },
+    "sqlite": {"read": "BEGIN DEFERRED"},
+    # What is read has to be consistent; a unit that writes compares what it read with what it overwrites.
+    "postgresql": {"write": "BEGIN", "read": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"},
 }
 
 
@@ -131,8 +125,11 @@ class Store:
 
     def begun(self, mode: str) -> Transaction:
         """Over a connection that nobody else uses, until it is kept or abandoned."""
-        link = self._begin(mode)
-        return self.on(link) if mode != "glance" else self.on(link, Glance)
+        if mode != "glance":
+            return self.on(self._begin(mode))
+        link, fresh = self._any_link()
+        instead = None if fresh or self.dialect == "sqlite" else self._any_link
+        return Glance(link, self.dialect, self._clock.now(), self.actor, instead)
 
     def begin_writing(self) -> Link:
         """Of SQLite, for ``Together``: there is one that writes, and it has a connection of its own."""
@@ -155,17 +152,15 @@ class Store:
         else:
             self._writer = link
 
-    def on(self, link: Link, kind: type[Transaction] = Transaction) -> Transaction:
+    def on(self, link: Link) -> Transaction:
         """One that begins now on a connection that is in a transaction."""
-        return kind(link, self.dialect, self._clock.now(), self.actor)
+        return Transaction(link, self.dialect, self._clock.now(), self.actor)
 
     def _begin(self, mode: str) -> Link:
         while True:
             link, fresh = self._any_link()
             try:
-                begin = _BEGIN[self.dialect][mode]
-                if begin:
-                    link.driver.execute(begin)
+                link.driver.execute(_BEGIN[self.dialect][mode])
             except BaseException as error:
                 self.abandon(link)
                 # One that was idle may have died meanwhile: that says nothing of the database.

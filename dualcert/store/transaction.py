@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, overload
 
@@ -82,17 +82,46 @@ class Transaction:
 
 
 class Glance(Transaction):
-    """A single statement, which SQLite is asked for outside of any transaction."""
+    """A single statement, which is consistent by itself: no transaction is begun for it.
+
+    ``instead`` gives another connection, and whether that is a new one, for one that may have died while it was idle;
+    there is none where nothing of the kind can be.
+    """
 
     _looked = False
 
+    def __init__(
+        self,
+        link: Link,
+        dialect: str,
+        now: datetime,
+        actor: str,
+        instead: Callable[[], tuple[Link, bool]] | None = None,
+    ) -> None:
+        super().__init__(link, dialect, now, actor)
+        self._instead = instead
+
     def commit(self) -> None:
-        if self.dialect != "sqlite":
-            super().commit()
+        """There is nothing to commit."""
 
     # The overloads say what it takes and gives.
     def execute(self, *arguments: Any) -> Any:
         if self._looked:
             raise AssertionError("a glance is one statement: what a second one saw might not go with it")
         self._looked = True
-        return super().execute(*arguments)
+        while True:
+            try:
+                return super().execute(*arguments)
+            except Exception:
+                if self._instead is None or not self._driver.closed:
+                    raise
+                self._exchange(self._instead)
+
+    def _exchange(self, instead: Callable[[], tuple[Link, bool]]) -> None:
+        """That a connection died while it was idle says nothing of the database; that a new one does, says it."""
+        dead = self.link
+        self.link, fresh = instead()
+        dead.close()
+        self._driver = self.link.driver
+        if fresh:
+            self._instead = None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 
 import psycopg
@@ -82,6 +82,33 @@ def test_a_password_may_come_from_the_environment(
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     with opened(server.url_of(role, None, name_in(bare_postgres))) as store:
         assert migrations.current(store) is None
+
+
+_CUT_OFF = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{}'"
+
+
+@pytest.mark.parametrize("look", [Store.read, Store.glance, Store.write])
+def test_connections_that_have_died_while_they_were_idle_are_no_outage(
+    server: Postgres, on_postgres: str, look: Callable[[Store], AbstractContextManager[Transaction]]
+) -> None:
+    with opened(on_postgres) as store:
+        with store.read() as one, store.read() as other:
+            assert events.last(one) == events.last(other) == 0
+        server.execute(_CUT_OFF.format(name_in(on_postgres)))
+        with look(store) as tx:
+            assert events.last(tx) == 0
+
+
+def test_a_glance_at_a_server_that_is_gone_says_so(server: Postgres, on_postgres: str) -> None:
+    with opened(on_postgres) as store:
+        with store.read() as tx:
+            assert events.last(tx) == 0
+        server.stop()
+        with pytest.raises(StoreUnavailable), store.glance() as tx:
+            events.last(tx)
+        server.start()
+        with store.glance() as tx:
+            assert events.last(tx) == 0
 
 
 def statements_of_the_page() -> list[str]:
