@@ -49,7 +49,7 @@ class Scene:
         self.was_told(life, at, seconds)
         if at.point.what == "commit main: engine.end":
             # The lease that could not be given back ends by itself; the next process here does not wait for that.
-            self.run("renew", "--due")
+            assert self.run("renew", "--due").status == 0
         self.is_whole(life.json)
         self.ordered(life, name, 1)
         return struck(life, at)

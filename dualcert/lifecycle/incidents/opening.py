@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -15,7 +16,7 @@ from dualcert.lifecycle.incidents.planning import existing, not_closed, opened
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
 from dualcert.model.incident import Incident
-from dualcert.store import events, incident_members, incident_plans, incidents, promotion
+from dualcert.store import Transaction, events, incident_members, incident_plans, incidents, promotion
 
 _BATCH = 5_000
 """How many are named in one unit of work, at most."""
@@ -84,8 +85,7 @@ def open_incident(
         _select(world, number, certificates, tally)
     else:
         _add_numbers(world, number, certificates)
-    with world.store.write() as tx:
-        not_closed(tx, number, lock=True)
+    with _naming(world, number) as tx:
         incidents.loaded(tx, number, unknown=tally.unknown, unreadable=tally.unreadable)
         found = existing(tx, number)
         events.record(
@@ -105,11 +105,18 @@ def add_to_incident(world: World, incident_id: int, certificates: Iterable[int])
         return existing(tx, incident_id)
 
 
+@contextmanager
+def _naming(world: World, number: int) -> Iterator[Transaction]:
+    """A unit of work that names something in an incident, which nobody closes meanwhile."""
+    with world.store.write() as tx:
+        not_closed(tx, number, lock=True)
+        yield tx
+
+
 def _add_numbers(world: World, number: int, certificates: Iterable[int]) -> int:
     rest, new, pace = iter(certificates), 0, Pace(world, _BATCH)
     while batch := list(islice(rest, pace.size)):
-        with pace.unit(), world.store.write() as tx:
-            not_closed(tx, number, lock=True)
+        with pace.unit(), _naming(world, number) as tx:
             new += incident_members.add_certificates(tx, number, batch)
     return new
 
@@ -130,8 +137,7 @@ def _mistrust(world: World, number: int) -> None:
     """All that is named is no backup any more: until then it is only never promoted onto."""
     after, pace = 0, Pace(world, _BATCH)
     while True:
-        with pace.unit(), world.store.write() as tx:
-            not_closed(tx, number, lock=True)
+        with pace.unit(), _naming(world, number) as tx:
             up_to = incident_plans.members_up_to(tx, number, after, pace.size)
             if up_to is None:
                 return
@@ -147,8 +153,7 @@ def _add_entries(world: World, number: int, selection: Selection, batch: list[En
     for one in batch:
         if one.serial is not None:
             serials.setdefault(one.issuer_hash, []).append((one.line, one.serial))
-    with world.store.write() as tx:
-        not_closed(tx, number, lock=True)
+    with _naming(world, number) as tx:
         for issuer_hash, some in serials.items():
             _, unknown = incident_members.add_serials(
                 tx, number, some, issuer_hash=issuer_hash, ca=selection.ca, issuer=selection.issuer
@@ -168,8 +173,7 @@ def _add_issued(world: World, number: int, selection: Selection) -> None:
     after, pace = 0, Pace(world, _RANGE)
     while after < last:
         up_to = min(after + pace.size, last)
-        with pace.unit(), world.store.write() as tx:
-            not_closed(tx, number, lock=True)
+        with pace.unit(), _naming(world, number) as tx:
             incident_members.add_issued(
                 tx,
                 number,
