@@ -136,3 +136,14 @@ def protected(program: Program, names: Collection[str]) -> bool:
         return False
     views = {one["pair"]: one["protection"] for one in program.done("list", "--json").lines}
     return all(views.get(name) == "protected" for name in names)
+
+
+def wait_until_protected(program: Program, names: Collection[str], seconds: float = PATIENCE) -> None:
+    """Until each of them is whole; what is still owed then is said, as the database is gone when it is asked for."""
+    try:
+        wait_for(lambda: protected(program, names), seconds)
+    except AssertionError as late:
+        for table in ("work", "acme_order", "lease", "daemon"):
+            late.add_note(f"{table}: {rawdatabase.named_rows(program.config, f'SELECT * FROM {table}')}")
+        late.add_note(program.run("list").out)
+        raise

@@ -281,7 +281,10 @@ def aftermath(
     cause: str,
     actor: str | None = None,
 ) -> None:
-    """What a promotion causes, due in the same transaction: the event, deployments, and a refill of what served."""
+    """What a promotion causes, due in the same transaction: the event, deployments, and a refill of what served.
+
+    Where nothing served, the wait for the primary's first certificate is over.
+    """
     events.record(
         tx,
         EventKind.PROMOTED,
@@ -294,7 +297,9 @@ def aftermath(
     )
     for target in pair.targets:
         work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target=target)
-    if old is not None:
+    if old is None:
+        work.cancel(tx, WorkKind.FALLBACK, pair.id)
+    else:
         work.schedule(tx, WorkKind.REFILL, pair.id, tx.now, ca=old_lineage.ca)
         events.record(
             tx, EventKind.REFILL_SCHEDULED, "it served until a promotion", pair=pair.id, ca=old_lineage.ca
@@ -346,5 +351,4 @@ def fall_back(world: World, row: WorkRow) -> Outcome:
         new = certificates.get(tx, state.standby)
         why = "its order needs a person or a day" if at is None else "first_wait has passed"
         aftermath(tx, pair, primary, backup, None, new, f"no certificate from {primary.ca}: {why}")
-        work.finish(tx, row)
     return Done()

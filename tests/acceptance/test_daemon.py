@@ -16,7 +16,17 @@ from pathlib import Path
 import pytest
 
 from tests.brokenca import FINALIZE, NEW_ORDER, Broken, broken
-from tests.daemons import Process, begin, change, clock, daemon, protected, rows, wait_for
+from tests.daemons import (
+    Process,
+    begin,
+    change,
+    clock,
+    daemon,
+    protected,
+    rows,
+    wait_for,
+    wait_until_protected,
+)
 from tests.faultproxy import Hang
 from tests.labfixture import ProjectLab
 from tests.program import Program, finish
@@ -69,7 +79,7 @@ def test_it_issues_what_a_command_left_and_says_so(
     assert program.run("issue", names[0], "--timeout", "0").status == 1
     begin(program, *names[1:])
     with daemon(program, log, "--log-format", "json") as process:
-        wait_for(lambda: protected(program, names))
+        wait_until_protected(program, names)
         [beat] = rows(program, "SELECT owner, version FROM daemon")
         assert process.end(within=STOPS_WITHIN) == 0
     told = process.lines()
@@ -98,7 +108,7 @@ def test_it_renews_what_is_due(program: Program, names: list[str], log: Path) ->
     before = {name: program.done("issue", name, "--json").json for name in names[:2]}
     with daemon(program, log, later=61 * DAY) as process:
         wait_for(lambda: set(stored_orders(program).values()) == {2})
-        wait_for(lambda: protected(program, names[:2]))
+        wait_until_protected(program, names[:2])
         assert process.end() == 0
     for name, was in before.items():
         now = program.show(name)
@@ -115,7 +125,7 @@ def test_what_another_process_makes_due_is_begun_within_seconds(
     with daemon(program, log) as process:
         process.wait_until_it_says("started")
         begin(program, names[0])
-        wait_for(lambda: protected(program, names[:1]))
+        wait_until_protected(program, names[:1])
 
 
 def test_once_does_what_is_due_now_and_says_nothing(program: Program, names: list[str]) -> None:
@@ -238,7 +248,7 @@ def test_two_daemons_and_a_command_share_the_work_without_a_second_order(
                 ended = finish(command, 90)
             finally:
                 command.kill()
-        wait_for(lambda: protected(either, names))
+        wait_until_protected(either, names)
         assert one.end() == two.end() == 0
     assert ended.status == 0, ended
     assert rows(either, "SELECT step, count(*) FROM acme_order GROUP BY step") == [("stored", 120)]
@@ -297,7 +307,7 @@ def test_a_daemon_stopped_beyond_its_lease_writes_nothing_when_it_goes_on(
             stop(either, stopped)
             change(either, "UPDATE lease SET until = 1")
             other = stack.enter_context(daemon(either, tmp_path / "two"))
-            wait_for(lambda: protected(either, [scene.name]))
+            wait_until_protected(either, [scene.name])
             whole = either.show(scene.name)
 
             scene.proxy.release()
@@ -335,7 +345,7 @@ def die_at_random(lab: ProjectLab, program: Program, folder: Path, kills: int, s
             process.kill()
     with daemon(program, folder / "log") as process:
         process.wait_until_it_says("started")
-        wait_for(lambda: protected(program, names), 60 + 5 * kills)
+        wait_until_protected(program, names, 60 + 5 * kills)
         assert process.end(within=STOPS_WITHIN) == 0
     demand_everything_whole(lab, program, kills)
 
@@ -387,7 +397,7 @@ def test_a_successor_on_the_same_machine_takes_over_at_once(scene: Broken, tmp_p
     scene.proxy.release()
     began = clock.monotonic()
     with daemon(scene.program, tmp_path / "two"):
-        wait_for(lambda: protected(scene.program, [scene.name]))
+        wait_until_protected(scene.program, [scene.name])
     assert clock.monotonic() - began < 45, "a lease lasts a minute"
     assert scene.rows("SELECT count(*) FROM acme_order WHERE ca = 'alpha'") == [(1,)]
     assert rows(scene.program, "SELECT count(*) FROM daemon") <= [(1,)]

@@ -164,6 +164,9 @@ def test_a_failover_in_the_first_wait_serves_the_backup_without_further_waiting(
     assert result.status == 0, result
     assert (result.json["epoch"], result.json["to"]["ca"], result.json["from"]["serial"]) == (1, "beta", None)
     assert served(lab) == scene.program.show(scene.name)["primary"]["certificate"]["sha256"]
+    assert scene.rows("SELECT kind, ca FROM work") == [("order", "alpha")], (
+        "nothing waits for first_wait any more"
+    )
     scene.proxy.calm()
     scene.program.done("renew", scene.name)
     assert scene.demand_whole()["epoch"] == 1

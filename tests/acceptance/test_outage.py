@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests import rawdatabase
-from tests.daemons import Process, begin, clock, daemon, protected, wait_for
+from tests.daemons import Process, begin, clock, daemon, wait_for, wait_until_protected
 from tests.faults import AFTER, BEFORE, Death, Life, Nursery, Outage, Point
 from tests.labfixture import ProjectLab
 from tests.postgres import Postgres
@@ -220,7 +220,7 @@ def daemon_outlives(scene: Scene, server: Postgres, log: Path, seconds: float) -
             if number == 1:
                 begin(program, *names)
                 wait_for(lambda: rawdatabase.rows(program.config, "SELECT 1 FROM acme_order"))
-        wait_for(lambda: protected(program, names))
+        wait_until_protected(program, names)
         assert process.end() == 0
         assert "Traceback" not in process.log
     query = "SELECT step, count(*) FROM acme_order GROUP BY step"

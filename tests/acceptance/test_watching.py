@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests import rawdatabase
-from tests.daemons import daemon, protected, wait_for
+from tests.daemons import daemon, wait_for, wait_until_protected
 from tests.labfixture import ProjectLab
 from tests.program import Program
 from tests.revocations import Publisher, Signer, crl, publishing
@@ -84,7 +84,7 @@ def test_the_daemon_watches_by_itself(
 
     with daemon(watched, tmp_path / "log") as process:
         wait_for(lambda: hashlib.sha256(lab.handshake(name)).hexdigest() == beta)
-        wait_for(lambda: protected(watched, [name]))
+        wait_until_protected(watched, [name])
         assert process.end() == 0
 
     assert watched.show(name)["primary"]["ca"] == "beta"
