@@ -331,23 +331,22 @@ def falls_back_at(pair: Pair, order: WorkRow | None) -> datetime | None:
 
 def fall_back(world: World, row: WorkRow) -> Outcome:
     """A first issuance whose backup is there and whose primary is not: after a while the backup serves instead."""
-    with world.store.read() as tx:
+    with world.store.write() as tx:
+        # First: the backup may be arriving just now, and who stores it counts on this row.
+        work.hold(tx, row)
         pair = pairs.by_id(tx, row.pair_id)
         state = pairs.state(tx, row.pair_id)
-        lineages = {one.id: one for one in pairs.lineages(tx, [row.pair_id])}
-        primary = lineages[state.primary_lineage]
-        order = work.get(tx, WorkKind.ORDER, row.pair_id, ca=primary.ca)
-    with world.store.write() as tx:
-        work.hold(tx, row)
         if pair is None or state.serving is not None or state.standby is None:
             work.finish(tx, row)
             return Done()
+        lineages = {one.id: one for one in pairs.lineages(tx, [row.pair_id])}
+        primary, backup = lineages[state.primary_lineage], lineages[state.backup_lineage]
+        order = work.get(tx, WorkKind.ORDER, row.pair_id, ca=primary.ca)
         at = falls_back_at(pair, order)
         if at is not None and at > tx.now:
             return Later(at, f"the primary at {primary.ca} is given until then")
         if not promotion.swap(tx, state):
             return Later(tx.now + timedelta(minutes=5), "the backup may not serve either", failed=True)
-        backup = lineages[state.backup_lineage]
         new = certificates.get(tx, state.standby)
         why = "its order needs a person or a day" if at is None else "first_wait has passed"
         aftermath(tx, pair, primary, backup, None, new, f"no certificate from {primary.ca}: {why}")

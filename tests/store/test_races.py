@@ -24,6 +24,7 @@ from dualcert.lifecycle import (
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.inventory import Changes, PairRequest
 from dualcert.lifecycle.promotion import Turn, Wish
+from dualcert.lifecycle.watching import turning
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import WrappedKey
 from dualcert.model.events import EventKind
@@ -35,6 +36,7 @@ from dualcert.ports.ca import IssuedCertificate
 from dualcert.store import (
     Transaction,
     accounts,
+    certificates,
     claims,
     events,
     leases,
@@ -327,6 +329,22 @@ def test_a_failover_during_an_arrival_sees_what_has_arrived(arena: Arena, world:
     assert turn.to_certificate.spki == order.spki
 
 
+def test_a_first_backup_that_arrives_while_the_primary_is_given_up_serves(arena: Arena, world: World) -> None:
+    with world.store.write() as tx:
+        pair = a_pair(tx, *NAMES)
+        order = ordered(tx, world, pair, BACKUP)
+    row = claimed(world, pair, WorkKind.ORDER, ca=BACKUP)
+    given_up = claimed(world, pair, WorkKind.FALLBACK)
+    issue = IssuedCertificate(signed(order.csr, BACKUP, world.clock.now()))
+    outcomes = arena.race(
+        lambda w: storing.store(w, row, pair, order, issue), lambda w: promotion.fall_back(w, given_up)
+    )
+    assert outcomes == (Done(), Done())
+    with world.store.read() as tx:
+        assert pairs.state(tx, pair.id).serving is not None
+    assert (WorkKind.FALLBACK, "", "") not in rows(world, pair)
+
+
 # --- targets ---------------------------------------------------------------------------------------------
 
 
@@ -373,6 +391,57 @@ def test_a_look_that_is_asked_for_while_one_is_given_up_is_not_lost(arena: Arena
     )
     assert isinstance(outcome, Later), outcome
     assert (WorkKind.VERIFICATION, "", "web") in rows(world, pair)
+
+
+def test_a_look_that_is_asked_for_while_one_sees_what_served_before_is_not_lost(
+    world: World, setting: Setting
+) -> None:
+    pair = served(world)
+
+    def go_over() -> None:
+        promotion.failover(world, pair, Wish(to=BACKUP))
+        deploying = claimed(world, pair, WorkKind.DEPLOYMENT, target="web")
+        assert deployment.deploy(world, [deploying], deploying.owner or "") == [Done()]
+
+    go_over()
+    promotion.failover(world, pair, Wish(to=PRIMARY))
+    deploying = claimed(world, pair, WorkKind.DEPLOYMENT, target="web")
+    assert deployment.deploy(world, [deploying], deploying.owner or "") == [Done()]
+    looking = claimed(world, pair, WorkKind.VERIFICATION, target="web")
+    target = setting.targets["web"]
+
+    def meanwhile() -> None:
+        """When it has seen what it looked for, and takes the replaced key away."""
+        target.before_step = lambda: None
+        target.lock.release()
+        go_over()
+        target.lock.acquire()
+
+    target.before_step = meanwhile
+    outcome = deployment.verify(world, looking)
+    assert isinstance(outcome, Later), outcome
+    assert (WorkKind.VERIFICATION, "", "web") in rows(world, pair)
+
+
+# --- signals ---------------------------------------------------------------------------------------------
+
+
+def test_a_signal_that_comes_while_an_earlier_one_is_found_to_be_over_is_not_lost(
+    arena: Arena, world: World
+) -> None:
+    pair = served(world)
+    row = claimed(world, pair, WorkKind.SIGNAL)
+
+    def accuse(w: World) -> None:
+        with w.store.write() as tx:
+            serving = pairs.state(tx, pair.id).serving
+            assert serving is not None
+            certificates.block_key(tx, certificates.get(tx, serving).spki, "a test")
+            work.schedule(tx, WorkKind.SIGNAL, pair.id, tx.now)
+
+    _, outcome = arena.race(accuse, lambda w: turning.advance(w, row))
+    assert isinstance(outcome, Later), outcome
+    assert (WorkKind.SIGNAL, "", "") in rows(world, pair)
 
 
 # --- values ----------------------------------------------------------------------------------------------

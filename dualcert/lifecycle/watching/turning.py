@@ -124,10 +124,7 @@ def advance(world: World, row: WorkRow) -> Outcome:
         pair = pairs.by_id(tx, row.pair_id)
         accused = signals.accusation(tx, row.pair_id, early=world.watch.early)
     if pair is None or accused is None:
-        with world.store.write() as tx:
-            work.hold(tx, row)
-            work.finish(tx, row)
-        return Done()
+        return _over(world, row)
     serving, said = accused
     try:
         promotion.leave(world, pair, serving, f"what served is not to be trusted: {said}", ACTOR)
@@ -142,6 +139,16 @@ def advance(world: World, row: WorkRow) -> Outcome:
             backoff.after_failure(world.clock.now(), failure, passing=False), str(error), failed=True
         )
     return look_again(world, row, "the pair has changed")
+
+
+def _over(world: World, row: WorkRow) -> Outcome:
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        stands = pairs.by_id(tx, row.pair_id) is not None
+        if stands and signals.accusation(tx, row.pair_id, early=world.watch.early) is not None:
+            return Later(tx.now, "there is another word against what serves by now")
+        work.finish(tx, row)
+    return Done()
 
 
 def outcomes(world: World, ids: Collection[int]) -> list[dict[str, Any]]:
