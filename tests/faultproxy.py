@@ -37,7 +37,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of the proxy's own; the CA does not see the request.
+    """An answer of the proxy's own; the CA does not see the request, unless it is to be passed on (``forward``) first.
 
     ``length`` is what Content-Length claims, if not the truth; None: the body comes in chunks and claims nothing.
     """
@@ -47,6 +47,7 @@ class Answer:
     content_type: str = "text/plain"
     headers: tuple[tuple[str, str], ...] = ()
     length: int | None = -1
+    forward: bool = False
 
 
 @dataclass(frozen=True)
@@ -310,6 +311,8 @@ class _Connection(BaseHTTPRequestHandler):
         fault = proxy.choose(self.command, self.path, dict(self.headers), body)
         match fault:
             case Answer():
+                if fault.forward:
+                    self._forward(body)
                 headers = [("Content-Type", fault.content_type), *fault.headers]
                 self._reply(_Reply(fault.status, headers, fault.body, fault.length))
             case Hang():

@@ -161,7 +161,7 @@ def _answer(
     authorized = False
     try:
         for record in published:
-            client.answer(record.challenge)
+            _answer_once(client, record)
             answered.append(record.id)
         outcome = _look(world, row, order, client) if look else Later(world.clock.now(), "answered")
         authorized = outcome is None
@@ -174,6 +174,15 @@ def _answer(
                 cause = _counted(len(answered), "challenge")
                 events.record(tx, EventKind.ANSWERED, cause, pair=row.pair_id, ca=row.ca)
     return outcome
+
+
+def _answer_once(client: CertificateAuthority, record: ChallengeRecord) -> None:
+    """Whoever held the order before us may have been held up, and have answered just now: a CA takes that only once."""
+    try:
+        client.answer(record.challenge)
+    except CaRejected:
+        if client.authorization(record.authorization).challenge_status in {None, "pending"}:
+            raise
 
 
 def _look(world: World, row: WorkRow, order: Order, client: CertificateAuthority) -> Outcome | None:

@@ -33,6 +33,7 @@ from dualcert.model.work import Later, Outcome, WorkRow
 from tests.brokenca import (
     AUTHORIZATION,
     CERTIFICATE,
+    CHALLENGE,
     FINALIZE,
     NEW_ORDER,
     ORDER,
@@ -392,6 +393,22 @@ def order_document(scene: Broken, status: str, **more: Any) -> Answer:
             **more,
         }
     )
+
+
+def test_a_challenge_that_somebody_has_answered_already_is_answered(scene: Broken) -> None:
+    """By whoever held the order before, and was held up: CAs take no answer twice."""
+    scene.proxy.on(CHALLENGE, replace(problem(400, "malformed", "not pending any more"), forward=True))
+
+    assert issue(scene).status == 0
+
+    scene.demand_whole()
+    assert scene.proxy.count(CHALLENGE) == 1
+
+
+def test_a_challenge_that_the_ca_refuses_to_take_an_answer_for_is_told(scene: Broken) -> None:
+    scene.proxy.on(CHALLENGE, problem(400, "malformed", "no such thing"), times=None)
+
+    demand_in_part(scene, issue(scene), "no such thing")
 
 
 def test_a_refused_challenge_withdraws_its_values_and_is_tried_again_in_minutes(
