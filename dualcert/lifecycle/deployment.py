@@ -264,7 +264,9 @@ def _seen(world: World, row: WorkRow, target: TargetBinding, want: Wanted, *, pu
             deployments.others_left(tx, row.pair_id, row.target, serving.id)
             cause = "replaced keys have left the target"
             events.record(tx, EventKind.KEY_PURGED, cause, pair=row.pair_id, target=row.target)
-        if (state.epoch, state.serving) == (want.state.epoch, want.state.serving):
-            work.wake(tx, WorkKind.REVOCATION, row.pair_id)
+        if (state.epoch, state.serving) != (want.state.epoch, want.state.serving):
+            # Its deployment may be over already: then this row is the one that it asked to be looked for by.
+            return Later(tx.now, "another certificate should serve by now")
+        work.wake(tx, WorkKind.REVOCATION, row.pair_id)
         work.finish(tx, row)
     return Done()
