@@ -477,6 +477,29 @@ def test_a_certificate_is_looked_for_at_once_however_long_the_validation_took(sc
     assert [step for step, _ in scene.orders()] == ["stored"]
 
 
+@pytest.mark.parametrize(
+    ("status", "wish"),
+    [("processing", (("Retry-After", "0"),)), ("valid", ())],
+    ids=["come-at-once", "without-url"],
+)
+def test_a_ca_that_keeps_saying_that_it_is_nearly_there_is_not_run_over(
+    scene: Broken, status: str, wish: tuple[tuple[str, str], ...]
+) -> None:
+    nearly = replace(order_document(scene, status), headers=wish)
+    scene.proxy.on(FINALIZE, nearly)
+    scene.proxy.on(ORDER, nearly, times=None)
+
+    result = scene.program.run("issue", scene.name, "--json", "--timeout", "4s")
+
+    assert result.status == 3, result
+    assert "the CA is issuing the certificate" in result.err
+    assert 5 < scene.proxy.count(ORDER) < 30
+    scene.proxy.calm()
+    scene.program.done("renew", scene.name)
+    scene.demand_whole()
+    assert [step for step, _ in scene.orders()] == ["stored"]
+
+
 def test_an_order_that_the_ca_has_forgotten_is_placed_anew_at_once(scene: Broken) -> None:
     scene.proxy.on(ORDER, problem(404, "malformed", "no such order"))
 
