@@ -297,6 +297,7 @@ def aftermath(
     )
     for target in pair.targets:
         work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target=target)
+    work.reconsider(tx, pair.id)
     if old is None:
         work.cancel(tx, WorkKind.FALLBACK, pair.id)
     else:
