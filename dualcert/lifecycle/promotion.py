@@ -334,13 +334,15 @@ def fall_back(world: World, row: WorkRow) -> Outcome:
     """A first issuance whose backup is there and whose primary is not: after a while the backup serves instead."""
     with world.store.read() as tx:
         pair = pairs.by_id(tx, row.pair_id)
+        if pair is None:
+            return Done()  # and its row with it
         state = pairs.state(tx, row.pair_id)
         lineages = {one.id: one for one in pairs.lineages(tx, [row.pair_id])}
         primary = lineages[state.primary_lineage]
         order = work.get(tx, WorkKind.ORDER, row.pair_id, ca=primary.ca)
     with world.store.write() as tx:
         work.hold(tx, row)
-        if pair is None or state.serving is not None or state.standby is None:
+        if state.serving is not None or state.standby is None:
             work.finish(tx, row)
             return Done()
         at = falls_back_at(pair, order)
