@@ -56,7 +56,7 @@ def test_what_was_deployed_while_an_earlier_certificate_was_looked_for_is_looked
     with store.write() as tx:
         [looking] = claims.claim(tx, "slow", kinds=AT_A_TARGET, limit=1)
     assert looking.kind is WorkKind.VERIFICATION
-    overtaken = []
+    overtaken: list[bool] = []
 
     def fail_over() -> None:
         # It was seen, and while the replaced key leaves the target another process fails the pair over.
