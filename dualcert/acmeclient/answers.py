@@ -101,11 +101,11 @@ class Fields:
             return None
         try:
             instant = datetime.fromisoformat(value)
-        except ValueError as error:
+            if instant.tzinfo is None:
+                raise self.wrong(f"has a {key} without a time zone")
+            return instant.astimezone(UTC)
+        except (ValueError, OverflowError) as error:  # the year 1 or 9999, and a zone that leads out of it
             raise self.wrong(f"has a strange {key}") from error
-        if instant.tzinfo is None:
-            raise self.wrong(f"has a {key} without a time zone")
-        return instant.astimezone(UTC)
 
     def inner(self, key: str) -> Fields:
         return Fields(self._ca, f"{self._what}'s {key}", self._document.get(key, {}))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urljoin
+from contextlib import suppress
+from urllib.parse import urljoin, urlsplit
 
 _LINK = re.compile(r"<([^<>]*)>([^<]*)")
 _RELATION = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s;,"]+))', re.IGNORECASE)
@@ -18,11 +19,18 @@ def linked(header: str | None, base: str, relation: str) -> list[str]:
     for target, parameters in _LINK.findall(header or ""):
         relations = _RELATION.search(parameters)
         if relations and relation in (relations[1] or relations[2] or "").lower().split():
-            found.append(urljoin(base, target))
+            with suppress(ValueError):  # brackets around what is no address
+                found.append(urljoin(base, target))
     return [url for url in found if is_https(url)]
 
 
 def is_https(url: str) -> bool:
     """Whether this is an https URL that can go into a request as it stands."""
     found = _HTTPS.fullmatch(url)
-    return found is not None and 0 < int(found["port"] or 443) < 65536
+    if found is None or not 0 < int(found["port"] or 443) < 65536:
+        return False
+    try:
+        urlsplit(url)
+    except ValueError:  # brackets around what is no address
+        return False
+    return True

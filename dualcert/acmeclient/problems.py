@@ -164,7 +164,7 @@ def retry_after(header: str | None, now: datetime) -> timedelta | None:
 
     try:
         instant = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     # A date without a zone is the obsolete asctime form, which is GMT by definition, never local time.
     aware = instant if instant.tzinfo else instant.replace(tzinfo=UTC)

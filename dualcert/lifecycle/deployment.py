@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dualcert.errors import ConfigurationError, DeployError, DualcertError, KeyProblem, LeaseLost, ProbeFailed
-from dualcert.lifecycle import inspection, keymaking, probing, removal
+from dualcert.lifecycle import inspection, keymaking, probing, removal, switching
 from dualcert.lifecycle.looking import look_again
 from dualcert.lifecycle.world import TargetBinding, World
 from dualcert.model import names as naming
@@ -22,7 +22,7 @@ from dualcert.model.work import Done, Later, Outcome, WorkKind, WorkRow
 from dualcert.policy import backoff
 from dualcert.policy.backoff import Failure
 from dualcert.ports.deploy import Placement, Version
-from dualcert.store import Transaction, certificates, deployments, events, leases, pairs, work
+from dualcert.store import Transaction, certificates, deployments, events, pairs, work
 
 _LOOKS = 16
 """About ten seconds of looking until an endpoint that shows another certificate counts as a failure."""
@@ -62,16 +62,10 @@ def read_wanted(tx: Transaction, pair_id: int) -> Wanted | None:
 def deploy(world: World, rows: Sequence[WorkRow], owner: str) -> list[Outcome]:
     """Switch one target for all of the rows together; an outcome for each, in their order."""
     target = world.target(rows[0].target)
-    lease = f"target:{target.name}"
-    with world.store.write() as tx:
-        ours = leases.take(tx, lease, owner)
-    if not ours:
-        return [look_again(world, row, f"another process is switching {target.name}") for row in rows]
-    try:
-        return _switch(world, rows, target)
-    finally:
-        with world.store.write() as tx:
-            leases.drop(tx, lease, owner)
+    with switching.alone(world, target, owner) as ours:
+        if ours:
+            return _switch(world, rows, target)
+    return [look_again(world, row, f"another process is switching {target.name}") for row in rows]
 
 
 def _switch(world: World, rows: Sequence[WorkRow], target: TargetBinding) -> list[Outcome]:

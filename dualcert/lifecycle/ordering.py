@@ -246,9 +246,9 @@ def _received(
 ) -> Outcome:
     if snapshot.status == "valid" and snapshot.certificate is not None:
         return storing.store(world, row, pair, order, client.certificate(snapshot.certificate))
-    if snapshot.status == "valid":
-        return _knowing(pair, order, Later(world.clock.now(), "the certificate is ready"))
-    if snapshot.status in {"processing", "ready"}:
+    if snapshot.status in {"pending", "processing", "ready", "valid"}:
+        # Pending says a copy at the CA that lags behind what let us finalize. Valid without saying where the
+        # certificate is: RFC 8555 section 7.1.3 has it say so, some do a moment later.
         again = look_again(world, row, "the CA is issuing the certificate", snapshot.retry_after)
         return _knowing(pair, order, again)
     raise ChallengeFailed(

@@ -297,6 +297,7 @@ def aftermath(
     )
     for target in pair.targets:
         work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target=target)
+    work.reconsider(tx, pair.id)
     if old is None:
         work.cancel(tx, WorkKind.FALLBACK, pair.id)
     else:
@@ -335,8 +336,8 @@ def fall_back(world: World, row: WorkRow) -> Outcome:
         # First: the backup may be arriving just now, and who stores it counts on this row.
         work.hold(tx, row)
         pair = pairs.by_id(tx, row.pair_id)
-        state = pairs.state(tx, row.pair_id)
-        if pair is None or state.serving is not None or state.standby is None:
+        state = None if pair is None else pairs.state(tx, row.pair_id)
+        if pair is None or state is None or state.serving is not None or state.standby is None:
             work.finish(tx, row)
             return Done()
         lineages = {one.id: one for one in pairs.lineages(tx, [row.pair_id])}

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from dualcert.errors import DeployError, InvalidName, Refused, UsageProblem
+from dualcert.lifecycle import switching
 from dualcert.lifecycle.looking import look_again
 from dualcert.lifecycle.revocation import block_if_compromised
 from dualcert.lifecycle.world import World
@@ -18,7 +19,7 @@ from dualcert.model.events import EventKind
 from dualcert.model.pair import Pair
 from dualcert.model.signal import Reason
 from dualcert.model.work import Done, Outcome, WorkKind, WorkRow
-from dualcert.store import Transaction, certificates, events, leases, pairs, revocations, work
+from dualcert.store import Transaction, certificates, events, pairs, revocations, work
 from dualcert.store import removal as ended
 from dualcert.store.removal import Former
 
@@ -138,11 +139,9 @@ def advance(world: World, row: WorkRow) -> Outcome:
     if wanted or name is None:
         return _concluded(world, row)
     target = world.target(row.target)
-    lease, owner = f"target:{target.name}", row.owner or ""
-    with world.store.write() as tx:
-        if not leases.take(tx, lease, owner):
+    with switching.alone(world, target, row.owner or "") as ours:
+        if not ours:
             return look_again(world, row, f"another process is switching {target.name}")
-    try:
         deployer = target.deployer()
         deployer.remove(name)
         if deployer.read_back([name]).get(name) is not None:
@@ -151,9 +150,6 @@ def advance(world: World, row: WorkRow) -> Outcome:
                 remedy="See whether something else writes to this target.",
                 name=name,
             )
-    finally:
-        with world.store.write() as tx:
-            leases.drop(tx, lease, owner)
     return _concluded(world, row)
 
 

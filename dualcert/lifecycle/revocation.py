@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from operator import attrgetter
 
-from dualcert.errors import AlreadyRevoked, CaError, KeyProblem, Refused
+from dualcert.errors import AlreadyRevoked, CaError, CaRejected, KeyProblem, Refused
 from dualcert.lifecycle import accounts, budgeting, keymaking
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.model.events import EventKind
 from dualcert.model.pair import Pair
 from dualcert.model.signal import Reason, RevocationRequest
-from dualcert.model.work import Done, Later, Outcome, Waiting, WorkKind, WorkRow
+from dualcert.model.work import ANOTHER_STEP, Done, Later, Outcome, Waiting, WorkKind, WorkRow
 from dualcert.policy import backoff
 from dualcert.policy.backoff import Failure
 from dualcert.policy.recovery import passing
@@ -66,19 +69,11 @@ def advance(world: World, row: WorkRow) -> Outcome:
             (one, certificates.get(tx, one.certificate_id)) for one in revocations.wanted(tx, row.pair_id)
         ]
     mine = [(request, subject) for request, subject in requests if subject.ca == row.ca]
-    for request, subject in mine:
-        waiting = _must_leave(world, request) if pair is None else _must_wait(world, pair, request, subject)
-        if waiting is not None:
-            return waiting
-        try:
-            _revoke(world, row, request, subject)
-        except CaError as error:
-            budgeting.obey(world, row, None, error)
-            failure = Failure(began, row.attempts, row.since, world.draw())
-            at = backoff.after_failure(
-                world.clock.now(), failure, passing=passing(error), wished=error.retry_after
-            )
-            return Later(at, str(error), failed=True, waiting_for=budgeting.waits_for(error))
+    # None of them waits for what another one waits for, or is refused.
+    outcomes = [_carry_out(world, row, pair, request, subject, began) for request, subject in mine]
+    left = [one for one in outcomes if one is not None]
+    if left:
+        return _least(left)
     with world.store.write() as tx:
         work.hold(tx, row)
         if any(
@@ -90,7 +85,52 @@ def advance(world: World, row: WorkRow) -> Outcome:
     return Done()
 
 
-def _must_wait(world: World, pair: Pair, request: RevocationRequest, subject: Certificate) -> Outcome | None:
+def _carry_out(
+    world: World,
+    row: WorkRow,
+    pair: Pair | None,
+    request: RevocationRequest,
+    subject: Certificate,
+    began: datetime,
+) -> Later | Waiting | None:
+    """One revocation; None where nothing is left of it."""
+    waiting = _must_leave(world, request) if pair is None else _must_wait(world, pair, request, subject)
+    if waiting is not None:
+        return waiting
+    try:
+        _revoke(world, row, request, subject)
+    except CaError as error:
+        if isinstance(error, CaRejected) and subject.not_after <= world.clock.now():
+            _give_up(world, row, subject, error)
+            return None
+        budgeting.obey(world, row, None, error)
+        failure = Failure(began, row.attempts, row.since, world.draw())
+        at = backoff.after_failure(
+            world.clock.now(), failure, passing=passing(error), wished=error.retry_after
+        )
+        return Later(at, str(error), failed=True, waiting_for=budgeting.waits_for(error))
+    return None
+
+
+def _least(left: Sequence[Later | Waiting]) -> Outcome:
+    """What becomes of the row: a failure is told and backs off, but is woken by what another one waits for."""
+    waiting = next((one for one in left if isinstance(one, Waiting)), None)
+    failed = min((one for one in left if isinstance(one, Later)), key=attrgetter("at"), default=None)
+    if failed is None or waiting is None:
+        return failed or left[0]
+    return failed if failed.waiting_for else replace(failed, waiting_for=ANOTHER_STEP)
+
+
+def _give_up(world: World, row: WorkRow, subject: Certificate, error: CaRejected) -> None:
+    """CAs revoke nothing that has expired: nobody would ask about it any more."""
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        revocations.settle(tx, subject.id)
+        cause = f"{error.reason}; it has expired, so its revocation is given up"
+        events.record(tx, EventKind.FAILED, cause, pair=row.pair_id, ca=row.ca, certificate=subject.id)
+
+
+def _must_wait(world: World, pair: Pair, request: RevocationRequest, subject: Certificate) -> Waiting | None:
     """A certificate that may still be served somewhere is not revoked yet."""
     with world.store.read() as tx:
         state = pairs.state(tx, pair.id)
@@ -111,7 +151,7 @@ def _must_wait(world: World, pair: Pair, request: RevocationRequest, subject: Ce
     return None
 
 
-def _must_leave(world: World, request: RevocationRequest) -> Outcome | None:
+def _must_leave(world: World, request: RevocationRequest) -> Waiting | None:
     """What a pair had that was removed is not revoked before it has left the targets."""
     with world.store.read() as tx:
         places = removal.leaving(tx, request.pair_id)

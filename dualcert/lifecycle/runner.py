@@ -177,7 +177,7 @@ class Runner:
 
         Whoever was waited for may have taken that step just now, and be gone.
         """
-        unseen = self._kept.keys() - self._last_looks
+        unseen = {number for number, one in self._kept.items() if one.held.waiting} - self._last_looks
         self._last_looks |= unseen
         for number in unseen:
             self._start([self._kept.pop(number).held.row])

@@ -150,7 +150,9 @@ def _take_role(
     if order.lineage_id == state.primary_lineage:
         for target in pair.targets:
             work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target=target)
-    elif state.serving is None:
+    elif state.serving is not None:
+        work.reconsider(tx, pair.id)
+    else:
         orders_under_way = work.of_pairs(tx, [pair.id], [WorkKind.ORDER])
         of_primary = next((one for one in orders_under_way if one.ca != order.ca), None)
         at = promotion.falls_back_at(pair, of_primary)

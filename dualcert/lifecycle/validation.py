@@ -63,7 +63,12 @@ def prepare(
         orders.set_state(tx, over, RecordState.SPENT)
         orders.set_state(tx, answered, RecordState.ANSWERED)
         orders.remember(tx, order, pair.dns, wanted)
-        waiting = {record.order_id for record in schedule_publication(tx, pair.id)}
+        if wanted or work.get(tx, WorkKind.PUBLICATION, pair.id) is None:
+            left = schedule_publication(tx, pair.id)
+        else:
+            # What keeps them from going out has a next try of its own, which nothing new hurries.
+            left = _unpublished(tx, pair.id)
+        waiting = {record.order_id for record in left}
         if over:
             _schedule_withdrawal(tx, pair.id)
     return _waiting() if order.id in waiting else Later(world.clock.now(), "the values are published")
@@ -74,12 +79,16 @@ def schedule_publication(tx: Transaction, pair_id: int) -> list[ChallengeRecord]
 
     Returns what that is.
     """
-    waiting = orders.records(tx, pair_id=pair_id, states=(RecordState.REMEMBERED, RecordState.ADDED))
+    waiting = _unpublished(tx, pair_id)
     if waiting:
         first = min(one.since for one in waiting)
         at = gathering.publish_at(tx.now, first, orders.unanswered(tx, pair_id))
         work.schedule(tx, WorkKind.PUBLICATION, pair_id, at)
     return waiting
+
+
+def _unpublished(tx: Transaction, pair_id: int) -> list[ChallengeRecord]:
+    return orders.records(tx, pair_id=pair_id, states=(RecordState.REMEMBERED, RecordState.ADDED))
 
 
 def records_of(tx: Transaction, order: Order | None) -> list[ChallengeRecord]:
@@ -242,7 +251,7 @@ def _schedule_withdrawal(tx: Transaction, pair_id: int) -> None:
 def publish(world: World, row: WorkRow) -> Outcome:
     """Bring every remembered value of a pair out as one change per zone, and look until every server shows it."""
     with world.store.read() as tx:
-        waiting = orders.records(tx, pair_id=row.pair_id, states=(RecordState.REMEMBERED, RecordState.ADDED))
+        waiting = _unpublished(tx, row.pair_id)
         known = orders.values_at(tx, {one.record for one in waiting})
         withdrawing = work.held_by_another(tx, WorkKind.WITHDRAWAL, row.pair_id)
     if withdrawing:
@@ -320,7 +329,7 @@ def _published(
         moved += orders.set_state(tx, lagging, RecordState.ADDED, only=(RecordState.REMEMBERED,))
         if moved < len(out):
             _take_back(tx, row, out)
-        left = orders.records(tx, pair_id=row.pair_id, states=(RecordState.REMEMBERED, RecordState.ADDED))
+        left = _unpublished(tx, row.pair_id)
         if seen:
             work.wake(tx, WorkKind.ORDER, row.pair_id)
             events.record(

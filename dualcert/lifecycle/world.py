@@ -94,11 +94,12 @@ class DnsBinding:
 
 @dataclass(frozen=True)
 class TargetBinding:
-    """``endpoints``: where to look with a handshake, (host, port)."""
+    """``endpoints``: where to look with a handshake, (host, port). ``switching``: whose thread has it changes it."""
 
     name: str
     deployer: Lazy[Deployer]
     endpoints: tuple[tuple[str, int], ...]
+    switching: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,11 @@ class Failure:
 def next_look(now: datetime, looks: int, wished: timedelta | None = None) -> datetime:
     """When to look again at something under way: as the other side wished, else at once, then 5 ms doubling to 1 s.
 
-    After two minutes of looking every second, every ten seconds is enough, and the row goes back to the table.
+    After two minutes of looking every second, every ten seconds is enough, and the row goes back to the table. Who
+    wishes us back at once, or whose clock is behind ours, is looked at in our own rhythm: it may never be ready.
     """
-    if wished is not None:
-        return now + max(wished, timedelta(0))
+    if wished is not None and wished > timedelta(0):
+        return now + wished
     if looks == 0:
         return now
     if looks > 128:

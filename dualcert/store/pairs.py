@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.dml import ReturningInsert
 
+from dualcert.errors import UsageProblem
 from dualcert.model import names as naming
 from dualcert.model.pair import KeyType, Lineage, Pair, PairState
 from dualcert.store import counters
@@ -296,7 +297,11 @@ def states(tx: Transaction, ids: Collection[int]) -> dict[int, PairState]:
 
 
 def state(tx: Transaction, pair_id: int) -> PairState:
-    return _state(tx.execute(*for_ids(_states, [pair_id])).one())
+    """Raises ``UsageProblem`` where the pair is gone."""
+    row = tx.execute(*for_ids(_states, [pair_id])).first()
+    if row is None:
+        raise UsageProblem("the pair was removed meanwhile", remedy="See what there is: dualcert list")
+    return _state(row)
 
 
 def put_certificate(

@@ -38,6 +38,9 @@ from dualcert.store.tables import Number, work
 from dualcert.store.transaction import Transaction
 from dualcert.store.workrows import Queue, rows_of
 
+AWAY = (WorkKind.PROMOTION, WorkKind.SIGNAL)
+"""Steps that turn a pair away from the certificate that serves, by themselves."""
+
 _WOKEN = "woken"
 """``waiting_for`` of a held row that another step of its pair has moved on for."""
 
@@ -139,17 +142,30 @@ def _finish_order(*, primary: bool) -> Delete:
     mine = and_(work.c.id == bindparam("row_id"), work.c.fence == bindparam("row_fence"))
     over = [and_(work.c.kind == WorkKind.REFILL.value, work.c.ca == bindparam("of_ca"))]
     if primary:
-        over.append(work.c.kind == WorkKind.FALLBACK.value)
+        over.append(is_one_of(work.c.kind, [kind.value for kind in (WorkKind.FALLBACK, *AWAY)]))
     return delete(work).where(or_(mine, and_(work.c.pair_id == bindparam("of_pair"), or_(*over))))
 
 
 def finish_order(tx: Transaction, row: WorkRow, *, primary: bool) -> None:
     """The lineage has another certificate, the ``primary`` one perhaps.
 
-    A refill that is still due was for the one before, a fallback for there being none: they go as well.
+    A refill that is still due was for the one before, a fallback for there being none, and what was to turn the pair
+    away from it was for that: they go as well.
     """
     values = {"row_id": row.id, "row_fence": row.fence, "of_pair": row.pair_id, "of_ca": row.ca}
     tx.execute(_finish_order(primary=primary), values)
+
+
+@prepared
+def _reconsider() -> Update:
+    mine = (work.c.pair_id == bindparam("of_pair"), is_one_of(work.c.kind, [kind.value for kind in AWAY]))
+    return update(work).where(*mine, not_(is_held)).values(due_at=bindparam("at"))
+
+
+def reconsider(tx: Transaction, pair_id: int) -> None:
+    """The pair has another backup, or serves another certificate: what could not turn it away looks again."""
+    if tx.execute(_reconsider(), {"of_pair": pair_id, "at": tx.at}).rowcount:
+        tx.made_due.add(pair_id)
 
 
 @prepared

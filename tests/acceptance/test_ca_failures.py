@@ -465,6 +465,27 @@ def test_an_order_that_is_not_ready_is_looked_at_again_and_not_thrown_away(
     assert [step for step, _ in scene.orders()] == ["stored"]
 
 
+def test_an_order_of_which_a_copy_that_lags_behind_says_that_it_is_pending_is_not_thrown_away(
+    scene: Broken,
+) -> None:
+    pending = scene.proxy.on(ORDER, order_document(scene, "pending"), times=0)
+    refused = scene.proxy.on(FINALIZE, problem(403, "orderNotReady", "the order is pending"))
+    with closing(scene.program.application()) as application:
+        world = application.world
+        pair = inventory.ensure(world, PairRequest((scene.name,), targets=()))
+
+        class Lagging(Engine):
+            def advance(self, rows: Sequence[WorkRow]) -> list[Outcome]:
+                # From the refusal of the first finalize on, three looks find the order as it was before.
+                pending.times = 3 if refused.hits else 0
+                return super().advance(rows)
+
+        scope = Scope(frozenset([pair.id]), inventory.ISSUING)
+        run_until(Lagging(world), scope, world.clock.now() + timedelta(seconds=60))
+    assert pending.hits == 3
+    assert [step for step, _ in scene.orders()] == ["stored"]
+
+
 class _LongLooked(Engine):
     """Every step finds that what it waits for was looked at in vain a hundred times."""
 
@@ -491,6 +512,29 @@ def test_a_certificate_is_looked_for_at_once_however_long_the_validation_took(sc
         scope = Scope(frozenset([pair.id]), inventory.ISSUING)
         run_until(engine, scope, world.clock.now() + timedelta(seconds=60))
     assert engine.issuing[0] == 1
+    assert [step for step, _ in scene.orders()] == ["stored"]
+
+
+@pytest.mark.parametrize(
+    ("status", "wish"),
+    [("processing", (("Retry-After", "0"),)), ("valid", ())],
+    ids=["come-at-once", "without-url"],
+)
+def test_a_ca_that_keeps_saying_that_it_is_nearly_there_is_not_run_over(
+    scene: Broken, status: str, wish: tuple[tuple[str, str], ...]
+) -> None:
+    nearly = replace(order_document(scene, status), headers=wish)
+    scene.proxy.on(FINALIZE, nearly)
+    scene.proxy.on(ORDER, nearly, times=None)
+
+    result = scene.program.run("issue", scene.name, "--json", "--timeout", "4s")
+
+    assert result.status == 3, result
+    assert "the CA is issuing the certificate" in result.err
+    assert 5 < scene.proxy.count(ORDER) < 30
+    scene.proxy.calm()
+    scene.program.done("renew", scene.name)
+    scene.demand_whole()
     assert [step for step, _ in scene.orders()] == ["stored"]
 
 

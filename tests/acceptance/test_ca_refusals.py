@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.brokenca import AUTHORIZATION, FINALIZE, NEW_ORDER, ORDER, Broken, broken, clock, say_in
+from tests.brokenca import AUTHORIZATION, FINALIZE, NEW_ORDER, ORDER, Broken, broken, change, clock, say_in
 from tests.faultproxy import Answer, problem
 from tests.labfixture import ProjectLab
 from tests.program import Program, Result
@@ -237,3 +237,60 @@ def test_a_certificate_that_another_account_has_ordered_can_be_revoked_by_its_ke
         "revoke", scene.name, "--role", "backup", "--reason", "keyCompromise", "--timeout", "10s"
     )
     assert done.status == 0, done
+
+
+NOT_REVOKED = problem(403, "unauthorized", "this certificate is not revoked")
+
+
+def fail_over_unrevoked(scene: Broken) -> Any:
+    """The CA refuses to revoke what served; its lineage is filled again. Returns what served."""
+    served = scene.program.done("issue", scene.name, "--json").json["primary"]["certificate"]
+    scene.proxy.on("/revoke-cert", NOT_REVOKED, times=None)
+    assert scene.program.run("failover", scene.name, "--revoke", "--timeout", "10s").status == 3
+    scene.program.run("renew", "--due", "--timeout", "1m")
+    assert scene.program.show(scene.name)["protection"] == "protected"
+    return served
+
+
+def test_a_revocation_that_the_ca_refuses_keeps_no_other_one_waiting(scene: Broken) -> None:
+    fail_over_unrevoked(scene)
+    scene.proxy.calm()
+    scene.proxy.on("/revoke-cert", NOT_REVOKED, times=1)
+
+    result = scene.program.run("revoke", scene.name, "--role", "backup", "--timeout", "10s")
+
+    assert result.status == 0, result
+    assert scene.rows("SELECT count(*) FROM revocation_request") == [(1,)], "the refused one is tried again"
+    [(tries, reason)] = scene.rows("SELECT attempts, reason FROM work WHERE kind = 'revocation'")
+    assert tries == 2
+    assert "this certificate is not revoked" in reason
+
+
+def test_a_revocation_that_the_ca_refuses_is_given_up_when_its_certificate_has_expired(scene: Broken) -> None:
+    """Else the failover that it belongs to would never be finished, and no other one could begin."""
+    served = fail_over_unrevoked(scene)
+    again = scene.program.run("failover", scene.name, "--timeout", "10s")
+    assert again.status == 3, again
+    change(
+        scene.program,
+        "UPDATE certificate SET not_after = stored_at WHERE sha256 = ?",
+        bytes.fromhex(served["sha256"]),
+    )
+
+    scene.program.run("failover", scene.name, "--timeout", "10s")
+
+    assert (
+        scene.rows("SELECT kind FROM work")
+        == scene.rows("SELECT certificate_id FROM revocation_request")
+        == []
+    )
+    [cause] = [
+        one["cause"]
+        for one in scene.program.done("events", scene.name, "--json").lines
+        if one["kind"] == "failed"
+    ]
+    assert "this certificate is not revoked" in cause
+    assert "it has expired" in cause
+    finished = scene.program.run("failover", scene.name)
+    assert finished.status == 4, finished
+    assert "and finished" in finished.err

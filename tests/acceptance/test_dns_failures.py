@@ -22,7 +22,7 @@ from dualcert.plugins.dns import rfc2136
 from dualcert.ports.dns import DnsProvider, TxtValue
 from dualcert.ports.options import Options
 from tests.bindserver import STRANGER, BindServer, bind
-from tests.brokenca import change
+from tests.brokenca import change, rows
 from tests.labfixture import ProjectLab
 from tests.program import Program, finish
 
@@ -124,6 +124,25 @@ def test_a_wrong_secret(lab: ProjectLab, program: Program, dns: Dns) -> None:
 
     server = f"{lab.bind.address}:{lab.bind.port}"
     fails_then_mends(lab, program, dns, "another secret under the name dualcert", server, "Compare tsig_name")
+
+
+def test_an_order_that_waits_for_the_values_does_not_hurry_their_next_try(
+    lab: ProjectLab, program: Program, dns: Dns, name: str
+) -> None:
+    """It looks every few minutes whether its CA still knows it, and how long DNS fails is no concern of its."""
+    dns.spoil_secret(_OTHER_SECRET)
+    assert program.run("issue", name, "--timeout", "10s").status == 1
+    change(program, "UPDATE work SET attempts = 9, due_at = due_at + 86400000000 WHERE kind = 'publication'")
+    [before] = rows(program, "SELECT due_at, attempts FROM work WHERE kind = 'publication'")
+    assert change(program, "UPDATE work SET due_at = 1 WHERE kind = 'order'") == 2
+
+    program.run("renew", "--due", "--timeout", "10s")
+
+    assert rows(program, "SELECT due_at, attempts FROM work WHERE kind = 'publication'") == [before]
+    assert rows(program, "SELECT step FROM acme_order") == [("placed",), ("placed",)]
+    dns.mend()
+    program.done("renew", name)
+    assert lab.leftovers() == {}
 
 
 def test_a_key_that_the_server_does_not_know(lab: ProjectLab, program: Program, dns: Dns) -> None:

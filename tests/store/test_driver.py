@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
@@ -22,7 +22,7 @@ from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.model.events import Event, EventKind
 from dualcert.model.pair import Pair
-from dualcert.model.work import PERSON, WorkKind, WorkRow
+from dualcert.model.work import PERSON, Outcome, WorkKind, WorkRow
 from dualcert.ports.ca import CertificateAuthority
 from dualcert.store import (
     Store,
@@ -341,6 +341,27 @@ def test_what_another_process_does_not_finish_is_waited_for_until_the_deadline(w
     assert 0.4 <= run(world, seconds=0.4) < PATIENCE
     with world.store.write() as tx:
         work.hold(tx, theirs)
+
+
+def test_what_is_looked_at_again_after_the_deadline_is_not_looked_at_without_pause_before_it(
+    world: World,
+) -> None:
+    """Somebody switches the target all the time: it is looked ever more slowly whether he is ready."""
+    with world.store.write() as tx:
+        pair, *_ = deployable(tx, world, "web")
+        assert leases.take(tx, "target:web", "another|somewhere|1|1|1")
+    looks = []
+
+    class Counting(Engine):
+        def advance(self, rows: Sequence[WorkRow]) -> list[Outcome]:
+            looks.append(rows)
+            return super().advance(rows)
+
+    run_until(Counting(world), Scope(), CLOCK.now() + timedelta(seconds=2.5))
+
+    assert 5 < len(looks) < 15
+    [row] = rows_of(world, pair)
+    assert (row.kind, row.owner, row.reason) == (DEPLOYMENT, None, "another process is switching web")
 
 
 def test_what_a_dead_process_left_is_taken_up_at_once(world: World, setting: Setting) -> None:

@@ -17,7 +17,7 @@ from dualcert.model.deployment import How
 from dualcert.model.events import EventKind
 from dualcert.model.pair import KeyType, Pair
 from dualcert.model.signal import Reason
-from dualcert.model.work import Done, Waiting, WorkKind
+from dualcert.model.work import Done, Later, Waiting, WorkKind
 from dualcert.ports.deploy import Placement, Version
 from dualcert.store import (
     Store,
@@ -26,6 +26,7 @@ from dualcert.store import (
     claims,
     deployments,
     events,
+    leases,
     orders,
     overview,
     pairs,
@@ -139,17 +140,17 @@ def test_a_deployment_that_comes_too_late_is_taken_away_again(
         work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target="web")
         [row] = claims.claim(tx, "slow", kinds=ALL, limit=1)
     target = setting.targets["web"]
-    switched: list[bool] = []
+    another, switched = a_world(store, world.clock, setting), list[bool]()
 
     def overtaken() -> None:
         # In the middle of the switch another process ends the pair, and takes it from the target.
         if not switched:
             switched.append(True)
             target.lock.release()
-            removal.remove(world, pair, None)
+            removal.remove(another, pair, None)
             with store.write() as tx:
                 tx.execute(update(tables.lease).values(until=0))
-            take_steps(world)
+            take_steps(another)
             with store.read() as tx:
                 assert work.of_pairs(tx, [pair.id]) == []
             target.lock.acquire()
@@ -210,6 +211,42 @@ def test_nothing_is_revoked_before_the_last_target_is_left(
     assert engine.advance([row]) == [Done()]
     with store.read() as tx:
         assert {row.due_at for row in work.of_pairs(tx, [pair.id], [WorkKind.REVOCATION])} == {tx.now}
+
+
+def test_of_a_deployment_and_a_removal_of_one_process_one_has_the_target_at_a_time(
+    store: Store, world: World, setting: Setting
+) -> None:
+    """And its lease lasts until the first of them is through."""
+    gone = a_served_pair(store, world, setting, "gone.example.com")
+    pair = a_served_pair(store, world, setting)
+    removal.remove(world, gone, None)
+    with store.write() as tx:
+        work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target="web")
+    engine = Engine(world)
+    [[taking_away]], [[putting]] = (
+        engine.claim([kind], 1) for kind in (WorkKind.REMOVAL, WorkKind.DEPLOYMENT)
+    )
+    target = setting.targets["web"]
+    target.versions.pop(pair.name)
+    target.current.pop(pair.name)
+    meanwhile: list[object] = []
+
+    def remove() -> None:
+        if not meanwhile:
+            meanwhile.append(None)
+            target.lock.release()
+            meanwhile[:] = engine.advance([taking_away])
+            with store.write() as tx:
+                meanwhile.append(leases.take(tx, "target:web", "another"))
+            target.lock.acquire()
+
+    target.before_step = remove
+    assert engine.advance([putting]) == [Done()]
+
+    assert isinstance(meanwhile[0], Later)
+    assert meanwhile[1] is False, "nobody else may switch it meanwhile"
+    assert engine.advance([taking_away]) == [Done()]
+    assert set(target.versions) == {pair.name}
 
 
 def test_a_person_can_give_a_target_up(store: Store, world: World, setting: Setting) -> None:

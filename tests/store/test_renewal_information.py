@@ -292,6 +292,22 @@ def test_a_ca_that_is_away_is_left_alone_for_a_while(
     assert asking(world, PRIMARY) is None
 
 
+def test_a_ca_that_is_not_configured_any_more_is_not_asked(world: World, oracle: Oracle) -> None:
+    """Others may know it still; who does not has nobody to ask, now or in five minutes."""
+    a_held(world)
+    oracle.says = CaUnreachable("no answer", ca=PRIMARY)
+    ask(world)
+    assert asking(world, PRIMARY) is not None
+    with world.store.write() as tx:
+        tx.execute(t.work.update().values(due_at=tx.at))
+    cas = {name: binding for name, binding in world.cas.items() if name != PRIMARY}
+
+    ask(replace(world, cas=cas))
+
+    assert asking(world, PRIMARY) is None
+    assert renewal.not_asked(world) == []
+
+
 def test_one_certificate_of_which_a_ca_knows_nothing_does_not_keep_it_from_being_asked_about_others(
     world: World, oracle: Oracle, clock: FakeClock
 ) -> None:

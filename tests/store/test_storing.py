@@ -12,8 +12,10 @@ from sqlalchemy import select
 
 from dualcert.clock import from_microseconds, to_microseconds
 from dualcert.errors import CertificateUnfit, LeaseLost
+from dualcert.lifecycle import promotion as turning
 from dualcert.lifecycle import renewal, renewal_information, storing
 from dualcert.lifecycle.engine import Engine
+from dualcert.lifecycle.promotion import Wish
 from dualcert.lifecycle.world import World
 from dualcert.model.order import Order
 from dualcert.model.pair import Pair
@@ -217,6 +219,48 @@ def test_a_first_backup_does_not_wait_for_a_primary_that_needs_a_person(world: W
     pair, order, row = under_way(world, BACKUP)
     arrive(world, pair, order, row)
     assert fallback(world, pair) == world.clock.now()
+
+
+def refused(world: World, pair: Pair, *kinds: WorkKind) -> None:
+    """Steps away from what serves that could not be taken, and are tried again the next day."""
+    with world.store.write() as tx:
+        for kind in kinds:
+            work.schedule(tx, kind, pair.id, tx.now)
+        for row in work.of_pairs(tx, [pair.id], kinds):
+            at = tx.now + timedelta(days=1)
+            work.put_back(tx, row, due_at=at, reason="the backup may not serve", failed=True)
+
+
+def test_nothing_turns_away_any_more_from_what_has_a_successor(world: World) -> None:
+    pair, order, row = under_way(world, PRIMARY)
+    refused(world, pair, WorkKind.PROMOTION, WorkKind.SIGNAL)
+    arrive(world, pair, order, row)
+    assert scheduled(world, pair) == {(WorkKind.DEPLOYMENT, "", "web")}
+    assert [one["step"] for one in renewal.outstanding(world)] == ["deployment"]
+
+
+def test_a_backup_that_arrives_is_turned_to_at_once_where_it_was_waited_for(world: World) -> None:
+    pair, order, row = under_way(world, BACKUP)
+    with world.store.write() as tx:
+        give_role(tx, pair, issued(tx, world, pair, PRIMARY))
+    refused(world, pair, WorkKind.SIGNAL)
+    arrive(world, pair, order, row)
+    with world.store.read() as tx:
+        signal = work.get(tx, WorkKind.SIGNAL, pair.id)
+    assert signal is not None
+    assert signal.due_at == world.clock.now()
+
+
+def test_who_was_turned_away_by_hand_is_looked_at_by_what_was_to_do_it(world: World) -> None:
+    with world.store.write() as tx:
+        pair = a_pair(tx)
+        give_role(tx, pair, issued(tx, world, pair, PRIMARY))
+        give_role(tx, pair, issued(tx, world, pair, BACKUP))
+    refused(world, pair, WorkKind.PROMOTION, WorkKind.SIGNAL)
+    turning.failover(world, pair, Wish())
+    with world.store.read() as tx:
+        left = work.of_pairs(tx, [pair.id], [WorkKind.PROMOTION, WorkKind.SIGNAL])
+    assert [one.due_at for one in left] == [world.clock.now()] * 2
 
 
 def test_a_target_that_was_added_while_the_order_was_under_way_gets_the_certificate(world: World) -> None:

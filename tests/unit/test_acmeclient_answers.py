@@ -65,6 +65,9 @@ def test_a_status_that_is_new_to_us_is_passed_on() -> None:
         {"status": 7},
         {"finalize": None},
         {"finalize": "http://ca.example.test/f"},
+        {"finalize": "https://[1]/f"},
+        {"expires": "0001-01-01T00:00:00+01:00"},
+        {"expires": "9999-12-31T23:59:59-01:00"},
         {"authorizations": "https://ca.example.test/a"},
         {"authorizations": ["ftp://ca.example.test/a"]},
         {"certificate": "http://ca.example.test/c"},
@@ -170,6 +173,7 @@ def test_is_https(url: str, https: bool) -> None:
         ('<https://ca.example.test/2>;title="a;b, c"; REL="up alternate"', ["https://ca.example.test/2"]),
         ('</2>;rel="alternate"', ["https://ca.example.test/2"]),
         ('<http://ca.example.test/2>;rel="alternate"', []),
+        ('<https://[1]/2>;rel="alternate", <//[2>;rel="alternate"', []),
         ('<https://ca.example.test/2>;rel="alternates"', []),
         (
             '<https://ca.example.test/dir>;rel="index", </2>;rel="alternate",</3>;rel="alternate"',

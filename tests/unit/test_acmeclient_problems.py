@@ -69,6 +69,7 @@ def failed(
         ("Sun, 22 Nov 2026 11:00:00 GMT", timedelta(0)),
         ("Sun, 22 Nov 2126 12:00:00 GMT", timedelta(days=1)),
         ("Sun, 99 Nov 2026 12:00:00 GMT", None),
+        ("22 Nov 99999999999999999999 12:00:00 GMT", None),
     ],
 )
 def test_retry_after(header: str | None, wait: timedelta | None) -> None:

@@ -49,7 +49,12 @@ def test_two_minutes_of_looks_are_waited_for_in_memory_and_later_ones_are_not() 
 @pytest.mark.parametrize("looks", [0, 5, 1000])
 def test_the_other_sides_wish_goes_before_our_own_rhythm(looks: int) -> None:
     assert next_look(NOW, looks, timedelta(seconds=7)) == NOW + timedelta(seconds=7)
-    assert next_look(NOW, looks, timedelta(seconds=-7)) == NOW
+
+
+@pytest.mark.parametrize("looks", [0, 5, 1000])
+@pytest.mark.parametrize("seconds", [0, -7])
+def test_who_always_wishes_us_back_at_once_is_looked_at_in_our_own_rhythm(looks: int, seconds: int) -> None:
+    assert next_look(NOW, looks, timedelta(seconds=seconds)) == next_look(NOW, looks)
 
 
 # --- after a failure -------------------------------------------------------------------------------------
