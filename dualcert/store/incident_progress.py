@@ -130,13 +130,15 @@ def stop_holding(tx: Transaction, ca: str) -> None:
 
 
 @prepared
-def _held_for() -> Select[Any]:
-    return select(ca_standing.c.refills_held_for).where(ca_standing.c.ca == bindparam("at_ca"))
+def _held_for(*, lock: bool) -> Select[Any]:
+    query = select(ca_standing.c.refills_held_for).where(ca_standing.c.ca == bindparam("at_ca"))
+    return query.with_for_update(read=True) if lock else query
 
 
-def refills_held_for(tx: Transaction, ca: str) -> int | None:
-    """The incident for whose sake nothing is refilled at a CA; None where there is none."""
-    found: int | None = tx.execute(_held_for(), {"at_ca": ca}).scalar()
+def refills_held_for(tx: Transaction, ca: str, *, lock: bool = False) -> int | None:
+    """The incident for whose sake nothing is refilled at a CA; None where there is none. ``lock``: nobody lets go of
+    what is held there before this unit ends."""
+    found: int | None = tx.execute(_held_for(lock=lock), {"at_ca": ca}).scalar()
     return found
 
 

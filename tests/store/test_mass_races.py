@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from dualcert.lifecycle import promotion, storing
 from dualcert.lifecycle.engine import Engine
-from dualcert.lifecycle.incidents import open_incident, plan, telling
+from dualcert.lifecycle.incidents import open_incident, plan, refills, running, telling
 from dualcert.lifecycle.incidents.planning import Plan
+from dualcert.lifecycle.incidents.running import Ended, Terms
 from dualcert.lifecycle.promotion import Turn, Wish
 from dualcert.lifecycle.world import World
 from dualcert.model.order import Order
 from dualcert.model.pair import Pair
 from dualcert.model.work import Done, WorkKind
 from dualcert.ports.ca import IssuedCertificate
-from dualcert.store import certificates, incident_runs, incidents, pairs, revocations, work
+from dualcert.store import certificates, incident_runs, incidents, pairs, revocations, tables, work
 from dualcert.store import promotion as promotion_sql
 from dualcert.store.incident_runs import Range
 from dualcert.testing.clock import FakeClock
@@ -29,6 +31,8 @@ from tests.store.racing import Arena
 from tests.store.worlds import Setting, issued, ordered, signed
 
 COUNT = 4
+_PROMOTE = 4
+"""Which unit of a run's promotes: before it are its beginning, what is to be hurried, and backups to be ordered."""
 
 
 @pytest.fixture
@@ -113,6 +117,27 @@ def test_a_backup_whose_revocation_is_recorded_during_a_batch_is_not_promoted_on
 
     assert mass == (COUNT - 1, 1)
     assert epochs(arena.second, held) == [1, 0, 1, 1]
+
+
+def test_who_lets_refills_go_during_a_batch_waits_for_those_that_it_holds(
+    arena: Arena, planned: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running._Run, "_see_all", lambda self, batch, wave: None)
+    number, digest = planned.incident.id, planned.hash
+
+    ended, cas = arena.race(
+        lambda w: running.run(w, number, digest, Terms("100%", max_failures="100%")),
+        lambda w: refills.release_for(w, number),
+        nth=_PROMOTE,
+    )
+
+    assert arena.was_blocked
+    assert (ended, cas) == (Ended(done=True, stopped=None), [PRIMARY])
+    with arena.second.store.read() as tx:
+        waits = tx.execute(
+            select(tables.work.c.waiting_for).where(tables.work.c.kind == WorkKind.REFILL.value)
+        )
+        assert list(waits.scalars()) == [None] * COUNT
 
 
 def test_two_processes_at_one_batch_promote_each_pair_once(

@@ -1,0 +1,79 @@
+"""What people say while a mass promotion is under way, and what is left of it then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from dualcert.lifecycle import closing
+from dualcert.lifecycle.incidents import open_incident, plan, refills, running
+from dualcert.lifecycle.incidents.opening import Entry, Selection
+from dualcert.lifecycle.incidents.running import Terms
+from dualcert.lifecycle.world import World
+from dualcert.model.incident import Incident
+from dualcert.model.work import WorkKind
+from dualcert.store import Store, tables
+from dualcert.testing.clock import FakeClock
+from tests.store import masses
+from tests.store.building import PRIMARY
+from tests.store.worlds import Setting, a_world
+
+MANY = 40
+TERMS = Terms(waves="50%,100%", max_failures="100%", max_drift="100%")
+
+
+@pytest.fixture
+def world(store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Whole pairs, which a run only promotes, because they have no real keys."""
+    with store.write() as tx:
+        masses.fill(tx, MANY)
+    monkeypatch.setattr(running._Run, "_see_all", lambda self, batch, wave: None)
+    return a_world(store, clock, Setting())
+
+
+def an_incident(world: World, first: int, last: int, ca: str = PRIMARY) -> Incident:
+    offset = 1 if ca == PRIMARY else 0
+    entries = [Entry(n, serial=masses.serial(2 * n - offset)) for n in range(first, last + 1)]
+    deadline = world.clock.now() + timedelta(hours=24)
+    return open_incident(world, "a test", "a test", deadline, ca, Selection("serials", entries, ca=ca))
+
+
+def carry_out(world: World, incident: Incident, meanwhile: Callable[[], object] = lambda: None) -> None:
+    """Run it; ``meanwhile``: once, between its two waves."""
+    said: list[bool] = []
+
+    def once(_progress: running.Progress) -> None:
+        if not said:
+            said.append(True)
+            meanwhile()
+
+    running.run(world, incident.id, plan(world, incident.id).hash, TERMS, once)
+
+
+def refills_by(store: Store) -> dict[str | None, int]:
+    """How many refills wait for what."""
+    with store.read() as tx:
+        query = select(tables.work.c.waiting_for).where(tables.work.c.kind == WorkKind.REFILL.value)
+        found = list(tx.execute(query).scalars())
+    return {word: found.count(word) for word in set(found)}
+
+
+@pytest.mark.parametrize(
+    "let_go",
+    [
+        lambda world, incident: refills.release_for(world, incident.id),
+        lambda world, incident: closing.thaw(world, PRIMARY),
+    ],
+    ids=["refill now", "thaw"],
+)
+def test_refills_that_are_let_go_during_a_run_are_held_by_none_of_its_later_batches(
+    world: World, store: Store, let_go: Callable[[World, Incident], object]
+) -> None:
+    incident = an_incident(world, 1, MANY)
+
+    carry_out(world, incident, lambda: let_go(world, incident))
+
+    assert refills_by(store) == {None: MANY}
