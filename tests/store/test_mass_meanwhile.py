@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from dualcert.lifecycle import closing
-from dualcert.lifecycle.incidents import open_incident, plan, refills, running
+from dualcert.lifecycle.incidents import add_to_incident, open_incident, plan, refills, running, telling
 from dualcert.lifecycle.incidents.opening import Entry, Selection
 from dualcert.lifecycle.incidents.running import Terms
 from dualcert.lifecycle.world import World
@@ -77,3 +77,27 @@ def test_refills_that_are_let_go_during_a_run_are_held_by_none_of_its_later_batc
     carry_out(world, incident, lambda: let_go(world, incident))
 
     assert refills_by(store) == {None: MANY}
+
+
+def test_a_run_that_ends_when_a_newer_plan_is_carried_out_does_not_end_that_one(world: World) -> None:
+    incident = an_incident(world, 1, 20)
+    old, newer = plan(world, incident.id), []
+
+    class Killed(BaseException):
+        pass
+
+    def kill(_progress: running.Progress) -> None:
+        raise Killed
+
+    def begin_a_newer_one(progress: running.Progress) -> None:
+        if progress.turned == 20 and not newer:
+            add_to_incident(world, incident.id, [2 * pair - 1 for pair in (21, 22)])
+            newer.append(plan(world, incident.id).hash)
+            with pytest.raises(Killed):
+                running.run(world, incident.id, newer[0], TERMS, kill)
+
+    assert running.run(world, incident.id, old.hash, TERMS, begin_a_newer_one).done
+    assert telling.status(world, incident.id)["promoted"] == 21
+
+    assert running.run(world, incident.id, newer[0], TERMS).done
+    assert telling.status(world, incident.id)["promoted"] == 22

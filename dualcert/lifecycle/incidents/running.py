@@ -189,11 +189,11 @@ class _Run:
             stopped = self._wave(wave, end)
             if stopped is not None:
                 with self._world.store.write() as tx:
-                    incident_runs.set_end(tx, self._id, stopped=stopped)
+                    incident_runs.set_end(tx, self._id, self._plan.number, stopped=stopped)
                     _record(tx, self._plan, f"stopped: {stopped}")
                 return stopped
         with self._world.store.write() as tx:
-            incident_runs.set_end(tx, self._id, stopped=None)
+            incident_runs.set_end(tx, self._id, self._plan.number, stopped=None)
             _record(tx, self._plan, "every row has had its turn")
         return None
 
