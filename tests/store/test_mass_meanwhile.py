@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from dualcert.errors import Refused
 from dualcert.lifecycle import closing
-from dualcert.lifecycle.incidents import add_to_incident, open_incident, plan, refills, running, telling
+from dualcert.lifecycle.incidents import (
+    add_to_incident,
+    open_incident,
+    plan,
+    planning,
+    refills,
+    running,
+    telling,
+)
 from dualcert.lifecycle.incidents.opening import Entry, Selection
 from dualcert.lifecycle.incidents.running import Terms
 from dualcert.lifecycle.world import World
@@ -23,6 +33,10 @@ from tests.store.worlds import Setting, a_world
 
 MANY = 40
 TERMS = Terms(waves="50%,100%", max_failures="100%", max_drift="100%")
+
+
+class Killed(BaseException):
+    pass
 
 
 @pytest.fixture
@@ -81,10 +95,8 @@ def test_refills_that_are_let_go_during_a_run_are_held_by_none_of_its_later_batc
 
 def test_a_run_that_ends_when_a_newer_plan_is_carried_out_does_not_end_that_one(world: World) -> None:
     incident = an_incident(world, 1, 20)
-    old, newer = plan(world, incident.id), []
-
-    class Killed(BaseException):
-        pass
+    old = plan(world, incident.id)
+    newer: list[str] = []
 
     def kill(_progress: running.Progress) -> None:
         raise Killed
@@ -101,3 +113,41 @@ def test_a_run_that_ends_when_a_newer_plan_is_carried_out_does_not_end_that_one(
 
     assert running.run(world, incident.id, newer[0], TERMS).done
     assert telling.status(world, incident.id)["promoted"] == 22
+
+
+# --- more certificates -----------------------------------------------------------------------------------
+
+
+def test_whoever_dies_while_he_adds_certificates_leaves_no_plan_without_them(world: World) -> None:
+    incident = an_incident(world, 1, 20)
+    old = plan(world, incident.id)
+
+    def numbers() -> Iterator[int]:
+        yield 2 * 21 - 1
+        yield from range(10**6, 10**6 + 5000)
+        raise Killed
+
+    with pytest.raises(Killed):
+        add_to_incident(world, incident.id, numbers())
+
+    assert telling.status(world, incident.id)["affected"] == 21
+    with pytest.raises(Refused, match="no plan that is complete"):
+        running.run(world, incident.id, old.hash, TERMS)
+
+
+def test_a_plan_is_none_of_certificates_that_are_added_while_it_is_made(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incident = an_incident(world, 11, 20)
+    look = planning._digest
+
+    def add_meanwhile(*what: Any) -> bytes:
+        monkeypatch.undo()
+        add_to_incident(world, incident.id, [2 * 1 - 1])
+        return look(*what)
+
+    monkeypatch.setattr(planning, "_digest", add_meanwhile)
+
+    with pytest.raises(Refused, match="has added certificates"):
+        plan(world, incident.id)
+    assert plan(world, incident.id).counts.usable == 11

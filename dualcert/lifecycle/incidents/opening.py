@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -98,9 +98,7 @@ def add_to_incident(world: World, incident_id: int, certificates: Iterable[int])
     """Name more certificates, by their numbers, in an incident that is open. Its plan is void where any was new."""
     with world.store.read() as tx:
         opened(tx, incident_id)
-    if _add_numbers(world, incident_id, certificates):
-        with world.store.write() as tx:
-            incidents.more_members(tx, incident_id)
+    _add_numbers(world, incident_id, certificates, incidents.more_members)
     with world.store.read() as tx:
         return existing(tx, incident_id)
 
@@ -113,12 +111,19 @@ def _naming(world: World, number: int) -> Iterator[Transaction]:
         yield tx
 
 
-def _add_numbers(world: World, number: int, certificates: Iterable[int]) -> int:
-    rest, new, pace = iter(certificates), 0, Pace(world, _BATCH)
+def _add_numbers(
+    world: World,
+    number: int,
+    certificates: Iterable[int],
+    tell: Callable[[Transaction, int, int], None] | None = None,
+) -> None:
+    """``tell``: of each unit, how many were not named before."""
+    rest, pace = iter(certificates), Pace(world, _BATCH)
     while batch := list(islice(rest, pace.size)):
         with pace.unit(), _naming(world, number) as tx:
-            new += incident_members.add_certificates(tx, number, batch)
-    return new
+            new = incident_members.add_certificates(tx, number, batch)
+            if new and tell is not None:
+                tell(tx, number, new)
 
 
 def _select(world: World, number: int, selection: Selection, tally: _Tally) -> None:
