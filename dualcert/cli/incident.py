@@ -308,7 +308,8 @@ def _to_the_second(value: Any) -> Any:
 @_the_incident
 @pass_context
 def close(context: Context, incident_id: int) -> None:
-    """End an incident: it names nothing any more, and refills that were held for it are due.
+    """End an incident: it names nothing any more, and refills that were held for it are due, unless another open one
+    holds at that CA, too.
 
     What it named may stand by again where nothing else is against it. What was promoted stays so; the way back is
     undo.

@@ -169,9 +169,9 @@ def refill(world: World, row: WorkRow) -> Outcome:
     """A lineage that was emptied, or lost its trust, gets a new certificate under a new key."""
     with world.store.write() as tx:
         work.hold(tx, row)
-        held_for = incident_progress.refills_held_for(tx, row.ca)
-        if held_for is not None:
-            return Later(tx.now + _HELD_LOOK, f"held for incident {held_for}", waiting_for=HELD)
+        number = incident_progress.refills_held_for(tx, row.ca)
+        if number is not None:
+            return Later(tx.now + _HELD_LOOK, incident_progress.held_for(number), waiting_for=HELD)
         pair = pairs.by_id(tx, row.pair_id)
         lineage = pairs.lineage_at(tx, row.pair_id, row.ca)
         if pair is not None and lineage is not None:

@@ -13,6 +13,7 @@ from dualcert.errors import Refused
 from dualcert.lifecycle import closing
 from dualcert.lifecycle.incidents import (
     add_to_incident,
+    close,
     open_incident,
     plan,
     planning,
@@ -24,7 +25,7 @@ from dualcert.lifecycle.incidents.opening import Entry, Selection
 from dualcert.lifecycle.incidents.running import Terms
 from dualcert.lifecycle.world import World
 from dualcert.model.incident import Incident
-from dualcert.model.work import WorkKind
+from dualcert.model.work import HELD, WorkKind
 from dualcert.store import Store, tables
 from dualcert.testing.clock import FakeClock
 from tests.store import masses
@@ -91,6 +92,36 @@ def test_refills_that_are_let_go_during_a_run_are_held_by_none_of_its_later_batc
     carry_out(world, incident, lambda: let_go(world, incident))
 
     assert refills_by(store) == {None: MANY}
+
+
+def test_the_end_of_one_incident_lets_nothing_go_while_another_one_holds_at_its_ca(
+    world: World, store: Store
+) -> None:
+    first, second = an_incident(world, 1, 10), an_incident(world, 11, 30)
+    for one in (first, second):
+        carry_out(world, one)
+        assert telling.status(world, one.id)["refills_held_at"] == [PRIMARY]
+
+    close(world, second.id)
+    assert refills_by(store) == {HELD: 30}
+    assert telling.status(world, first.id)["refills_held_at"] == [PRIMARY]
+
+    close(world, first.id)
+    assert refills_by(store) == {None: 30}
+
+
+def test_refill_now_means_the_ca_whichever_incident_was_the_last_to_hold_there(
+    world: World, store: Store
+) -> None:
+    first, second = an_incident(world, 1, 10), an_incident(world, 11, 30)
+    carry_out(world, first)
+    carry_out(world, second)
+
+    assert refills.release_for(world, first.id) == [PRIMARY]
+
+    assert refills_by(store) == {None: 30}
+    close(world, second.id)
+    close(world, first.id)
 
 
 def test_a_run_that_ends_when_a_newer_plan_is_carried_out_does_not_end_that_one(world: World) -> None:

@@ -197,7 +197,7 @@ def _add_issued(world: World, number: int, selection: Selection) -> None:
 
 def close(world: World, incident_id: int) -> Incident:
     """It names nothing any more, and backups that it named count again where nothing else is against them. Refills that
-    were held for it are due.
+    were held for it, and for no other open one, are due.
 
     Said again it finishes what was cut off; raises ``Refused`` where nothing was.
     """
@@ -209,7 +209,7 @@ def close(world: World, incident_id: int) -> Incident:
                 tx, EventKind.INCIDENT_CLOSED, f"incident {incident_id}: {found.title}", ca=found.ca
             )
     trusted = _trust_again(world, incident_id)
-    released = refills.release_for(world, incident_id)
+    released = refills.end(world, incident_id)
     if not (closed or trusted or released):
         raise Refused(f"incident {incident_id} is closed already", remedy="See: dualcert incident list")
     with world.store.read() as tx:

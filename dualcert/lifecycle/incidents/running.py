@@ -224,7 +224,7 @@ class _Run:
                     f"rows of the plan of incident {self._id} are missing", remedy="Make a new plan."
                 )
             batch = Range(self._id, self._plan.number, run.up_to_pair, up_to)
-            held = None if self._held_at(tx) is None else f"held for incident {self._id}"
+            held = None if self._held_at(tx) is None else incident_progress.held_for(self._id)
             promoted, skipped = incident_runs.promote(tx, batch)
             incident_runs.follow_up(tx, batch, self._cause, refills_held=held)
             incident_runs.set_wave(tx, self._id, wave, up_to)
