@@ -329,7 +329,10 @@ def close(context: Context, incident_id: int) -> None:
     "undo",
     short_help="Go back, after a false alarm.",
     examples="\ndualcert incident undo 1\n",
-    exits={EXIT_PARTIAL: "Some pairs stay as they are; it is told why.", **REFUSED},
+    exits={
+        EXIT_PARTIAL: "Some pairs stay as they are, and report tells why; or were not seen at their targets.",
+        **REFUSED,
+    },
     see=_SEE,
 )
 @_the_incident
@@ -343,12 +346,14 @@ def undo(context: Context, incident_id: int) -> int:
     from dualcert.lifecycle.incidents import telling, undoing
 
     world = context.application.world
-    turned, stayed = undoing.undo(world, incident_id)
+    turned, stayed, unseen = undoing.undo(world, incident_id)
     if context.json:
         print_json({**telling.status(world, incident_id), "undone": turned, "stayed": stayed})
     else:
         say(f"incident {incident_id}: {many(turned, 'pair')} went back, {many(stayed, 'stays', 'stay')}")
-    return EXIT_PARTIAL if stayed else EXIT_DONE
+    if unseen:
+        note(f"{many(unseen, 'pair was', 'pairs were')} not seen at their targets")
+    return EXIT_PARTIAL if stayed or unseen else EXIT_DONE
 
 
 _REPORT_EXAMPLES = """

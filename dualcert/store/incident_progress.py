@@ -265,13 +265,13 @@ def unseen(tx: Transaction, batch: Range) -> int:
 
 
 @prepared
-def _hurry() -> Update:
+def _hurry(state: RowState) -> Update:
     waiting = or_(work.c.due_at.is_(None), work.c.due_at > bindparam("now"))
     steps = or_(work.c.kind == WorkKind.DEPLOYMENT.value, work.c.kind == WorkKind.VERIFICATION.value)
     return (
         update(work)
         .where(
-            work.c.pair_id.in_(select(_row.pair_id).where(in_range(RowState.PROMOTED))),
+            work.c.pair_id.in_(select(_row.pair_id).where(in_range(state))),
             steps,
             waiting,
             work.c.owner.is_(None),
@@ -280,8 +280,8 @@ def _hurry() -> Update:
     )
 
 
-def hurry(tx: Transaction, batch: Range) -> None:
-    """A person asks again: steps towards serving what was promoted do not back off any longer."""
+def hurry(tx: Transaction, batch: Range, state: RowState = RowState.PROMOTED) -> None:
+    """A person asks again: steps towards serving what was promoted, or turned back, do not back off any longer."""
     batches.by_index(tx)
-    tx.execute(_hurry(), {**batch.values, "now": tx.at})
+    tx.execute(_hurry(state), {**batch.values, "now": tx.at})
     tx.made_due.add(batch.up_to)

@@ -257,6 +257,26 @@ def test_after_a_false_alarm_the_way_back_is_close_and_undo(
     assert serving_ca(program, names[3]) == "beta"
 
 
+def test_an_undo_that_is_not_seen_at_its_targets_is_done_in_part_and_goes_on_when_said_again(
+    lab: ProjectLab, program: Program, names: list[str]
+) -> None:
+    before = {name: served(lab, name) for name in names}
+    open_incident(program, "--ca", "alpha")
+    assert run(program, plan(program)["plan"]).status == 0
+    program.done("incident", "close", "1")
+    lab.nginx.stop()
+
+    result = program.run("incident", "undo", "1", "--json")
+
+    assert result.status == 3, result
+    assert (result.json["undone"], result.json["stayed"]) == (4, 0)
+    assert "4 pairs were not seen" in result.err
+
+    lab.nginx.start()
+    assert program.run("incident", "undo", "1").status == 0
+    assert {name: served(lab, name) for name in names} == before
+
+
 def test_refills_at_the_incidents_own_ca_are_held_until_somebody_lets_them_go(
     program: Program, names: list[str]
 ) -> None:

@@ -20,16 +20,17 @@ from dualcert.lifecycle.incidents import (
     refills,
     running,
     telling,
+    undoing,
 )
 from dualcert.lifecycle.incidents.opening import Entry, Selection
 from dualcert.lifecycle.incidents.running import Terms
 from dualcert.lifecycle.world import World
 from dualcert.model.incident import Incident
 from dualcert.model.work import HELD, WorkKind
-from dualcert.store import Store, tables
+from dualcert.store import Store, revocations, tables, work
 from dualcert.testing.clock import FakeClock
 from tests.store import masses
-from tests.store.building import PRIMARY
+from tests.store.building import BACKUP, PRIMARY
 from tests.store.worlds import Setting, a_world
 
 MANY = 40
@@ -46,6 +47,7 @@ def world(store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Wo
     with store.write() as tx:
         masses.fill(tx, MANY)
     monkeypatch.setattr(running._Run, "_see_all", lambda self, batch, wave: None)
+    monkeypatch.setattr(undoing, "_deploy", lambda world, incident_id, plan: None)
     return a_world(store, clock, Setting())
 
 
@@ -182,3 +184,22 @@ def test_a_plan_is_none_of_certificates_that_are_added_while_it_is_made(
     with pytest.raises(Refused, match="has added certificates"):
         plan(world, incident.id)
     assert plan(world, incident.id).counts.usable == 11
+
+
+# --- the way back ----------------------------------------------------------------------------------------
+
+
+def test_what_serves_again_after_an_undo_is_not_ordered_anew(world: World, store: Store) -> None:
+    incident = an_incident(world, 1, 20)
+    carry_out(world, incident)
+    with store.write() as tx:
+        assert revocations.revoked(tx, 2 * 5 - 1, "superseded", "a test")
+        work.schedule(tx, WorkKind.REFILL, 3, tx.now, ca=BACKUP)
+    close(world, incident.id)
+
+    assert undoing.undo(world, incident.id)[:2] == (19, 1)
+
+    with store.read() as tx:
+        of = tables.work.c
+        left = tx.execute(select(of.pair_id, of.ca).where(of.kind == WorkKind.REFILL.value))
+        assert {tuple(row) for row in left} == {(5, PRIMARY), (3, BACKUP)}
