@@ -33,7 +33,11 @@ def incident() -> None:
 
 
 _the_incident = click.argument(
-    "incident_id", type=click.IntRange(min=1), cls=Argument, metavar="ID", help="The incident's number."
+    "incident_id",
+    type=click.IntRange(min=1, max=2**63 - 1),
+    cls=Argument,
+    metavar="ID",
+    help="The incident's number.",
 )
 
 # --- open ------------------------------------------------------------------------------------------------
@@ -94,12 +98,13 @@ def open_(
     an issuer: a CRL tells it, for other files say --ca or --issuer. Lines that cannot be read are told, and the rest
     goes on; serials of others are counted.
     """
-    from dualcert.cli.incident_selecting import until, wanted
+    from dualcert.cli.incident_selecting import until, wanted, words
     from dualcert.lifecycle import incidents
     from dualcert.lifecycle.incidents import telling
 
     world = context.application.world
     end = until(world.clock.now(), deadline, within)
+    words("--title", title)
     with wanted(world, serials, ca, issued_between, issuer, spki_file, names) as selection:
         found = incidents.open_incident(world, title, "opened by hand", end, ca, selection)
     shown = telling.described(found)

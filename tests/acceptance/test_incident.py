@@ -543,6 +543,31 @@ def test_what_says_too_little_or_contradicts_itself_is_a_usage_problem(
     assert program.done("incident", "list", "--json").lines == []
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("open", "--within", "24h", "--ca", "alpha", "--title", "a\udcffb"),
+        ("open", "--within", "24h", "--ca", "alpha", "--title", "two\nlines"),
+        ("open", "--within", "24h", "--ca", "alpha", "--title", ""),
+        ("open", "--within", "24h", "--title", "a test", "--issuer", "\udcff"),
+        ("open", "--within", "24h", "--title", "a test", "--issuer", ""),
+        ("status", "9" * 20),
+        ("close", "9" * 20),
+        ("run", "1", "--plan", "00", "--rate", f"{'9' * 20}/s"),
+    ],
+)
+def test_what_no_database_can_keep_is_a_usage_problem(program: Program, arguments: tuple[str, ...]) -> None:
+    result = program.run("incident", *arguments)
+    assert result.status == 2, result
+    assert "internal error" not in result.err
+
+
+def test_a_file_may_have_any_name(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "serials\udcff"
+    path.write_text("deadbeef\n")
+    assert open_incident(program, "--ca", "alpha", "--serials", str(path))["unknown"] == 1
+
+
 def test_serials_without_their_issuer_are_refused(program: Program, tmp_path: Path) -> None:
     path = a_file(tmp_path, "deadbeef")
     result = program.run("incident", "open", "--title", "a test", "--within", "24h", "--serials", path)
