@@ -55,6 +55,17 @@ def test_what_cannot_be_read_is_told_without_what_a_terminal_would_obey() -> Non
     assert "away" in one.problem
 
 
+def test_a_line_that_is_too_long_is_one_line_and_names_nothing() -> None:
+    found = serials(b"0" * 70_000 + b"3a1b2\n" + b'1,"03a1b2",' + b"x" * 140_000 + b"\nserial\n03a1b2\n")
+    assert [(one.line, one.serial) for one in found] == [
+        (1, None),
+        (2, None),
+        (3, None),
+        (4, bytes.fromhex("03a1b2")),
+    ]
+    assert "longer than" in (found[0].problem or "")
+
+
 def test_twenty_bytes_with_a_sign_byte_in_front_are_a_serial() -> None:
     [one] = serials(b"00" + b"ff" * 20)
     assert one.serial == b"\xff" * 20

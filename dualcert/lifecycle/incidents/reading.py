@@ -95,12 +95,22 @@ def _lines(file: io.BufferedReader, read: Callable[[int, str], Entry]) -> Iterat
     try:
         while line := file.readline(_LONGEST_LINE):
             number += 1
+            if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
+                _skip(file)
+                yield Entry(number, problem=f"longer than {_LONGEST_LINE >> 10} KB")
+                continue
             text = line.decode("utf-8", "replace").strip().removeprefix("\ufeff")
             if text and not text.startswith("#"):
                 yield read(number, text)
     except _NOT_UNPACKED as error:
         # What is cut off in the middle has named some of the certificates and not the others.
         yield Entry(number + 1, problem=f"the file ends here: {error}")
+
+
+def _skip(file: io.BufferedReader) -> None:
+    """The rest of a line: what stands in its middle may look like one of its own."""
+    while (rest := file.readline(_LONGEST_LINE)) and not rest.endswith(b"\n"):
+        pass
 
 
 def serials(file: io.BufferedReader) -> Iterator[Entry]:
