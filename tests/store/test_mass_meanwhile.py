@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from dualcert.errors import Refused
-from dualcert.lifecycle import closing
+from dualcert.lifecycle import closing, inventory, renewal
 from dualcert.lifecycle.incidents import (
     add_to_incident,
     close,
@@ -27,7 +27,7 @@ from dualcert.lifecycle.incidents.running import Terms
 from dualcert.lifecycle.world import World
 from dualcert.model.incident import Incident
 from dualcert.model.work import HELD, WorkKind
-from dualcert.store import Store, revocations, tables, work
+from dualcert.store import Store, pairs, promotion, revocations, tables, work
 from dualcert.testing.clock import FakeClock
 from tests.store import masses
 from tests.store.building import BACKUP, PRIMARY
@@ -124,6 +124,43 @@ def test_refill_now_means_the_ca_whichever_incident_was_the_last_to_hold_there(
     assert refills_by(store) == {None: 30}
     close(world, second.id)
     close(world, first.id)
+
+
+def test_a_renewal_of_what_serves_orders_nothing_at_the_ca_where_refills_are_held(
+    world: World, store: Store
+) -> None:
+    carry_out(world, an_incident(world, 1, MANY))
+    with store.write() as tx:
+        pairs.set_renew_at(tx, 2 * 7, tx.now)
+        pairs.set_next_action(tx, 7, tx.now)
+
+    while renewal.open_due(world):
+        pass
+
+    with store.read() as tx:
+        assert [row.ca for row in work.of_pairs(tx, [7], [WorkKind.ORDER])] == [BACKUP]
+        pair = pairs.by_id(tx, 8)
+    assert pair is not None
+    # A person may know better.
+    inventory.renew(world, pair, force=False)
+    with store.read() as tx:
+        assert [row.ca for row in work.of_pairs(tx, [8], [WorkKind.ORDER])] == [PRIMARY]
+
+
+def test_what_serves_is_renewed_although_a_refill_of_it_is_held(world: World, store: Store) -> None:
+    carry_out(world, an_incident(world, 1, MANY))
+    with store.write() as tx:
+        assert promotion.swap(tx, pairs.state(tx, 7)) is False
+        revocations.revoked(tx, 2 * 7, "superseded", "a test")
+        assert promotion.swap(tx, pairs.state(tx, 7), opened=True)
+        pairs.set_renew_at(tx, 2 * 7 - 1, tx.now)
+        pairs.set_next_action(tx, 7, tx.now)
+
+    while renewal.open_due(world):
+        pass
+
+    with store.read() as tx:
+        assert {row.ca for row in work.of_pairs(tx, [7], [WorkKind.ORDER])} == {PRIMARY, BACKUP}
 
 
 def test_a_run_that_ends_when_a_newer_plan_is_carried_out_does_not_end_that_one(world: World) -> None:
