@@ -96,6 +96,12 @@ def test_refills_that_are_let_go_during_a_run_are_held_by_none_of_its_later_batc
     assert refills_by(store) == {None: MANY}
 
 
+def test_thaw_says_whether_it_has_let_anything_go(world: World) -> None:
+    carry_out(world, an_incident(world, 1, 10))
+    assert closing.thaw(world, PRIMARY)
+    assert not closing.thaw(world, PRIMARY)
+
+
 def test_the_end_of_one_incident_lets_nothing_go_while_another_one_holds_at_its_ca(
     world: World, store: Store
 ) -> None:

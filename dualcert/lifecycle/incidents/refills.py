@@ -7,8 +7,8 @@ from dualcert.model.events import EventKind
 from dualcert.store import events, incident_progress, incidents
 
 
-def release(world: World, ca: str) -> None:
-    """Nothing is held at the CA any more: what was emptied there is due for its order now."""
+def release(world: World, ca: str) -> bool:
+    """Nothing is held at the CA any more: what was emptied there is due for its order now. Whether anything was."""
     # Whoever is killed before the end leaves the CA as one at which refills are held, and is known by that.
     _release(world, ca)
     with world.store.write() as tx:
@@ -18,6 +18,7 @@ def release(world: World, ca: str) -> None:
             cause = f"incident {number}: refills at {ca} are due"
             events.record(tx, EventKind.INCIDENT_RUN, cause, ca=ca)
     _release(world, ca)  # what was held meanwhile
+    return number is not None
 
 
 def _release(world: World, ca: str) -> None:
