@@ -233,7 +233,7 @@ def run(
     percentages(waves, max_failures, max_drift)
     watcher = Watcher(context, incident_id)
     ended = patiently(world, 60.0, lambda: _carry_out(context, incident_id, digest, terms, watcher))
-    shown = telling.status(world, incident_id)
+    shown = patiently(world, 60.0, lambda: telling.status(world, incident_id))
     print_json(shown) if context.json else tell_status(shown, world.clock.now())
     if ended.stopped is not None:
         note(f"stopped: {ended.stopped}")
