@@ -13,6 +13,7 @@ from sqlalchemy import select
 from dualcert.lifecycle import promotion, storing
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.incidents import open_incident, plan, refills, running, telling
+from dualcert.lifecycle.incidents.opening import Selection
 from dualcert.lifecycle.incidents.planning import Plan
 from dualcert.lifecycle.incidents.running import Ended, Terms
 from dualcert.lifecycle.promotion import Turn, Wish
@@ -215,3 +216,26 @@ def test_a_second_incident_that_names_the_backups_meanwhile_aborts_nothing(
     with world.store.read() as tx:
         assert all(incidents.naming(tx, one) == other.id for one in backups)
         assert len(work.of_pairs(tx, [pair.id for pair in held])) == 2 * COUNT
+
+
+@pytest.mark.parametrize("by_number", [False, True])
+def test_a_backup_that_is_made_while_an_incident_names_it_is_not_counted_on(
+    arena: Arena, held: list[Pair], clock: FakeClock, monkeypatch: pytest.MonkeyPatch, by_number: bool
+) -> None:
+    with arena.second.store.read() as tx:
+        left = pairs.state(tx, held[2].id).serving or 0
+    by: Any = [left] if by_number else Selection("all of it", ca=PRIMARY)
+    deadline = clock.now() + timedelta(hours=1)
+    # The failover goes on once the incident's opening waits for it.
+    monkeypatch.setattr(clock, "sleep", lambda seconds: arena.let_go())
+
+    turn, incident = arena.race(
+        lambda w: promotion.failover(w, held[2], Wish()),
+        lambda w: open_incident(w, "an incident", "a test", deadline, PRIMARY, by),
+    )
+
+    assert isinstance(turn, Turn), turn
+    assert incident.members == (1 if by_number else COUNT)
+    with arena.second.store.read() as tx:
+        state = pairs.state(tx, held[2].id)
+    assert (state.standby, state.backup_ok_until) == (left, None)

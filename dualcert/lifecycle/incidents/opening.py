@@ -16,13 +16,27 @@ from dualcert.lifecycle.incidents.planning import existing, not_closed, opened
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
 from dualcert.model.incident import Incident
-from dualcert.store import Transaction, events, incident_members, incident_plans, incidents, promotion
+from dualcert.store import (
+    Transaction,
+    events,
+    following,
+    incident_members,
+    incident_plans,
+    incidents,
+    promotion,
+)
 
 _BATCH = 5_000
 """How many are named in one unit of work, at most."""
 
 _RANGE = 20_000
 """How many certificates are looked through in one unit of work, at most, where all of a CA's are meant."""
+
+
+_OTHERS_END = 5.0
+"""Seconds after which a unit of work that goes on is taken for one that hangs; the longest lasts a third of one."""
+
+_LOOK = 0.01
 
 
 class Entry(NamedTuple):
@@ -124,18 +138,35 @@ def _add_numbers(
             new = incident_members.add_certificates(tx, number, batch)
             if new and tell is not None:
                 tell(tx, number, new)
+    if _outwait(world):
+        _mistrust(world, number)
 
 
 def _select(world: World, number: int, selection: Selection, tally: _Tally) -> None:
     if selection.entries is None:
         _add_issued(world, number, selection)
+        _outwait(world)
         _mistrust(world, number)
         return
     rest, pace = iter(selection.entries), Pace(world, _BATCH)
     while batch := list(islice(rest, pace.size)):
         with pace.unit():
             _add_entries(world, number, selection, batch, tally)
+    _outwait(world)
     _mistrust(world, number)
+
+
+def _outwait(world: World) -> bool:
+    """Whoever exchanged roles while the last certificates were named may not have seen that, and what he makes a backup
+    cannot be seen before he has ended. Whether there was anybody."""
+    until = world.clock.monotonic() + _OTHERS_END
+    with world.store.read() as tx:
+        found = left = following.writers(tx, "pair_state")
+    while left and world.clock.monotonic() < until:
+        world.clock.sleep(_LOOK)
+        with world.store.read() as tx:
+            left &= following.writers(tx, "pair_state")
+    return bool(found)
 
 
 def _mistrust(world: World, number: int) -> None:
