@@ -7,6 +7,7 @@ import hashlib
 import io
 import tracemalloc
 import zlib
+from typing import Any, BinaryIO, cast
 
 import pytest
 
@@ -146,6 +147,34 @@ def test_a_crl_that_unpacks_to_more_than_any_crl_has_is_refused_before_it_is_hel
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 4_000_000
+
+
+class Trickle(io.RawIOBase):
+    """A pipe that gives its first bytes one by one."""
+
+    def __init__(self, content: bytes) -> None:
+        self._rest = content
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        given, self._rest = self._rest[:1], self._rest[1:]
+        buffer[: len(given)] = given
+        return len(given)
+
+
+def test_what_a_slow_pipe_brings_is_told_by_its_first_bytes_all_the_same() -> None:
+    def opened(content: bytes) -> io.BufferedReader:
+        return reading.opened(cast("BinaryIO", Trickle(content)))
+
+    assert list(reading.serials(opened(gzip.compress(b"03a1b2\n")))) == [
+        Entry(1, serial=bytes.fromhex("03a1b2"))
+    ]
+    assert reading.is_crl(opened(b"-----BEGIN X509 CRL-----\n"))
+    assert reading.is_crl(opened(bytes.fromhex("308201a0")))
+    assert list(reading.serials(opened(b"03"))) == [Entry(1, serial=b"\x03")]
+    assert list(reading.serials(opened(b""))) == []
 
 
 def test_keys_and_names() -> None:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from cryptography import x509
 
@@ -30,9 +30,27 @@ _NOT_UNPACKED = (EOFError, gzip.BadGzipFile, zlib.error)
 """What gzip says of a file that is cut off, is none, or is damaged."""
 
 
+class _Begun(io.RawIOBase):
+    """A file whose first bytes were read already. They are given together: a pipe may bring them one by one."""
+
+    def __init__(self, head: bytes, rest: io.BufferedReader) -> None:
+        self._head = head
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        given = self._head[: len(buffer)] or self._rest.read1(len(buffer))
+        self._head = self._head[len(buffer) :]
+        buffer[: len(given)] = given
+        return len(given)
+
+
 def opened(file: BinaryIO) -> io.BufferedReader:
     """The file, unpacked where it is packed by gzip."""
     buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast("io.RawIOBase", file))
+    buffered = io.BufferedReader(_Begun(buffered.read(len(_PEM_CRL)), buffered))
     if buffered.peek(2)[:2] == _GZIP:
         return io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=buffered)))
     return buffered
