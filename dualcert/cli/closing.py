@@ -60,7 +60,9 @@ def thaw(context: Context, ca: str) -> None:
 
     world = context.application.world
     changed = closing.thaw(world, ca)
-    _tell(context, closing.standing(world, ca), changed, "orders go there again", "it was not frozen")
+    _tell(
+        context, closing.standing(world, ca), changed, "orders go there again", "nothing was kept back there"
+    )
 
 
 @click.command(

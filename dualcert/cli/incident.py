@@ -33,7 +33,11 @@ def incident() -> None:
 
 
 _the_incident = click.argument(
-    "incident_id", type=click.IntRange(min=1), cls=Argument, metavar="ID", help="The incident's number."
+    "incident_id",
+    type=click.IntRange(min=1, max=2**63 - 1),
+    cls=Argument,
+    metavar="ID",
+    help="The incident's number.",
 )
 
 # --- open ------------------------------------------------------------------------------------------------
@@ -94,12 +98,13 @@ def open_(
     an issuer: a CRL tells it, for other files say --ca or --issuer. Lines that cannot be read are told, and the rest
     goes on; serials of others are counted.
     """
-    from dualcert.cli.incident_selecting import until, wanted
+    from dualcert.cli.incident_selecting import until, wanted, words
     from dualcert.lifecycle import incidents
     from dualcert.lifecycle.incidents import telling
 
     world = context.application.world
     end = until(world.clock.now(), deadline, within)
+    words("--title", title)
     with wanted(world, serials, ca, issued_between, issuer, spki_file, names) as selection:
         found = incidents.open_incident(world, title, "opened by hand", end, ca, selection)
     shown = telling.described(found)
@@ -228,7 +233,7 @@ def run(
     percentages(waves, max_failures, max_drift)
     watcher = Watcher(context, incident_id)
     ended = patiently(world, 60.0, lambda: _carry_out(context, incident_id, digest, terms, watcher))
-    shown = telling.status(world, incident_id)
+    shown = patiently(world, 60.0, lambda: telling.status(world, incident_id))
     print_json(shown) if context.json else tell_status(shown, world.clock.now())
     if ended.stopped is not None:
         note(f"stopped: {ended.stopped}")
@@ -308,7 +313,8 @@ def _to_the_second(value: Any) -> Any:
 @_the_incident
 @pass_context
 def close(context: Context, incident_id: int) -> None:
-    """End an incident: it names nothing any more, and refills that were held for it are due.
+    """End an incident: it names nothing any more, and refills that were held for it are due, unless another open one
+    holds at that CA, too.
 
     What it named may stand by again where nothing else is against it. What was promoted stays so; the way back is
     undo.
@@ -328,7 +334,10 @@ def close(context: Context, incident_id: int) -> None:
     "undo",
     short_help="Go back, after a false alarm.",
     examples="\ndualcert incident undo 1\n",
-    exits={EXIT_PARTIAL: "Some pairs stay as they are; it is told why.", **REFUSED},
+    exits={
+        EXIT_PARTIAL: "Some pairs stay as they are, and report tells why; or were not seen at their targets.",
+        **REFUSED,
+    },
     see=_SEE,
 )
 @_the_incident
@@ -342,12 +351,14 @@ def undo(context: Context, incident_id: int) -> int:
     from dualcert.lifecycle.incidents import telling, undoing
 
     world = context.application.world
-    turned, stayed = undoing.undo(world, incident_id)
+    turned, stayed, unseen = undoing.undo(world, incident_id)
     if context.json:
         print_json({**telling.status(world, incident_id), "undone": turned, "stayed": stayed})
     else:
         say(f"incident {incident_id}: {many(turned, 'pair')} went back, {many(stayed, 'stays', 'stay')}")
-    return EXIT_PARTIAL if stayed else EXIT_DONE
+    if unseen:
+        note(f"{many(unseen, 'pair was', 'pairs were')} not seen at their targets")
+    return EXIT_PARTIAL if stayed or unseen else EXIT_DONE
 
 
 _REPORT_EXAMPLES = """

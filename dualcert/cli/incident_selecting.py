@@ -40,12 +40,23 @@ def until(now: datetime, deadline: str | None, within: str | None) -> datetime:
     return now + timedelta(seconds=duration(within or "", "--within"))
 
 
+_DIGITS = 9
+"""Nobody promotes a thousand million pairs a second, and no database remembers such a number."""
+
+
+def words(option: str, text: str) -> str:
+    """A line of text, as it can be kept and shown. Raises ``UsageProblem``, which names the option."""
+    if not text.strip() or not text.isprintable():
+        raise UsageProblem(f"{option} {text!a}: this is no line of text", remedy="Say it in words.")
+    return text
+
+
 def per_second(text: str | None) -> int | None:
     """``500/s``. Raises ``UsageProblem``."""
     if text is None:
         return None
     number = text.removesuffix("/s")
-    if not number.isdecimal() or not int(number):
+    if not number.isdecimal() or len(number) > _DIGITS or not int(number):
         raise UsageProblem(f"--rate {text}: this is no rate", remedy="Write it like 500/s.")
     return int(number)
 
@@ -86,6 +97,8 @@ def wanted(
     files = {"--serials": serials, "--spki-file": spki_file, "--names": names}
     given = {option: path for option, path in files.items() if path is not None}
     _check(world, given, ca, issued_between, issuer)
+    if issuer is not None:
+        words("--issuer", issuer)
     between = None if issued_between is None else [instant(one, "--issued-between") for one in issued_between]
     if between is not None and between[0] > between[1]:
         raise UsageProblem("--issued-between ends before it begins", remedy="Say the earlier time first.")
@@ -94,14 +107,17 @@ def wanted(
         for option, path in given.items():
             file = reading.opened(stack.enter_context(_file(path)))
             entries = _entries(option, file, narrowed=ca is not None or issuer is not None)
-        words = [f"{option[2:]} {path}" for option, path in given.items()]
-        words += [f"CA {ca}"] if ca is not None else []
-        words += [f"issuer {issuer}"] if issuer is not None else []
-        words += (
+        # A path may be made of any bytes.
+        said = [
+            f"{option[2:]} {path if path.isprintable() else ascii(path)}" for option, path in given.items()
+        ]
+        said += [f"CA {ca}"] if ca is not None else []
+        said += [f"issuer {issuer}"] if issuer is not None else []
+        said += (
             [f"issued between {between[0]:%Y-%m-%d %H:%M} and {between[1]:%Y-%m-%d %H:%M}"] if between else []
         )
         yield Selection(
-            described=", ".join(words),
+            described=", ".join(said),
             entries=entries,
             ca=ca,
             issuer=None if issuer is None else issuers.told(world, issuer),

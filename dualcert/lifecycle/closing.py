@@ -49,9 +49,9 @@ def thaw(world: World, ca: str) -> bool:
         with world.store.write() as tx:
             standings.thaw(tx, ca)
             events.record(tx, EventKind.THAWED, "orders go there again", ca=ca)
-    refills.release(world, ca)
+    held = refills.release(world, ca)
     _wake(world, ca)
-    return found.frozen_at is not None
+    return held or found.frozen_at is not None
 
 
 def _wake(world: World, ca: str) -> None:

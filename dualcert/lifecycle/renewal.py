@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -45,7 +46,8 @@ def _open(tx: Transaction, pair_id: int, openings: Sequence[Opening]) -> None:
 def due_lineages(tx: Transaction, pair: Pair) -> list[Lineage]:
     """The lineages to be ordered now: past their time, without a certificate that may be used, told to refill, or due
     so soon that they join the other."""
-    facts = [_facts(one, tx.now) for one in renewals.of_pairs(tx, [pair.id])[pair.id]]
+    # Whoever asks by name asks for what is held, too.
+    facts = [replace(_facts(one, tx.now), held=False) for one in renewals.of_pairs(tx, [pair.id])[pair.id]]
     wanted = {opening.ca for opening in renewing.renewal(facts, tx.now).openings}
     return [one for one in pairs.lineages(tx, [pair.id]) if one.ca in wanted]
 
@@ -78,13 +80,18 @@ def _set_clock(
 
 
 def _facts(one: Renewable, now: datetime) -> LineageFacts:
-    held = one.held
+    held, renew_at = one.held, one.renew_at
+    # What serves must not end for the sake of an incident.
+    waits = one.refill_held and not one.primary
+    if waits and renew_at is not None:
+        renew_at = max(renew_at, now + _HELD_LOOK)
     return LineageFacts(
         ca=one.ca,
         urgent=_urgent(one, now),
         ordering=one.order is not None,
+        held=waits,
         life=held.life.length if held is not None else None,
-        renew_at=one.renew_at,
+        renew_at=renew_at,
         reason=_reason(held) if held is not None else "",
     )
 
@@ -169,9 +176,9 @@ def refill(world: World, row: WorkRow) -> Outcome:
     """A lineage that was emptied, or lost its trust, gets a new certificate under a new key."""
     with world.store.write() as tx:
         work.hold(tx, row)
-        held_for = incident_progress.refills_held_for(tx, row.ca)
-        if held_for is not None:
-            return Later(tx.now + _HELD_LOOK, f"held for incident {held_for}", waiting_for=HELD)
+        number = incident_progress.refills_held_for(tx, row.ca)
+        if number is not None:
+            return Later(tx.now + _HELD_LOOK, incident_progress.held_for(number), waiting_for=HELD)
         pair = pairs.by_id(tx, row.pair_id)
         lineage = pairs.lineage_at(tx, row.pair_id, row.ca)
         if pair is not None and lineage is not None:

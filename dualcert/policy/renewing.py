@@ -24,13 +24,14 @@ class LineageFacts:
     """A lineage as it stands.
 
     ``urgent``: why it cannot wait (nothing there that may be used, or told to refill); None where it can. ``ordering``:
-    its order is under way, be it that it failed and is tried again. ``renew_at`` and ``reason``: when its certificate
-    is to be replaced, and why then.
+    its order is under way, be it that it failed and is tried again. ``held``: nothing of it is ordered by itself, for
+    the sake of an incident. ``renew_at`` and ``reason``: when its certificate is to be replaced, and why then.
     """
 
     ca: str
     urgent: str | None = None
     ordering: bool = False
+    held: bool = False
     life: timedelta | None = None
     renew_at: datetime | None = None
     reason: str = ""
@@ -77,7 +78,7 @@ def next_renewal(lineages: Iterable[LineageFacts]) -> datetime | None:
 
 
 def _wants(facts: LineageFacts, now: datetime) -> str | None:
-    if facts.ordering:
+    if facts.ordering or facts.held:
         return None
     if facts.urgent is not None:
         return facts.urgent
@@ -85,7 +86,7 @@ def _wants(facts: LineageFacts, now: datetime) -> str | None:
 
 
 def _joins(due: LineageFacts, sibling: LineageFacts, now: datetime) -> bool:
-    if due.urgent is not None or sibling.ordering:
+    if due.urgent is not None or sibling.ordering or sibling.held:
         return False
     if sibling.renew_at is None or due.life is None or sibling.life is None:
         return False

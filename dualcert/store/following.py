@@ -22,17 +22,18 @@ _PAGE = 1000
 
 
 @cache
-def _writing() -> Any:
+def _writing(table: str) -> Any:
     # Taken before the number is, and let go of after what was written can be seen.
     return text(
-        "SELECT virtualtransaction FROM pg_locks WHERE relation = 'event'::regclass AND mode = 'RowExclusiveLock'"
+        f"SELECT virtualtransaction FROM pg_locks WHERE relation = '{table}'::regclass"  # noqa: S608 - our own
+        " AND mode = 'RowExclusiveLock'"
         " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     )
 
 
-def _writers(tx: Transaction) -> frozenset[str]:
-    """The units of work under way that have written an event, or are about to."""
-    return frozenset(tx.execute(_writing()).scalars()) if tx.others_write else frozenset()
+def writers(tx: Transaction, table: str = "event") -> frozenset[str]:
+    """The units of work under way that have written into a table, or are about to."""
+    return frozenset(tx.execute(_writing(table)).scalars()) if tx.others_write else frozenset()
 
 
 class Follower:
@@ -69,9 +70,9 @@ class Follower:
             last = events.last(tx)
             if last <= self._seen:
                 return last
-            self._undecided = last, _writers(tx)
-        last, writers = self._undecided
-        if writers and not writers.isdisjoint(_writers(tx)):
+            self._undecided = last, writers(tx)
+        last, writing = self._undecided
+        if writing and not writing.isdisjoint(writers(tx)):
             return self._seen
         self._undecided = None
         return last

@@ -62,22 +62,23 @@ class PlannedRow(NamedTuple):
     action: str
 
 
-def begin(tx: Transaction, incident_id: int) -> int:
-    """The number of a new plan, the newest from now on; it has no hash before it is ended."""
+def begin(tx: Transaction, incident_id: int) -> tuple[int, int]:
+    """The number of a new plan, the newest from now on, and of how many members; it has no hash before it is ended."""
     statement = (
         update(incident)
         .where(incident.c.id == incident_id)
         .values(plan=incident.c.plan + 1, plan_hash=None, planned_at=None, plan_counts=None)
-        .returning(incident.c.plan)
+        .returning(incident.c.plan, incident.c.members)
     )
-    return int(tx.execute(statement).scalar_one())
+    row = tx.execute(statement).one()
+    return int(row.plan), int(row.members)
 
 
-def end(tx: Transaction, incident_id: int, plan: int, digest: bytes, counts: Counts) -> bool:
-    """Its rows are complete. False where a newer one was begun meanwhile."""
+def end(tx: Transaction, incident_id: int, plan: int, members: int, digest: bytes, counts: Counts) -> bool:
+    """Its rows are complete. False where a newer one was begun, or members were added, meanwhile."""
     statement = (
         update(incident)
-        .where(incident.c.id == incident_id, incident.c.plan == plan)
+        .where(incident.c.id == incident_id, incident.c.plan == plan, incident.c.members == members)
         .values(plan_hash=digest, planned_at=tx.at, plan_counts=json.dumps(asdict(counts)))
     )
     return tx.execute(statement).rowcount == 1

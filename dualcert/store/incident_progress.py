@@ -25,13 +25,14 @@ from dualcert.model.work import HELD, WorkKind
 from dualcert.store import batches
 from dualcert.store.expressions import upsert
 from dualcert.store.incident_runs import Range, in_range
-from dualcert.store.incident_tables import plan_row
+from dualcert.store.incident_tables import incident, plan_row
 from dualcert.store.statements import prepared
 from dualcert.store.tables import ca_standing, deployment, lineage, pair_state, pair_target, work
 from dualcert.store.transaction import Transaction
 from dualcert.store.work import or_sooner
 
 _row = plan_row.c
+_HELD_FOR = "held for incident "
 
 # --- backups that are ordered anew -------------------------------------------------------------------------
 
@@ -109,8 +110,7 @@ def order_backups(tx: Transaction, batch: Range, reason: str, held_at: str | Non
     batches.by_index(tx)
     tx.execute(_order_anew(held=False), {**values, "now": tx.at, "because": reason})
     if held_at is not None:
-        held = f"held for incident {batch.incident_id}"
-        tx.execute(_order_anew(held=True), {**values, "because": held})
+        tx.execute(_order_anew(held=True), {**values, "because": held_for(batch.incident_id)})
     tx.made_due.add(batch.up_to)
     return tx.execute(_ordered(), {**batch.values, "now": tx.at}).rowcount
 
@@ -124,28 +124,54 @@ def hold_refills(tx: Transaction, ca: str, incident_id: int) -> None:
     tx.execute(statement.on_conflict_do_update(index_elements=["ca"], set_={"refills_held_for": incident_id}))
 
 
-def stop_holding(tx: Transaction, ca: str) -> None:
-    """What is emptied at a CA from now on is ordered anew at once."""
-    tx.execute(update(ca_standing).where(ca_standing.c.ca == ca).values(refills_held_for=None))
+def pass_on(tx: Transaction, ca: str, ended: int, other: int | None) -> None:
+    """What was held at a CA for an incident that is over is held for another one; for none, what is emptied there from
+    now on is ordered anew at once."""
+    mine = (ca_standing.c.ca == ca, ca_standing.c.refills_held_for == ended)
+    tx.execute(update(ca_standing).where(*mine).values(refills_held_for=other))
 
 
 @prepared
-def _held_for() -> Select[Any]:
-    return select(ca_standing.c.refills_held_for).where(ca_standing.c.ca == bindparam("at_ca"))
+def _held_for(*, lock: bool) -> Select[Any]:
+    query = select(ca_standing.c.refills_held_for).where(ca_standing.c.ca == bindparam("at_ca"))
+    return query.with_for_update(read=True) if lock else query
 
 
-def refills_held_for(tx: Transaction, ca: str) -> int | None:
-    """The incident for whose sake nothing is refilled at a CA; None where there is none."""
-    found: int | None = tx.execute(_held_for(), {"at_ca": ca}).scalar()
+def refills_held_for(tx: Transaction, ca: str, *, lock: bool = False) -> int | None:
+    """The incident for whose sake nothing is refilled at a CA; None where there is none. ``lock``: nobody lets go of
+    what is held there before this unit ends."""
+    found: int | None = tx.execute(_held_for(lock=lock), {"at_ca": ca}).scalar()
     return found
 
 
 def cas_held_for(tx: Transaction, incident_id: int) -> list[str]:
+    """The CAs where refills are held for an incident, be it that another one has held there since."""
+    mark = ca_standing.c.refills_held_for
+    too = exists().where(_held(ca_standing.c.ca), work.c.reason == held_for(incident_id))
+    query = select(ca_standing.c.ca).where(or_(mark == incident_id, and_(mark.is_not(None), too)))
+    return [row.ca for row in tx.execute(query.order_by(ca_standing.c.ca))]
+
+
+def last_to_hold(tx: Transaction, incident_id: int) -> list[str]:
+    """The CAs where an incident has been the last one to hold."""
     query = select(ca_standing.c.ca).where(ca_standing.c.refills_held_for == incident_id)
     return [row.ca for row in tx.execute(query.order_by(ca_standing.c.ca))]
 
 
-def _held(ca: str) -> ColumnElement[bool]:
+def held_for(incident_id: int) -> str:
+    """What a refill that is held says of it."""
+    return f"{_HELD_FOR}{incident_id}"
+
+
+def others_holding(tx: Transaction, ca: str, incident_id: int) -> int | None:
+    """Another open incident for which refills are held at a CA; None where there is none."""
+    said = {row.reason for row in tx.execute(select(work.c.reason).distinct().where(_held(ca)))}
+    query = select(incident.c.id).where(incident.c.closed_at.is_(None), incident.c.id != incident_id)
+    still_open = (row.id for row in tx.execute(query.order_by(incident.c.id)))
+    return next((number for number in still_open if held_for(number) in said), None)
+
+
+def _held(ca: str | ColumnElement[str]) -> ColumnElement[bool]:
     return and_(work.c.kind == WorkKind.REFILL.value, work.c.waiting_for == HELD, work.c.ca == ca)
 
 
@@ -239,13 +265,13 @@ def unseen(tx: Transaction, batch: Range) -> int:
 
 
 @prepared
-def _hurry() -> Update:
+def _hurry(state: RowState) -> Update:
     waiting = or_(work.c.due_at.is_(None), work.c.due_at > bindparam("now"))
     steps = or_(work.c.kind == WorkKind.DEPLOYMENT.value, work.c.kind == WorkKind.VERIFICATION.value)
     return (
         update(work)
         .where(
-            work.c.pair_id.in_(select(_row.pair_id).where(in_range(RowState.PROMOTED))),
+            work.c.pair_id.in_(select(_row.pair_id).where(in_range(state))),
             steps,
             waiting,
             work.c.owner.is_(None),
@@ -254,8 +280,8 @@ def _hurry() -> Update:
     )
 
 
-def hurry(tx: Transaction, batch: Range) -> None:
-    """A person asks again: steps towards serving what was promoted do not back off any longer."""
+def hurry(tx: Transaction, batch: Range, state: RowState = RowState.PROMOTED) -> None:
+    """A person asks again: steps towards serving what was promoted, or turned back, do not back off any longer."""
     batches.by_index(tx)
-    tx.execute(_hurry(), {**batch.values, "now": tx.at})
+    tx.execute(_hurry(state), {**batch.values, "now": tx.at})
     tx.made_due.add(batch.up_to)

@@ -136,10 +136,11 @@ def set_wave(tx: Transaction, incident_id: int, wave: int, up_to_pair: int) -> N
     tx.execute(update(incident_run).where(incident_run.c.incident_id == incident_id).values(values))
 
 
-def set_end(tx: Transaction, incident_id: int, *, stopped: str | None) -> None:
-    """It is through, or was stopped for a reason."""
+def set_end(tx: Transaction, incident_id: int, plan: int, *, stopped: str | None) -> None:
+    """It is through, or was stopped for a reason; of another plan's nothing is said."""
     values = {"ended_at": None if stopped else tx.at, "stopped": stopped}
-    tx.execute(update(incident_run).where(incident_run.c.incident_id == incident_id).values(values))
+    mine = (incident_run.c.incident_id == incident_id, incident_run.c.plan == plan)
+    tx.execute(update(incident_run).where(*mine).values(values))
 
 
 # --- batches -----------------------------------------------------------------------------------------------

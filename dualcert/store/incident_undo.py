@@ -6,11 +6,13 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Delete,
     Select,
     Update,
     and_,
     bindparam,
     case,
+    delete,
     exists,
     func,
     literal,
@@ -25,7 +27,7 @@ from dualcert.store.incident_plans import why_not
 from dualcert.store.incident_runs import Range, announce, in_range
 from dualcert.store.incident_tables import plan_row
 from dualcert.store.statements import is_one_of, prepared
-from dualcert.store.tables import pair_state, work
+from dualcert.store.tables import certificate, pair_state, work
 from dualcert.store.transaction import Transaction
 
 _row = plan_row.c
@@ -118,24 +120,42 @@ def turn_back(tx: Transaction, batch: Range) -> tuple[int, int]:
     return turned, stayed
 
 
-def follow_up(tx: Transaction, batch: Range, cause: str) -> None:
-    """The events and deployments of what this unit has turned back."""
-    announce(tx, batch, cause, RowState.UNDONE, serves="serving", served="standby")
-
-
 @prepared
-def _undeployed() -> Select[Any]:
+def _keep() -> Delete:
+    turned = and_(in_range(RowState.UNDONE), _row.at == bindparam("now"))
+    ca = select(certificate.c.ca).where(
+        certificate.c.id == _row.serving, _row.pair_id == work.c.pair_id, turned
+    )
+    return delete(work).where(
+        work.c.pair_id.in_(select(_row.pair_id).where(turned)),
+        work.c.kind == WorkKind.REFILL.value,
+        work.c.ca == ca.correlate(work).scalar_subquery(),
+    )
+
+
+def follow_up(tx: Transaction, batch: Range, cause: str) -> None:
+    """The events and deployments of what this unit has turned back. What was to take the place of a certificate that
+    serves again is owed to nobody."""
+    announce(tx, batch, cause, RowState.UNDONE, serves="serving", served="standby")
+    tx.execute(_keep(), {**batch.values, "now": tx.at})
+
+
+def _waiting() -> ColumnElement[bool]:
     waiting = exists().where(
         work.c.pair_id == _row.pair_id,
         is_one_of(work.c.kind, [WorkKind.DEPLOYMENT.value, WorkKind.VERIFICATION.value]),
     )
-    query = select(_row.pair_id).where(
+    return and_(
         _row.incident_id == bindparam("of_incident"),
         _row.plan == bindparam("of_plan"),
         _row.state == RowState.UNDONE.value,
-        _row.pair_id > bindparam("after"),
         waiting.correlate(plan_row),
     )
+
+
+@prepared
+def _undeployed() -> Select[Any]:
+    query = select(_row.pair_id).where(_waiting(), _row.pair_id > bindparam("after"))
     return query.order_by(_row.pair_id).limit(bindparam("limit"))
 
 
@@ -143,3 +163,13 @@ def undeployed(tx: Transaction, incident_id: int, plan: int, after: int, limit: 
     """Pairs that were turned back and are not seen at their targets yet."""
     values = {"of_incident": incident_id, "of_plan": plan, "after": after, "limit": limit}
     return [row.pair_id for row in tx.execute(_undeployed(), values)]
+
+
+@prepared
+def _unseen() -> Select[Any]:
+    return select(func.count()).select_from(plan_row).where(_waiting())
+
+
+def unseen(tx: Transaction, incident_id: int, plan: int) -> int:
+    """How many such pairs there are."""
+    return int(tx.execute(_unseen(), {"of_incident": incident_id, "of_plan": plan}).scalar_one())

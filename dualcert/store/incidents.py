@@ -81,13 +81,12 @@ def loaded(tx: Transaction, incident_id: int, *, unknown: int, unreadable: int) 
     tx.execute(update(incident).where(incident.c.id == incident_id).values(values))
 
 
-def more_members(tx: Transaction, incident_id: int) -> None:
-    """Members were added to an incident that stands: they are counted again, and its plan is none of them."""
-    count = select(func.count()).where(incident_member.c.incident_id == incident_id).scalar_subquery()
+def more_members(tx: Transaction, incident_id: int, new: int) -> None:
+    """So many members were added to an incident that stands; its plan is none of them."""
     tx.execute(
         update(incident)
         .where(incident.c.id == incident_id)
-        .values(members=count, plan_hash=None, planned_at=None, plan_counts=None)
+        .values(members=incident.c.members + new, plan_hash=None, planned_at=None, plan_counts=None)
     )
 
 

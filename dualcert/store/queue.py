@@ -41,6 +41,7 @@ from dualcert.policy.budget import KNOWN_FOR, Allowance, Decision
 from dualcert.policy.urgency import SOON
 from dualcert.store import events, leases
 from dualcert.store.columns import instant, micros
+from dualcert.store.fitness import distrusted
 from dualcert.store.incident_tables import incident, incident_member
 from dualcert.store.leases import is_held
 from dualcert.store.picked import ids_of, listed, picked
@@ -123,7 +124,8 @@ def _struck_at() -> ColumnElement[int]:
 
 def _needed_by() -> ColumnElement[int]:
     """The twin of ``policy.urgency.needed_by``."""
-    usable = pair_state.c.backup_ok_until > bindparam("at")
+    trusted = not_(distrusted(_standby.c.ca, _standby.c.not_before).correlate(_standby))
+    usable = and_(pair_state.c.backup_ok_until > bindparam("at"), trusted)
     state = pair_state.outerjoin(_serving, _serving.c.id == pair_state.c.serving).outerjoin(
         _standby, _standby.c.id == pair_state.c.standby
     )

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, case, or_, select
+from sqlalchemy import Select, and_, bindparam, case, func, or_, select
 
-from dualcert.model.work import WorkKind
+from dualcert.model.work import HELD, WorkKind
 from dualcert.policy.due import Life, Suggestion
 from dualcert.store.columns import instant
 from dualcert.store.picked import there_is
@@ -54,7 +54,10 @@ class HeldCertificate:
 
 @dataclass(frozen=True)
 class Renewable:
-    """An open lineage, its certificate, and the steps towards the next one; ``publication`` is the pair's."""
+    """An open lineage, its certificate, and the steps towards the next one; ``publication`` is the pair's.
+
+    ``refill``: it is to be filled anew, which is ``refill_held`` for the sake of an incident.
+    """
 
     pair_id: int
     lineage_id: int
@@ -63,6 +66,7 @@ class Renewable:
     renew_at: datetime | None
     held: HeldCertificate | None
     refill: bool
+    refill_held: bool
     order: Step | None
     publication: Step | None
 
@@ -101,7 +105,9 @@ def _of_pairs(*, one: bool) -> Select[Any]:
         coverage.c.names_digest == pair.c.names_digest,
         beside=(certificate, pair),
     )
-    refill = there_is(_is_step(work, WorkKind.REFILL), work.c.ca == lineage.c.ca, beside=(lineage,))
+    refills = select(func.coalesce(work.c.waiting_for, "")).where(
+        _is_step(work, WorkKind.REFILL), work.c.ca == lineage.c.ca
+    )
     return (
         select(
             lineage.c.pair_id,
@@ -121,7 +127,7 @@ def _of_pairs(*, one: bool) -> Select[Any]:
             renewal_info.c.window_start,
             renewal_info.c.window_end,
             renewal_info.c.explanation,
-            refill.label("refill"),
+            refills.limit(1).correlate(lineage).scalar_subquery().label("refill"),
             *_columns(order, "order"),
             *_columns(publication, "publication"),
         )
@@ -162,7 +168,8 @@ def _renewable(row: Any) -> Renewable:
         primary=bool(row.is_primary),
         renew_at=instant(row.renew_at),
         held=None if row.certificate_id is None else _held(row),
-        refill=bool(row.refill),
+        refill=row.refill is not None,
+        refill_held=row.refill == HELD,
         order=None
         if row.order_id is None
         else Step(instant(row.order_due_at), row.order_attempts, row.order_waiting_for, row.order_reason),

@@ -257,6 +257,26 @@ def test_after_a_false_alarm_the_way_back_is_close_and_undo(
     assert serving_ca(program, names[3]) == "beta"
 
 
+def test_an_undo_that_is_not_seen_at_its_targets_is_done_in_part_and_goes_on_when_said_again(
+    lab: ProjectLab, program: Program, names: list[str]
+) -> None:
+    before = {name: served(lab, name) for name in names}
+    open_incident(program, "--ca", "alpha")
+    assert run(program, plan(program)["plan"]).status == 0
+    program.done("incident", "close", "1")
+    lab.nginx.stop()
+
+    result = program.run("incident", "undo", "1", "--json")
+
+    assert result.status == 3, result
+    assert (result.json["undone"], result.json["stayed"]) == (4, 0)
+    assert "4 pairs were not seen" in result.err
+
+    lab.nginx.start()
+    assert program.run("incident", "undo", "1").status == 0
+    assert {name: served(lab, name) for name in names} == before
+
+
 def test_refills_at_the_incidents_own_ca_are_held_until_somebody_lets_them_go(
     program: Program, names: list[str]
 ) -> None:
@@ -521,6 +541,31 @@ def test_what_says_too_little_or_contradicts_itself_is_a_usage_problem(
     result = program.run("incident", "open", "--title", "a test", *arguments)
     assert result.status == 2, result
     assert program.done("incident", "list", "--json").lines == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("open", "--within", "24h", "--ca", "alpha", "--title", "a\udcffb"),
+        ("open", "--within", "24h", "--ca", "alpha", "--title", "two\nlines"),
+        ("open", "--within", "24h", "--ca", "alpha", "--title", ""),
+        ("open", "--within", "24h", "--title", "a test", "--issuer", "\udcff"),
+        ("open", "--within", "24h", "--title", "a test", "--issuer", ""),
+        ("status", "9" * 20),
+        ("close", "9" * 20),
+        ("run", "1", "--plan", "00", "--rate", f"{'9' * 20}/s"),
+    ],
+)
+def test_what_no_database_can_keep_is_a_usage_problem(program: Program, arguments: tuple[str, ...]) -> None:
+    result = program.run("incident", *arguments)
+    assert result.status == 2, result
+    assert "internal error" not in result.err
+
+
+def test_a_file_may_have_any_name(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "serials\udcff"
+    path.write_text("deadbeef\n")
+    assert open_incident(program, "--ca", "alpha", "--serials", str(path))["unknown"] == 1
 
 
 def test_serials_without_their_issuer_are_refused(program: Program, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ COUNT = 4
         at(BEFORE, "commit deploy: deployment._seen", 2),
         at(BEFORE, "commit main: running._see_all", 1),
         at(BEFORE, "commit main: running.carry_out", 1),
+        at(AFTER, "commit main: running.carry_out", 1),
     ],
     ids=str,
 )
@@ -40,6 +41,7 @@ def test_a_wave_waits_for_its_database_and_goes_on(on_postgresql: Scene, point: 
     life = scene.run(*command, at=point)
 
     assert life.status == 0, life
+    assert "nothing was done" not in life.err
     assert struck(life, point)
     scene.was_told(life, point, SHORT)
     assert (life.json["promoted"], life.json["observed"], life.json["skipped"]) == (COUNT, COUNT, 0)

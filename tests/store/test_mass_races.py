@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from dualcert.lifecycle import promotion, storing
 from dualcert.lifecycle.engine import Engine
-from dualcert.lifecycle.incidents import open_incident, plan, telling
+from dualcert.lifecycle.incidents import open_incident, plan, refills, running, telling
+from dualcert.lifecycle.incidents.opening import Selection
 from dualcert.lifecycle.incidents.planning import Plan
+from dualcert.lifecycle.incidents.running import Ended, Terms
 from dualcert.lifecycle.promotion import Turn, Wish
 from dualcert.lifecycle.world import World
 from dualcert.model.order import Order
 from dualcert.model.pair import Pair
 from dualcert.model.work import Done, WorkKind
 from dualcert.ports.ca import IssuedCertificate
-from dualcert.store import certificates, incident_runs, incidents, pairs, revocations, work
+from dualcert.store import certificates, incident_runs, incidents, pairs, revocations, tables, work
 from dualcert.store import promotion as promotion_sql
 from dualcert.store.incident_runs import Range
 from dualcert.testing.clock import FakeClock
@@ -29,6 +32,8 @@ from tests.store.racing import Arena
 from tests.store.worlds import Setting, issued, ordered, signed
 
 COUNT = 4
+_PROMOTE = 4
+"""Which unit of a run's promotes: before it are its beginning, what is to be hurried, and backups to be ordered."""
 
 
 @pytest.fixture
@@ -115,6 +120,27 @@ def test_a_backup_whose_revocation_is_recorded_during_a_batch_is_not_promoted_on
     assert epochs(arena.second, held) == [1, 0, 1, 1]
 
 
+def test_who_lets_refills_go_during_a_batch_waits_for_those_that_it_holds(
+    arena: Arena, planned: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running._Run, "_see_all", lambda self, batch, wave: None)
+    number, digest = planned.incident.id, planned.hash
+
+    ended, cas = arena.race(
+        lambda w: running.run(w, number, digest, Terms("100%", max_failures="100%")),
+        lambda w: refills.release_for(w, number),
+        nth=_PROMOTE,
+    )
+
+    assert arena.was_blocked
+    assert (ended, cas) == (Ended(done=True, stopped=None), [PRIMARY])
+    with arena.second.store.read() as tx:
+        waits = tx.execute(
+            select(tables.work.c.waiting_for).where(tables.work.c.kind == WorkKind.REFILL.value)
+        )
+        assert list(waits.scalars()) == [None] * COUNT
+
+
 def test_two_processes_at_one_batch_promote_each_pair_once(
     arena: Arena, held: list[Pair], planned: Plan
 ) -> None:
@@ -190,3 +216,26 @@ def test_a_second_incident_that_names_the_backups_meanwhile_aborts_nothing(
     with world.store.read() as tx:
         assert all(incidents.naming(tx, one) == other.id for one in backups)
         assert len(work.of_pairs(tx, [pair.id for pair in held])) == 2 * COUNT
+
+
+@pytest.mark.parametrize("by_number", [False, True])
+def test_a_backup_that_is_made_while_an_incident_names_it_is_not_counted_on(
+    arena: Arena, held: list[Pair], clock: FakeClock, monkeypatch: pytest.MonkeyPatch, by_number: bool
+) -> None:
+    with arena.second.store.read() as tx:
+        left = pairs.state(tx, held[2].id).serving or 0
+    by: Any = [left] if by_number else Selection("all of it", ca=PRIMARY)
+    deadline = clock.now() + timedelta(hours=1)
+    # The failover goes on once the incident's opening waits for it.
+    monkeypatch.setattr(clock, "sleep", lambda seconds: arena.let_go())
+
+    turn, incident = arena.race(
+        lambda w: promotion.failover(w, held[2], Wish()),
+        lambda w: open_incident(w, "an incident", "a test", deadline, PRIMARY, by),
+    )
+
+    assert isinstance(turn, Turn), turn
+    assert incident.members == (1 if by_number else COUNT)
+    with arena.second.store.read() as tx:
+        state = pairs.state(tx, held[2].id)
+    assert (state.standby, state.backup_ok_until) == (left, None)

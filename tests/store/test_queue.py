@@ -29,7 +29,9 @@ from dualcert.store import (
     incident_tables,
     leases,
     orders,
+    pairs,
     queue,
+    standings,
     tables,
     work,
 )
@@ -145,6 +147,19 @@ def test_the_statement_gives_the_place_that_the_policy_does(
         due(tx, pair)
         [row] = claims.claim(tx, "me", kinds=ALL, limit=9)
         assert row.needed_by == needed_by(Need(tx.now, tx.now + 20 * DAY, struck, usable))
+
+
+def test_a_backup_of_a_ca_that_is_distrusted_gives_no_pair_time(store: Store) -> None:
+    with store.write() as tx:
+        pair = serving(tx, 20 * DAY)
+        give_role(tx, pair, a_certificate(tx, pair, BACKUP))
+        struck = revoked(tx, pair, pairs.state(tx, pair.id).serving or 0)
+        standings.distrust(tx, BACKUP, None)
+        due(tx, pair)
+    with store.write() as tx:
+        queue.line_up(tx)
+
+    assert place(store, pair)[1] == struck
 
 
 def test_a_pair_that_serves_nothing_yet_has_its_place_three_days_from_its_making(

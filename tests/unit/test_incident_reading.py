@@ -7,6 +7,7 @@ import hashlib
 import io
 import tracemalloc
 import zlib
+from typing import Any, BinaryIO, cast
 
 import pytest
 
@@ -53,6 +54,17 @@ def test_what_cannot_be_read_is_told_without_what_a_terminal_would_obey() -> Non
     assert one.problem is not None
     assert one.problem.isprintable()
     assert "away" in one.problem
+
+
+def test_a_line_that_is_too_long_is_one_line_and_names_nothing() -> None:
+    found = serials(b"0" * 70_000 + b"3a1b2\n" + b'1,"03a1b2",' + b"x" * 140_000 + b"\nserial\n03a1b2\n")
+    assert [(one.line, one.serial) for one in found] == [
+        (1, None),
+        (2, None),
+        (3, None),
+        (4, bytes.fromhex("03a1b2")),
+    ]
+    assert "longer than" in (found[0].problem or "")
 
 
 def test_twenty_bytes_with_a_sign_byte_in_front_are_a_serial() -> None:
@@ -135,6 +147,34 @@ def test_a_crl_that_unpacks_to_more_than_any_crl_has_is_refused_before_it_is_hel
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 4_000_000
+
+
+class Trickle(io.RawIOBase):
+    """A pipe that gives its first bytes one by one."""
+
+    def __init__(self, content: bytes) -> None:
+        self._rest = content
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        given, self._rest = self._rest[:1], self._rest[1:]
+        buffer[: len(given)] = given
+        return len(given)
+
+
+def test_what_a_slow_pipe_brings_is_told_by_its_first_bytes_all_the_same() -> None:
+    def opened(content: bytes) -> io.BufferedReader:
+        return reading.opened(cast("BinaryIO", Trickle(content)))
+
+    assert list(reading.serials(opened(gzip.compress(b"03a1b2\n")))) == [
+        Entry(1, serial=bytes.fromhex("03a1b2"))
+    ]
+    assert reading.is_crl(opened(b"-----BEGIN X509 CRL-----\n"))
+    assert reading.is_crl(opened(bytes.fromhex("308201a0")))
+    assert list(reading.serials(opened(b"03"))) == [Entry(1, serial=b"\x03")]
+    assert list(reading.serials(opened(b""))) == []
 
 
 def test_keys_and_names() -> None:

@@ -44,6 +44,12 @@ def test_what_is_due_is_ordered_with_its_reason_and_the_other_is_come_back_to() 
     assert found == Renewal((Opening("a", "two thirds of its life have passed"),), NOW + 5 * DAY)
 
 
+def test_what_is_held_is_neither_ordered_nor_does_it_join_and_it_is_come_back_to() -> None:
+    held = replace(lineage("a", DAY), held=True)
+    assert opened(replace(held, urgent="its certificate was given up"), lineage("b", timedelta(0))) == {"b"}
+    assert renewal([held, lineage("b", 5 * DAY)], NOW) == Renewal((), NOW + DAY)
+
+
 @pytest.mark.parametrize(
     ("lives", "due_in", "joins"),
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,13 +16,27 @@ from dualcert.lifecycle.incidents.planning import existing, not_closed, opened
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
 from dualcert.model.incident import Incident
-from dualcert.store import Transaction, events, incident_members, incident_plans, incidents, promotion
+from dualcert.store import (
+    Transaction,
+    events,
+    following,
+    incident_members,
+    incident_plans,
+    incidents,
+    promotion,
+)
 
 _BATCH = 5_000
 """How many are named in one unit of work, at most."""
 
 _RANGE = 20_000
 """How many certificates are looked through in one unit of work, at most, where all of a CA's are meant."""
+
+
+_OTHERS_END = 5.0
+"""Seconds after which a unit of work that goes on is taken for one that hangs; the longest lasts a third of one."""
+
+_LOOK = 0.01
 
 
 class Entry(NamedTuple):
@@ -98,9 +112,7 @@ def add_to_incident(world: World, incident_id: int, certificates: Iterable[int])
     """Name more certificates, by their numbers, in an incident that is open. Its plan is void where any was new."""
     with world.store.read() as tx:
         opened(tx, incident_id)
-    if _add_numbers(world, incident_id, certificates):
-        with world.store.write() as tx:
-            incidents.more_members(tx, incident_id)
+    _add_numbers(world, incident_id, certificates, incidents.more_members)
     with world.store.read() as tx:
         return existing(tx, incident_id)
 
@@ -113,24 +125,48 @@ def _naming(world: World, number: int) -> Iterator[Transaction]:
         yield tx
 
 
-def _add_numbers(world: World, number: int, certificates: Iterable[int]) -> int:
-    rest, new, pace = iter(certificates), 0, Pace(world, _BATCH)
+def _add_numbers(
+    world: World,
+    number: int,
+    certificates: Iterable[int],
+    tell: Callable[[Transaction, int, int], None] | None = None,
+) -> None:
+    """``tell``: of each unit, how many were not named before."""
+    rest, pace = iter(certificates), Pace(world, _BATCH)
     while batch := list(islice(rest, pace.size)):
         with pace.unit(), _naming(world, number) as tx:
-            new += incident_members.add_certificates(tx, number, batch)
-    return new
+            new = incident_members.add_certificates(tx, number, batch)
+            if new and tell is not None:
+                tell(tx, number, new)
+    if _outwait(world):
+        _mistrust(world, number)
 
 
 def _select(world: World, number: int, selection: Selection, tally: _Tally) -> None:
     if selection.entries is None:
         _add_issued(world, number, selection)
+        _outwait(world)
         _mistrust(world, number)
         return
     rest, pace = iter(selection.entries), Pace(world, _BATCH)
     while batch := list(islice(rest, pace.size)):
         with pace.unit():
             _add_entries(world, number, selection, batch, tally)
+    _outwait(world)
     _mistrust(world, number)
+
+
+def _outwait(world: World) -> bool:
+    """Whoever exchanged roles while the last certificates were named may not have seen that, and what he makes a backup
+    cannot be seen before he has ended. Whether there was anybody."""
+    until = world.clock.monotonic() + _OTHERS_END
+    with world.store.read() as tx:
+        found = left = following.writers(tx, "pair_state")
+    while left and world.clock.monotonic() < until:
+        world.clock.sleep(_LOOK)
+        with world.store.read() as tx:
+            left &= following.writers(tx, "pair_state")
+    return bool(found)
 
 
 def _mistrust(world: World, number: int) -> None:
@@ -192,7 +228,7 @@ def _add_issued(world: World, number: int, selection: Selection) -> None:
 
 def close(world: World, incident_id: int) -> Incident:
     """It names nothing any more, and backups that it named count again where nothing else is against them. Refills that
-    were held for it are due.
+    were held for it, and for no other open one, are due.
 
     Said again it finishes what was cut off; raises ``Refused`` where nothing was.
     """
@@ -204,7 +240,7 @@ def close(world: World, incident_id: int) -> Incident:
                 tx, EventKind.INCIDENT_CLOSED, f"incident {incident_id}: {found.title}", ca=found.ca
             )
     trusted = _trust_again(world, incident_id)
-    released = refills.release_for(world, incident_id)
+    released = refills.end(world, incident_id)
     if not (closed or trusted or released):
         raise Refused(f"incident {incident_id} is closed already", remedy="See: dualcert incident list")
     with world.store.read() as tx:

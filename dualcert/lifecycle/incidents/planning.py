@@ -55,11 +55,11 @@ def opened(tx: Transaction, incident_id: int, *, lock: bool = False) -> Incident
 def plan(world: World, incident_id: int) -> Plan:
     """Look at every affected pair and write down what is to be done. Nothing else is changed.
 
-    Raises ``Refused`` where the incident cannot be worked on, or somebody else planned it meanwhile.
+    Raises ``Refused`` where the incident cannot be worked on, or somebody else planned it, or added to it, meanwhile.
     """
     with world.store.write() as tx:
         opened(tx, incident_id)
-        number = incident_plans.begin(tx, incident_id)
+        number, members = incident_plans.begin(tx, incident_id)
     after, pace = 0, Pace(world, incident_plans.BATCH)
     while True:
         with pace.unit(), world.store.write() as tx:
@@ -72,10 +72,10 @@ def plan(world: World, incident_id: int) -> Plan:
         digest = _digest(tx, incident_id, number)
         counts = incident_plans.count(tx, incident_id, number)
     with world.store.write() as tx:
-        if not incident_plans.end(tx, incident_id, number, digest, counts):
+        if not incident_plans.end(tx, incident_id, number, members, digest, counts):
             raise Refused(
-                f"somebody else is planning incident {incident_id}",
-                remedy=f"See: dualcert incident status {incident_id}",
+                f"somebody else is planning incident {incident_id}, or has added certificates to it",
+                remedy=f"Make a new plan: dualcert incident plan {incident_id}",
             )
         found = existing(tx, incident_id)
     _forget_older(world, incident_id, number)

@@ -7,7 +7,7 @@ import hashlib
 import io
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from cryptography import x509
 
@@ -30,9 +30,27 @@ _NOT_UNPACKED = (EOFError, gzip.BadGzipFile, zlib.error)
 """What gzip says of a file that is cut off, is none, or is damaged."""
 
 
+class _Begun(io.RawIOBase):
+    """A file whose first bytes were read already. They are given together: a pipe may bring them one by one."""
+
+    def __init__(self, head: bytes, rest: io.BufferedReader) -> None:
+        self._head = head
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        given = self._head[: len(buffer)] or self._rest.read1(len(buffer))
+        self._head = self._head[len(buffer) :]
+        buffer[: len(given)] = given
+        return len(given)
+
+
 def opened(file: BinaryIO) -> io.BufferedReader:
     """The file, unpacked where it is packed by gzip."""
     buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast("io.RawIOBase", file))
+    buffered = io.BufferedReader(_Begun(buffered.read(len(_PEM_CRL)), buffered))
     if buffered.peek(2)[:2] == _GZIP:
         return io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=buffered)))
     return buffered
@@ -95,12 +113,22 @@ def _lines(file: io.BufferedReader, read: Callable[[int, str], Entry]) -> Iterat
     try:
         while line := file.readline(_LONGEST_LINE):
             number += 1
+            if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
+                _skip(file)
+                yield Entry(number, problem=f"longer than {_LONGEST_LINE >> 10} KB")
+                continue
             text = line.decode("utf-8", "replace").strip().removeprefix("\ufeff")
             if text and not text.startswith("#"):
                 yield read(number, text)
     except _NOT_UNPACKED as error:
         # What is cut off in the middle has named some of the certificates and not the others.
         yield Entry(number + 1, problem=f"the file ends here: {error}")
+
+
+def _skip(file: io.BufferedReader) -> None:
+    """The rest of a line: what stands in its middle may look like one of its own."""
+    while (rest := file.readline(_LONGEST_LINE)) and not rest.endswith(b"\n"):
+        pass
 
 
 def serials(file: io.BufferedReader) -> Iterator[Entry]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
-from dualcert.store import events, incident_progress
+from dualcert.store import events, incident_progress, incidents
 
 
-def release(world: World, ca: str) -> None:
-    """Nothing is held at the CA any more: what was emptied there is due for its order now."""
+def release(world: World, ca: str) -> bool:
+    """Nothing is held at the CA any more: what was emptied there is due for its order now. Whether anything was."""
     # Whoever is killed before the end leaves the CA as one at which refills are held, and is known by that.
     _release(world, ca)
     with world.store.write() as tx:
         number = incident_progress.refills_held_for(tx, ca)
-        incident_progress.stop_holding(tx, ca)
         if number is not None:
+            incident_progress.pass_on(tx, ca, number, None)
             cause = f"incident {number}: refills at {ca} are due"
             events.record(tx, EventKind.INCIDENT_RUN, cause, ca=ca)
     _release(world, ca)  # what was held meanwhile
+    return number is not None
 
 
 def _release(world: World, ca: str) -> None:
@@ -34,3 +35,28 @@ def release_for(world: World, incident_id: int) -> list[str]:
     for ca in cas:
         release(world, ca)
     return cas
+
+
+def end(world: World, incident_id: int) -> list[str]:
+    """The incident holds nothing any more: the same at each CA where no other open one does; there that one goes on
+    holding. Where it was the last one to hold."""
+    with world.store.read() as tx:
+        cas = incident_progress.last_to_hold(tx, incident_id)
+    for ca in cas:
+        if not _passed_on(world, ca, incident_id):
+            release(world, ca)
+    return cas
+
+
+def _passed_on(world: World, ca: str, ended: int) -> bool:
+    while True:
+        with world.store.read() as tx:
+            other = incident_progress.others_holding(tx, ca, ended)
+        if other is None:
+            return False
+        with world.store.write() as tx:
+            # Whoever closes that one as well comes before this, or finds what it holds.
+            found = incidents.get(tx, other, lock=True)
+            if found is not None and found.closed_at is None:
+                incident_progress.pass_on(tx, ca, ended, other)
+                return True

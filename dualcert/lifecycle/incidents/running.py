@@ -179,8 +179,7 @@ class _Run:
         self._cause = f"incident {self._id}: {plan.incident.title}"
         self._tally = Tally(0, 0, 0)
         self._up_to = 0
-        self._held_at = ca
-        self._held = None if ca is None else f"held for incident {self._id}"
+        self._ca_in_trouble = ca
 
     # --- promoting -----------------------------------------------------------------------------------------
 
@@ -190,11 +189,11 @@ class _Run:
             stopped = self._wave(wave, end)
             if stopped is not None:
                 with self._world.store.write() as tx:
-                    incident_runs.set_end(tx, self._id, stopped=stopped)
+                    incident_runs.set_end(tx, self._id, self._plan.number, stopped=stopped)
                     _record(tx, self._plan, f"stopped: {stopped}")
                 return stopped
         with self._world.store.write() as tx:
-            incident_runs.set_end(tx, self._id, stopped=None)
+            incident_runs.set_end(tx, self._id, self._plan.number, stopped=None)
             _record(tx, self._plan, "every row has had its turn")
         return None
 
@@ -225,8 +224,9 @@ class _Run:
                     f"rows of the plan of incident {self._id} are missing", remedy="Make a new plan."
                 )
             batch = Range(self._id, self._plan.number, run.up_to_pair, up_to)
+            held = None if self._held_at(tx) is None else incident_progress.held_for(self._id)
             promoted, skipped = incident_runs.promote(tx, batch)
-            incident_runs.follow_up(tx, batch, self._cause, refills_held=self._held)
+            incident_runs.follow_up(tx, batch, self._cause, refills_held=held)
             incident_runs.set_wave(tx, self._id, wave, up_to)
         before = self._tally
         self._up_to = up_to
@@ -248,6 +248,12 @@ class _Run:
                 remedy=f"See: dualcert incident status {self._id}",
             )
         return run
+
+    def _held_at(self, tx: Transaction) -> str | None:
+        """The CA at which refills are held still: whoever lets them go meanwhile looks for none that come later."""
+        ca = self._ca_in_trouble
+        held = ca is not None and incident_progress.refills_held_for(tx, ca, lock=True) is not None
+        return ca if held else None
 
     def _so_far(self, tx: Transaction) -> Range:
         run = incident_runs.get(tx, self._id)
@@ -330,7 +336,7 @@ class _Run:
                 if up_to is None:
                     return
                 batch = Range(self._id, self._plan.number, after, up_to)
-                incident_progress.order_backups(tx, batch, self._cause, self._held_at)
+                incident_progress.order_backups(tx, batch, self._cause, self._held_at(tx))
             after = up_to
 
     def _say(self, wave: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import NamedTuple
 
 from dualcert.errors import Refused
 from dualcert.lifecycle.driver import run_until
@@ -10,8 +11,9 @@ from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.incidents.planning import existing
 from dualcert.lifecycle.runner import Scope
 from dualcert.lifecycle.world import World
+from dualcert.model.incident import RowState
 from dualcert.model.work import WorkKind
-from dualcert.store import incident_report, incident_undo
+from dualcert.store import incident_progress, incident_report, incident_undo
 from dualcert.store.incident_runs import Range
 
 _BATCH = 2_500
@@ -20,8 +22,16 @@ _PATIENCE = timedelta(minutes=2)
 _STEPS = (WorkKind.DEPLOYMENT, WorkKind.VERIFICATION)
 
 
-def undo(world: World, incident_id: int) -> tuple[int, int]:
-    """Turn back what a closed incident has promoted, and deploy it: how many pairs went back, and how many stayed.
+class Undone(NamedTuple):
+    """How many pairs went back now, how many stayed, and how many that went back were not seen at their targets."""
+
+    turned: int
+    stayed: int
+    unseen: int
+
+
+def undo(world: World, incident_id: int) -> Undone:
+    """Turn back what a closed incident has promoted, and deploy it.
 
     Raises ``Refused`` while it is open: as long as it names a certificate, none of its pairs may go back to it.
     """
@@ -34,14 +44,11 @@ def undo(world: World, incident_id: int) -> tuple[int, int]:
             remedy=f"If it was a false alarm: dualcert incident close {incident_id}",
         )
     cause = f"undo of incident {incident_id}: {found.title}"
-    turned = stayed = 0
-    for plan in plans:
-        more = _undo_plan(world, incident_id, plan, cause)
-        turned, stayed = turned + more[0], stayed + more[1]
-    return turned, stayed
+    parts = [_undo_plan(world, incident_id, plan, cause) for plan in plans]
+    return Undone(*map(sum, zip(Undone(0, 0, 0), *parts, strict=True)))
 
 
-def _undo_plan(world: World, incident_id: int, plan: int, cause: str) -> tuple[int, int]:
+def _undo_plan(world: World, incident_id: int, plan: int, cause: str) -> Undone:
     after, turned, stayed = 0, 0, 0
     while True:
         with world.store.write() as tx:
@@ -53,7 +60,8 @@ def _undo_plan(world: World, incident_id: int, plan: int, cause: str) -> tuple[i
             incident_undo.follow_up(tx, batch, cause)
         turned, stayed, after = turned + went, stayed + left, up_to
     _deploy(world, incident_id, plan)
-    return turned, stayed
+    with world.store.read() as tx:
+        return Undone(turned, stayed, incident_undo.unseen(tx, incident_id, plan))
 
 
 def _deploy(world: World, incident_id: int, plan: int) -> None:
@@ -63,5 +71,7 @@ def _deploy(world: World, incident_id: int, plan: int) -> None:
             ids = incident_undo.undeployed(tx, incident_id, plan, after, _TOGETHER)
         if not ids:
             return
+        with world.store.write() as tx:
+            incident_progress.hurry(tx, Range(incident_id, plan, after, ids[-1]), RowState.UNDONE)
         run_until(engine, Scope(frozenset(ids), _STEPS), world.clock.now() + _PATIENCE)
         after = ids[-1]
