@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from dualcert.lifecycle.watching import asking, telling
-from dualcert.lifecycle.world import World
-from dualcert.store import Store
+from dualcert.lifecycle import incidents
+from dualcert.lifecycle.incidents import opening
+from dualcert.lifecycle.watching import asking, telling, turning
+from dualcert.lifecycle.watching.asking import Round
+from dualcert.lifecycle.world import WatchRules, World
+from dualcert.model.certificate import Certificate
+from dualcert.model.events import Event
+from dualcert.store import Store, events, signals
+from dualcert.store.incident_tables import watch_source
 from dualcert.testing.clock import FakeClock
 from tests.revocations import Publisher, crl, publishing
 from tests.store.building import a_pair
-from tests.store.watched import a_watching_world, issue
+from tests.store.watched import a_watching_world, issue, many
 from tests.tinyca import TinyCa
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
@@ -65,3 +71,92 @@ def test_a_responder_that_says_nothing_stays_blind_however_often_one_looks(
         (standing,) = telling.standings(world)
         assert (standing.state, standing.age) == ("blind", None)
         clock.advance(MINUTE / 6)
+
+
+# --- a process that dies between two units of work -------------------------------------------------------
+
+
+def killed_in(patched: pytest.MonkeyPatch, module: object, name: str) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    patched.setattr(module, name, die)
+
+
+def revoke(publisher: Publisher, tiny: TinyCa, world: World, held: list[Certificate], number: int) -> Round:
+    body = crl(tiny.intermediate, [one.serial for one in held], now=world.clock.now(), number=number)
+    publisher.put("/crl", body)
+    return asking.ask_due(world, all_of_them=True)
+
+
+def cut_off(
+    world: World, monkeypatch: pytest.MonkeyPatch, where: tuple[object, str], act: Callable[[], object]
+) -> None:
+    """Somebody dies there; what he had leased runs out."""
+    with monkeypatch.context() as patched:
+        killed_in(patched, *where)
+        with pytest.raises(KeyboardInterrupt):
+            act()
+    with world.store.write() as tx:
+        tx.execute(watch_source.update().values(lease_until=None))
+
+
+def told(world: World, kind: str) -> list[Event]:
+    with world.store.read() as tx:
+        return [one for one in events.page(tx) if one.kind == kind]
+
+
+def test_a_person_is_asked_although_who_saw_it_first_died_before_asking(
+    store: Store,
+    clock: FakeClock,
+    publisher: Publisher,
+    tiny: TinyCa,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = a_watching_world(store, clock, WatchRules(promote="ask"))
+    served = many(store, tiny, 3, publisher.put("/crl", b""))
+    cut_off(
+        world, monkeypatch, (turning, "decide"), lambda: revoke(publisher, tiny, world, served[:1], number=2)
+    )
+
+    asking.ask_due(world)
+    assert [one.pair_id for one in told(world, "promotion-wanted")] == [served[0].pair_id]
+    # And not twice.
+    revoke(publisher, tiny, world, served[:1], number=3)
+    assert len(told(world, "promotion-wanted")) == 1
+
+
+@pytest.mark.parametrize(
+    "where",
+    [(opening, "_add_numbers"), (incidents, "plan"), (signals, "remember_incident")],
+    ids=["naming", "planning", "telling"],
+)
+@pytest.mark.parametrize("before", [0, 20], ids=["the first", "more"])
+def test_what_the_brake_holds_is_planned_and_told_whoever_dies_on_the_way(
+    world: World,
+    publisher: Publisher,
+    tiny: TinyCa,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    where: tuple[object, str],
+    before: int,
+) -> None:
+    served = many(world.store, tiny, 40, publisher.put("/crl", b""))
+    if before:
+        revoke(publisher, tiny, world, served[:before], number=2)
+    cut_off(world, monkeypatch, where, lambda: revoke(publisher, tiny, world, served[:30], number=3))
+
+    done = asking.ask_due(world, all_of_them=True)
+
+    assert done.decided.turning == ()
+    number = done.decided.incident
+    assert number is not None
+    with world.store.read() as tx:
+        planned = incidents.newest_plan(tx, incidents.planning.existing(tx, number))
+    assert planned is not None
+    assert planned.counts.serving == 30
+    assert planned.hash in told(world, "braked")[-1].cause
+    # It is settled by that: nobody is told again.
+    clock.advance(HOUR / 2)
+    asking.ask_due(world, all_of_them=True)
+    assert len(told(world, "braked")) == 1 + bool(before)
