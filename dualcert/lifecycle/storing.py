@@ -155,6 +155,9 @@ def _take_role(
         of_primary = next((one for one in orders_under_way if one.ca != order.ca), None)
         at = promotion.falls_back_at(pair, of_primary)
         work.schedule(tx, WorkKind.FALLBACK, pair.id, tx.now if at is None else max(at, tx.now))
+    elif work.get(tx, WorkKind.SIGNAL, pair.id) is not None:
+        # What serves is not to be trusted, and there was nothing to turn to until now.
+        work.schedule(tx, WorkKind.SIGNAL, pair.id, tx.now)
 
 
 def _keep_up(tx: Transaction, pair: Pair, order: Order, number: int) -> None:

@@ -143,9 +143,8 @@ def advance(world: World, row: WorkRow) -> Outcome:
             # Without a backup to turn to there is only the way of a new certificate, for either side that needs one.
             renewal.consider(tx, [row.pair_id])
         failure = Failure(began, row.attempts, row.since, world.draw())
-        return Later(
-            backoff.after_failure(world.clock.now(), failure, passing=False), str(error), failed=True
-        )
+        at = backoff.after_failure(world.clock.now(), failure, passing=False, most=backoff.AT_A_TARGET)
+        return Later(at, str(error), failed=True)
     return look_again(world, row, "the pair has changed")
 
 
