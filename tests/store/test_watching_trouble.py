@@ -10,16 +10,16 @@ import pytest
 
 from dualcert.lifecycle import incidents
 from dualcert.lifecycle.incidents import opening
-from dualcert.lifecycle.watching import asking, telling, turning
+from dualcert.lifecycle.watching import asking, places, telling, turning
 from dualcert.lifecycle.watching.asking import Round
 from dualcert.lifecycle.world import WatchRules, World
 from dualcert.model.certificate import Certificate
 from dualcert.model.events import Event
-from dualcert.store import Store, events, signals
+from dualcert.store import Store, events, pairs, removal, signals
 from dualcert.store.incident_tables import watch_source
 from dualcert.testing.clock import FakeClock
 from tests.revocations import Publisher, crl, publishing
-from tests.store.building import a_pair
+from tests.store.building import BACKUP, PRIMARY, a_pair
 from tests.store.watched import a_watching_world, issue, many
 from tests.tinyca import TinyCa
 
@@ -160,3 +160,41 @@ def test_what_the_brake_holds_is_planned_and_told_whoever_dies_on_the_way(
     clock.advance(HOUR / 2)
     asking.ask_due(world, all_of_them=True)
     assert len(told(world, "braked")) == 1 + bool(before)
+
+
+# --- what is watched, and what is not any more -----------------------------------------------------------
+
+
+def sources(world: World) -> list[tuple[str, int]]:
+    return [(one.state, one.certificates) for one in telling.standings(world)]
+
+
+def test_a_certificate_whose_list_is_configured_is_not_without_a_source(
+    world: World, publisher: Publisher, tiny: TinyCa
+) -> None:
+    with world.store.write() as tx:
+        issue(tx, world, tiny, a_pair(tx), PRIMARY)
+    places.register_older(world)
+    assert sources(world) == [("blind (no source)", 1)]
+
+    place = publisher.put("/crl", crl(tiny.intermediate, now=world.clock.now()))
+    configured = {**world.cas, PRIMARY: replace(world.cas[PRIMARY], crl=(place,))}
+    world = replace(world, cas=configured)
+    places.register_older(world)
+    asking.ask_due(world)
+
+    assert sources(world) == [("good", 1)]
+
+
+@pytest.mark.parametrize("life", [timedelta(days=6), timedelta(days=90)])
+def test_what_a_removed_pair_had_is_not_counted_any_more(world: World, tiny: TinyCa, life: timedelta) -> None:
+    with world.store.write() as tx:
+        pair = a_pair(tx)
+        for ca in (PRIMARY, BACKUP):
+            issue(tx, world, tiny, pair, ca, life=life)
+    assert [number for _, number in sources(world)] == [2]
+
+    with world.store.write() as tx:
+        removal.end(tx, pair, pairs.state(tx, pair.id))
+
+    assert sources(world) == []
