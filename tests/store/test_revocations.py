@@ -5,9 +5,14 @@ from datetime import timedelta
 from sqlalchemy import select
 
 from dualcert.clock import to_microseconds
+from dualcert.lifecycle import revocation
+from dualcert.lifecycle.engine import Engine
 from dualcert.model.signal import Reason, RevocationRequest
-from dualcert.store import Store, revocations, tables
+from dualcert.model.work import Waiting, WorkKind
+from dualcert.store import Store, Transaction, deployments, pairs, revocations, tables, work
 from dualcert.testing.clock import FakeClock
+from tests.store.building import PRIMARY, a_certificate, a_pair, give_role
+from tests.store.worlds import Setting, a_world
 
 
 def test_a_wanted_revocation_says_who_when_and_why(store: Store, clock: FakeClock) -> None:
@@ -68,3 +73,36 @@ def test_reasons_have_the_codes_of_the_crl() -> None:
         "superseded": 4,
         "cessationOfOperation": 5,
     }
+
+
+def test_what_was_replaced_in_its_place_is_revoked_when_every_target_was_seen_with_the_new_one(
+    store: Store, clock: FakeClock
+) -> None:
+    """The key has leaked, and there was no backup to turn to: the epoch is what it was when the old one was seen."""
+    world = a_world(store, clock, Setting())
+    with store.write() as tx:
+        pair = a_pair(tx, targets=["web", "mail"])
+        old = give_role(tx, pair, a_certificate(tx, pair, PRIMARY))
+        for target in pair.targets:
+            seen(tx, pair.id, target, old.id)
+        revocations.want(
+            tx, old.id, pair.id, Reason.KEY_COMPROMISE, tx.now + timedelta(hours=24), unverified=False
+        )
+        work.schedule(tx, WorkKind.REVOCATION, pair.id, tx.now, ca=PRIMARY)
+        new = give_role(tx, pair, a_certificate(tx, pair, PRIMARY))
+    [[row]] = Engine(world).claim([WorkKind.REVOCATION], 1)
+
+    waiting = revocation.advance(world, row)
+    assert isinstance(waiting, Waiting)
+    assert waiting.reason.startswith("mail, web was not yet seen")
+    with store.write() as tx:
+        seen(tx, pair.id, "web", new.id)
+    waiting = revocation.advance(world, row)
+    assert isinstance(waiting, Waiting)
+    assert waiting.reason.startswith("mail was not yet seen")
+
+
+def seen(tx: Transaction, pair_id: int, target: str, certificate: int) -> None:
+    epoch = pairs.state(tx, pair_id).epoch
+    deployments.arrived(tx, pair_id, target, epoch, certificate)
+    deployments.verified(tx, pair_id, target, epoch, certificate)
