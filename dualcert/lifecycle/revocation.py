@@ -66,19 +66,23 @@ def advance(world: World, row: WorkRow) -> Outcome:
             (one, certificates.get(tx, one.certificate_id)) for one in revocations.wanted(tx, row.pair_id)
         ]
     mine = [(request, subject) for request, subject in requests if subject.ca == row.ca]
+    waiting: Outcome | None = None
     for request, subject in mine:
-        waiting = _must_leave(world, request) if pair is None else _must_wait(world, pair, request, subject)
-        if waiting is not None:
-            return waiting
+        must = _must_leave(world, request) if pair is None else _must_wait(world, pair, request, subject)
+        if must is not None:
+            waiting = waiting or must  # others need not
+            continue
         try:
             _revoke(world, row, request, subject)
         except CaError as error:
             budgeting.obey(world, row, None, error)
-            failure = Failure(began, row.attempts, row.since, world.draw())
-            at = backoff.after_failure(
-                world.clock.now(), failure, passing=passing(error), wished=error.retry_after
-            )
+            failure, now = Failure(began, row.attempts, row.since, world.draw()), world.clock.now()
+            at = backoff.after_failure(now, failure, passing=passing(error), wished=error.retry_after)
+            if error.retry_after is None:
+                at = min([at, *(one.revoke_by for one, _ in mine if one.revoke_by > now)])
             return Later(at, str(error), failed=True, waiting_for=budgeting.waits_for(error))
+    if waiting is not None:
+        return waiting
     with world.store.write() as tx:
         work.hold(tx, row)
         if any(

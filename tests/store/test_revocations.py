@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from sqlalchemy import select
 
 from dualcert.clock import to_microseconds
+from dualcert.errors import CaUnreachable
 from dualcert.lifecycle import revocation
 from dualcert.lifecycle.engine import Engine
 from dualcert.model.signal import Reason, RevocationRequest
-from dualcert.model.work import Waiting, WorkKind
+from dualcert.model.work import Later, Waiting, WorkKind
+from dualcert.ports.ca import CertificateAuthority
 from dualcert.store import Store, Transaction, deployments, pairs, revocations, tables, work
 from dualcert.testing.clock import FakeClock
 from tests.store.building import PRIMARY, a_certificate, a_pair, give_role
@@ -100,6 +103,30 @@ def test_what_was_replaced_in_its_place_is_revoked_when_every_target_was_seen_wi
     waiting = revocation.advance(world, row)
     assert isinstance(waiting, Waiting)
     assert waiting.reason.startswith("mail was not yet seen")
+
+
+def test_a_revocation_that_must_wait_keeps_no_other_one_waiting(store: Store, clock: FakeClock) -> None:
+    def away(ca: str) -> CertificateAuthority:
+        raise CaUnreachable("it does not answer", ca=ca)
+
+    world = a_world(store, clock, Setting(meet=away))
+    by = clock.now() + timedelta(minutes=2)
+    with store.write() as tx:
+        pair = a_pair(tx)
+        serving = give_role(tx, pair, a_certificate(tx, pair, PRIMARY))
+        replaced = a_certificate(tx, pair, PRIMARY)
+        for one in (serving, replaced):
+            revocations.want(tx, one.id, pair.id, Reason.KEY_COMPROMISE, by, unverified=False)
+        work.schedule(tx, WorkKind.REVOCATION, pair.id, tx.now, ca=PRIMARY)
+    [[row]] = Engine(world).claim([WorkKind.REVOCATION], 1)
+
+    tried = revocation.advance(world, replace(row, attempts=5, since=clock.now() - timedelta(hours=1)))
+    assert isinstance(tried, Later)
+    assert "it does not answer" in tried.reason
+    assert tried.at == by, "its own time comes before the CA's trouble is looked at again"
+    with store.write() as tx:
+        revocations.settle(tx, replaced.id)
+    assert isinstance(revocation.advance(world, row), Waiting)
 
 
 def seen(tx: Transaction, pair_id: int, target: str, certificate: int) -> None:
