@@ -68,6 +68,9 @@ def advance(world: World, row: WorkRow) -> Outcome:
     mine = [(request, subject) for request, subject in requests if subject.ca == row.ca]
     waiting: Outcome | None = None
     for request, subject in mine:
+        if subject.not_after <= began:
+            _give_up(world, row, subject)
+            continue
         must = _must_leave(world, request) if pair is None else _must_wait(world, pair, request, subject)
         if must is not None:
             waiting = waiting or must  # others need not
@@ -92,6 +95,15 @@ def advance(world: World, row: WorkRow) -> Outcome:
             return Later(tx.now, "another revocation is wanted")
         work.finish(tx, row)
     return Done()
+
+
+def _give_up(world: World, row: WorkRow, subject: Certificate) -> None:
+    """What has expired is believed by nobody, and CAs do not revoke it any more."""
+    why = "it is not revoked: it has expired"
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        revocations.settle(tx, subject.id)
+        events.record(tx, EventKind.ABANDONED, why, pair=row.pair_id, ca=row.ca, certificate=subject.id)
 
 
 def _must_wait(world: World, pair: Pair, request: RevocationRequest, subject: Certificate) -> Outcome | None:

@@ -10,11 +10,12 @@ from dualcert.errors import CaUnreachable
 from dualcert.lifecycle import revocation
 from dualcert.lifecycle.engine import Engine
 from dualcert.model.signal import Reason, RevocationRequest
-from dualcert.model.work import Later, Waiting, WorkKind
+from dualcert.model.work import Done, Later, Waiting, WorkKind
 from dualcert.ports.ca import CertificateAuthority
-from dualcert.store import Store, Transaction, deployments, pairs, revocations, tables, work
+from dualcert.store import Store, Transaction, deployments, events, pairs, revocations, tables, work
 from dualcert.testing.clock import FakeClock
 from tests.store.building import PRIMARY, a_certificate, a_pair, give_role
+from tests.store.renewing import step
 from tests.store.worlds import Setting, a_world
 
 
@@ -127,6 +128,29 @@ def test_a_revocation_that_must_wait_keeps_no_other_one_waiting(store: Store, cl
     with store.write() as tx:
         revocations.settle(tx, replaced.id)
     assert isinstance(revocation.advance(world, row), Waiting)
+
+
+def test_what_has_expired_before_its_ca_could_be_asked_is_revoked_no_more(
+    store: Store, clock: FakeClock
+) -> None:
+    """CAs refuse it; and its key is kept for as long as it is wanted."""
+    world = a_world(store, clock, Setting())
+    with store.write() as tx:
+        pair = a_pair(tx)
+        replaced = a_certificate(tx, pair, PRIMARY)
+        revocations.want(
+            tx, replaced.id, pair.id, Reason.KEY_COMPROMISE, replaced.not_after, unverified=False
+        )
+        work.schedule(tx, WorkKind.REVOCATION, pair.id, tx.now, ca=PRIMARY)
+    clock.advance(replaced.not_after - clock.now())
+
+    assert step(world, WorkKind.REVOCATION) == [Done()]
+
+    with store.read() as tx:
+        assert revocations.wanted(tx, pair.id) == []
+        assert not revocations.is_revoked(tx, replaced.id)
+        last = events.page(tx)[-1]
+        assert (last.certificate, "expired" in last.cause) == (replaced.id, True)
 
 
 def seen(tx: Transaction, pair_id: int, target: str, certificate: int) -> None:
