@@ -31,7 +31,7 @@ dualcert watch --once --json | jq '.sources[] | select(.state == "blind")'
 """
 _EXITS = {
     EXIT_DONE: "Every source gave a good answer, and what follows from it is done.",
-    EXIT_PARTIAL: "A source is blind, the brake holds, or something that follows is not finished.",
+    EXIT_PARTIAL: "A source is blind, the brake holds, a person is asked, or something that follows is not finished.",
 }
 
 
@@ -104,7 +104,8 @@ def _once(context: Context, seconds: float, *, keys: bool) -> int:
         _tell(done, turned, standings, waiting)
         if looked is not None:
             _tell_of_keys(looked)
-    unfinished = done.decided.held or any(not one["promoted"] for one in turned)
+    waits = done.decided.held or done.decided.asked
+    unfinished = waits or any(not one["promoted"] for one in turned)
     above = looked is not None and looked.authorities
     return EXIT_PARTIAL if unfinished or above or any(one.blind for one in standings) else EXIT_DONE
 

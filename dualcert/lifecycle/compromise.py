@@ -353,6 +353,8 @@ def _order_anew(world: World, leak: Leak, subject: Certificate, *, revoked: bool
         _condemn(tx, leak, subject, revoked=revoked)
         opened = renewal.open_orders(tx, pair, renewal.due_lineages(tx, pair), leak.described)
         work.hurry(tx, pair.id, _ORDERING, spare=[BUDGET])
+        # Whoever stores a backup has this looked at again, though nobody says the command any more.
+        work.schedule(tx, WorkKind.SIGNAL, pair.id, tx.now)
     return bool(opened)
 
 

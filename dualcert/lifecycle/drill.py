@@ -84,6 +84,17 @@ def sample(world: World, share: float) -> Iterator[Pair]:
         if chosen is not None:
             seen.add(chosen.id)
             yield chosen
+    # Numbers with gaps lead to the same pair more than once: what is missing follows one after the other.
+    after = int(world.draw() * last)
+    for _ in range(2 * count if len(seen) < wanted else 0):
+        with world.store.read() as tx:
+            after = moving.next_number(tx, after) or 0
+            chosen = pairs.by_id(tx, after) if after not in seen else None
+        if chosen is not None:
+            seen.add(chosen.id)
+            yield chosen
+        if len(seen) == wanted:
+            return
 
 
 # --- one pair --------------------------------------------------------------------------------------------

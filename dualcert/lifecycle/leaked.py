@@ -151,6 +151,6 @@ def spki_of_certificate(content: bytes, file: str) -> bytes:
         else:
             found = x509.load_der_x509_certificate(content)
         public = found.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise UsageProblem(f"{file} holds no certificate that can be read") from None
     return hashlib.sha256(public).digest()

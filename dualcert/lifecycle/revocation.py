@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from operator import attrgetter
 
-from dualcert.errors import AlreadyRevoked, CaError, CaRejected, KeyProblem, Refused
+from dualcert.errors import AlreadyRevoked, CaError, KeyProblem, Refused
 from dualcert.lifecycle import accounts, budgeting, keymaking
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
@@ -70,7 +70,8 @@ def advance(world: World, row: WorkRow) -> Outcome:
         ]
     mine = [(request, subject) for request, subject in requests if subject.ca == row.ca]
     # None of them waits for what another one waits for, or is refused.
-    outcomes = [_carry_out(world, row, pair, request, subject, began) for request, subject in mine]
+    deadline = min((one.revoke_by for one, _ in mine if one.revoke_by > began), default=None)
+    outcomes = [_carry_out(world, row, pair, request, subject, deadline) for request, subject in mine]
     left = [one for one in outcomes if one is not None]
     if left:
         return _least(left)
@@ -91,23 +92,24 @@ def _carry_out(
     pair: Pair | None,
     request: RevocationRequest,
     subject: Certificate,
-    began: datetime,
+    deadline: datetime | None,
 ) -> Later | Waiting | None:
-    """One revocation; None where nothing is left of it."""
+    """One revocation; None where nothing is left of it. At the ``deadline`` one of the row's waits no longer."""
+    began = world.clock.now()
+    if subject.not_after <= began:
+        _give_up(world, row, subject)
+        return None
     waiting = _must_leave(world, request) if pair is None else _must_wait(world, pair, request, subject)
     if waiting is not None:
         return waiting
     try:
         _revoke(world, row, request, subject)
     except CaError as error:
-        if isinstance(error, CaRejected) and subject.not_after <= world.clock.now():
-            _give_up(world, row, subject, error)
-            return None
         budgeting.obey(world, row, None, error)
-        failure = Failure(began, row.attempts, row.since, world.draw())
-        at = backoff.after_failure(
-            world.clock.now(), failure, passing=passing(error), wished=error.retry_after
-        )
+        failure, now = Failure(began, row.attempts, row.since, world.draw()), world.clock.now()
+        at = backoff.after_failure(now, failure, passing=passing(error), wished=error.retry_after)
+        if error.retry_after is None and deadline is not None and deadline > now:
+            at = min(at, deadline)
         return Later(at, str(error), failed=True, waiting_for=budgeting.waits_for(error))
     return None
 
@@ -121,20 +123,20 @@ def _least(left: Sequence[Later | Waiting]) -> Outcome:
     return failed if failed.waiting_for else replace(failed, waiting_for=ANOTHER_STEP)
 
 
-def _give_up(world: World, row: WorkRow, subject: Certificate, error: CaRejected) -> None:
-    """CAs revoke nothing that has expired: nobody would ask about it any more."""
+def _give_up(world: World, row: WorkRow, subject: Certificate) -> None:
+    """What has expired is believed by nobody, and CAs do not revoke it any more."""
+    why = "it is not revoked: it has expired"
     with world.store.write() as tx:
         work.hold(tx, row)
         revocations.settle(tx, subject.id)
-        cause = f"{error.reason}; it has expired, so its revocation is given up"
-        events.record(tx, EventKind.FAILED, cause, pair=row.pair_id, ca=row.ca, certificate=subject.id)
+        events.record(tx, EventKind.ABANDONED, why, pair=row.pair_id, ca=row.ca, certificate=subject.id)
 
 
 def _must_wait(world: World, pair: Pair, request: RevocationRequest, subject: Certificate) -> Waiting | None:
     """A certificate that may still be served somewhere is not revoked yet."""
     with world.store.read() as tx:
         state = pairs.state(tx, pair.id)
-        seen = deployments.verified_in(tx, pair.id, state.epoch)
+        seen = deployments.verified_in(tx, pair.id, state.epoch, but=subject.id)
         was_deployed = deployments.was_deployed(tx, pair.id, subject.id)
     if state.serving == subject.id:
         # A leaked key that nothing could replace in time: its CA is bound to the same deadline.

@@ -117,6 +117,9 @@ def _seal_next(world: World, decided: int) -> Seal | None:
 
 _LOWEST = -(2**63)
 
+UNREADABLE = (OverflowError, TypeError, ValueError)
+"""What reading a row comes to where somebody has written into it what nothing here writes."""
+
 
 def verify(world: World, kept: Iterable[Head] = ()) -> Verdict:
     """Compute every seal anew, and look for heads that were kept elsewhere. Ends at the first thing that is wrong."""
@@ -128,16 +131,24 @@ def verify(world: World, kept: Iterable[Head] = ()) -> Verdict:
             )
     previous: Seal | None = None
     compared = 0
+    size = _PAGE
     while True:
-        with world.store.read() as tx:
-            found = seals.page(tx, previous.no if previous else 0, _PAGE)
+        no = previous.no if previous else 0
+        try:
+            with world.store.read() as tx:
+                found = seals.page(tx, no, size)
+        except UNREADABLE as error:
+            if size == 1:
+                return Verdict(previous, 0, compared, f"the seal after seal {no} cannot be read: {error}")
+            size = 1  # those before it may be right
+            continue
         for one in found:
             broken = _broken(world, one, previous) or _other(one, wanted.get(one.no))
             if broken is not None:
                 return Verdict(previous, 0, compared, broken)
             compared += one.no in wanted
             previous = one
-        if len(found) < _PAGE:
+        if len(found) < size:
             break
     return _conclusion(world, previous, wanted, compared)
 

@@ -6,7 +6,6 @@ seals anew, but not sign the last one.
 
 from __future__ import annotations
 
-import binascii
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -154,12 +153,16 @@ def verify(
     verdict = sealing.verify(world, [one for one, _ in kept])
     if verdict.broken is not None:
         return Checked(verdict, None, 0)
-    with world.store.read() as tx:
-        last = signed_heads.last(tx)
-        key = None if last is None else keys.find(tx, last.spki)
-        first, mine = [
-            next(iter(seals.page(tx, after, 1)), None) for after in (0, last.no - 1 if last else 0)
-        ]
+    try:
+        with world.store.read() as tx:
+            last = signed_heads.last(tx)
+            key = None if last is None else keys.find(tx, last.spki)
+            first, mine = [
+                next(iter(seals.page(tx, after, 1)), None) for after in (0, last.no - 1 if last else 0)
+            ]
+    except sealing.UNREADABLE as error:
+        broken = f"what was signed last cannot be read: {error}"
+        return Checked(Verdict(verdict.head, verdict.newer, verdict.compared, broken), None, 0)
     by_signature = len(kept) if by is not None else 0
     if last is None:
         return Checked(verdict, None, by_signature)
@@ -195,10 +198,10 @@ def _public(pem: bytes) -> ec.EllipticCurvePublicKey:
 def _is_signed(line: Mapping[str, Any], public: ec.EllipticCurvePublicKey) -> bool:
     said = {name: value for name, value in line.items() if name != "signature"}
     try:
-        signature = b64decode(str(line.get("signature", "")), validate=True)
-    except binascii.Error:
+        signature, text = b64decode(str(line.get("signature", "")), validate=True), text_of(said)
+    except ValueError:  # it is no Base64, or holds what no text can be made of
         return False
-    return _fits(public, signature, text_of(said))
+    return _fits(public, signature, text)
 
 
 def _fits(public: ec.EllipticCurvePublicKey, signature: bytes, text: bytes) -> bool:

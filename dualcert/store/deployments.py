@@ -60,16 +60,20 @@ def verified(tx: Transaction, pair_id: int, target: str, epoch: int, certificate
 
 @prepared
 def _verified_in() -> Select[Any]:
+    other = deployment.c.certificate_id != bindparam("but")
     return (
         select(deployment.c.target, func.min(deployment.c.verified_at).label("at"))
-        .where(*_of("pair_id", "epoch"), deployment.c.verified_at.is_not(None))
+        .where(*_of("pair_id", "epoch"), other, deployment.c.verified_at.is_not(None))
         .group_by(deployment.c.target)
     )
 
 
-def verified_in(tx: Transaction, pair_id: int, epoch: int) -> dict[str, datetime]:
-    """When each target was first seen to serve what this epoch serves; targets never seen so are missing."""
-    rows = tx.execute(_verified_in(), {"of_pair_id": pair_id, "of_epoch": epoch})
+def verified_in(tx: Transaction, pair_id: int, epoch: int, *, but: int = 0) -> dict[str, datetime]:
+    """When each target was first seen to serve what this epoch serves; targets never seen so are missing.
+
+    ``but``: a certificate that served in this epoch, and was replaced in its place: to be seen with it counts for none.
+    """
+    rows = tx.execute(_verified_in(), {"of_pair_id": pair_id, "of_epoch": epoch, "but": but})
     return {row.target: instant(row.at) for row in rows}
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, exists, func, insert, select, update
+from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, exists, func, insert, select, update
 
 from dualcert.model.incident import Counts, Incident, Stray
 from dualcert.store.columns import instant, micros
@@ -26,13 +26,16 @@ _LOADING = -1
 _MOST_STRAYS = 10_000
 
 
-def named(certificate_id: ColumnElement[int]) -> ColumnElement[bool]:
-    """Whether a certificate is named by an open incident."""
+def named(
+    certificate_id: ColumnElement[int], *, but: BindParameter[int] | None = None
+) -> ColumnElement[bool]:
+    """Whether a certificate is named by an open incident; by any ``but`` that one."""
     member = incident_member.alias("naming")
     opened = incident.alias("naming_incident")
     # Looked up by its number: as a join, each member would be compared with all that are open.
     closed_at = select(opened.c.closed_at).where(opened.c.id == member.c.incident_id).scalar_subquery()
-    return exists().where(member.c.certificate_id == certificate_id, closed_at.is_(None))
+    others = [] if but is None else [member.c.incident_id != but]
+    return exists().where(member.c.certificate_id == certificate_id, closed_at.is_(None), *others)
 
 
 @prepared

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import (
@@ -43,6 +44,8 @@ from dualcert.store.tables import (
     pair_target,
 )
 from dualcert.store.transaction import Transaction
+
+_NAMES_AT_ONCE = 1000
 
 
 def create(
@@ -221,9 +224,13 @@ def page(tx: Transaction, *, after: str = "", limit: int = 500) -> list[Pair]:
 
 def names_of(tx: Transaction, ids: Collection[int]) -> dict[int, str]:
     """Of pairs that were ended, too."""
-    now = select(pair.c.id, pair.c.name).where(pair.c.id.in_(list(ids)))
-    before = select(former_pair.c.pair_id, former_pair.c.name).where(former_pair.c.pair_id.in_(list(ids)))
-    return {row.id: row.name for row in tx.execute(now.union_all(before))}
+    found: dict[int, str] = {}
+    rest = iter(ids)
+    while some := list(islice(rest, _NAMES_AT_ONCE)):
+        now = select(pair.c.id, pair.c.name).where(pair.c.id.in_(some))
+        before = select(former_pair.c.pair_id, former_pair.c.name).where(former_pair.c.pair_id.in_(some))
+        found |= {row.id: row.name for row in tx.execute(now.union_all(before))}
+    return found
 
 
 def _lineage(row: Any) -> Lineage:

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from dualcert.model.order import OPEN_STEPS, OrderStep, RecordState
 from dualcert.model.pair import KeyType, Pair, PairState
 from dualcert.model.work import WorkKind
-from dualcert.store import counters
+from dualcert.store import counters, watching
 from dualcert.store.columns import instant
 from dualcert.store.statements import is_one_of, prepared
 from dualcert.store.tables import (
@@ -130,6 +130,9 @@ def end(tx: Transaction, subject: Pair, state: PairState) -> Former:
     tx.execute(_drop(pair, "id"), {"of_pair": subject.id})
     for table in (pair_name, pair_target, pair_state, observation, renewal_info):
         tx.execute(_drop(table), {"of_pair": subject.id})
+    for held in (state.serving, state.standby):
+        if held is not None:
+            watching.unwatch(tx, held)
     counters.add(tx, counters.PAIRS, -1)
     return Former(subject.id, subject.name, subject.names, state.epoch, state.serving, state.standby, tx.now)
 

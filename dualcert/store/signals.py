@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Insert, Select, bindparam, delete, exists, func, insert, or_, select
 
+from dualcert.model.events import EventKind
 from dualcert.model.signal import SignalKind, Suspect, Turning
 from dualcert.model.work import WorkKind
 from dualcert.store import counters, incidents
@@ -15,7 +16,7 @@ from dualcert.store.columns import instant, micros
 from dualcert.store.expressions import upsert
 from dualcert.store.incident_tables import automatic_promotion, signal
 from dualcert.store.statements import for_ids, is_among, prepared
-from dualcert.store.tables import blocked_key, certificate, pair_state, revocation, work
+from dualcert.store.tables import blocked_key, certificate, event, pair_state, revocation, work
 from dualcert.store.transaction import Transaction
 
 _BATCH = 500
@@ -83,22 +84,42 @@ def against(tx: Transaction, certificate_id: int) -> list[dict[str, Any]]:
 @prepared
 def _undecided(*, one: bool) -> Select[Any]:
     decided = exists().where(work.c.pair_id == pair_state.c.pair_id, work.c.kind == WorkKind.SIGNAL.value)
+    named = incidents.named(pair_state.c.serving, but=bindparam("unfinished"))
     return select(pair_state.c.pair_id, pair_state.c.serving).where(
-        is_among(pair_state.c.pair_id, one=one), ~decided, ~incidents.named(pair_state.c.serving)
+        is_among(pair_state.c.pair_id, one=one), ~decided, ~named
     )
 
 
 def undecided(tx: Transaction, turnings: Sequence[Turning]) -> list[Turning]:
-    """Those whose certificate serves still, that are not to turn already, and that no open incident names."""
+    """Those whose certificate serves still, that are not to turn already, and that no open incident names; the brake's
+    own names nothing for certain before it has its plan: whoever was at it may have died."""
     found: list[Turning] = []
     by_pair = {one.pair_id: one for one in turnings}
     ids = sorted(by_pair)
+    number, plan = brake_incident(tx) or (0, 0)
     for begin in range(0, len(ids), _BATCH):
-        for row in tx.execute(*for_ids(_undecided, ids[begin : begin + _BATCH])):
+        statement, which = for_ids(_undecided, ids[begin : begin + _BATCH])
+        for row in tx.execute(statement, {**which, "unfinished": 0 if plan else number}):
             one = by_pair[row.pair_id]
             if one.certificate_id == row.serving:
                 found.append(one)
     return found
+
+
+@prepared
+def _asked(*, one: bool) -> Select[Any]:
+    return select(event.c.certificate_id).where(
+        is_among(event.c.pair_id, one=one), event.c.kind == EventKind.PROMOTION_WANTED.value
+    )
+
+
+def not_asked(tx: Transaction, wanted: Sequence[Turning]) -> list[Turning]:
+    """Those about which nobody was asked yet, or that have news."""
+    asked: set[int] = set()
+    for begin in range(0, len(wanted), _BATCH):
+        ids = [one.pair_id for one in wanted[begin : begin + _BATCH]]
+        asked |= {row.certificate_id for row in tx.execute(*for_ids(_asked, ids))}
+    return [one for one in wanted if one.fresh or one.certificate_id not in asked]
 
 
 @prepared
@@ -175,17 +196,19 @@ def numbers(tx: Transaction, within: timedelta) -> tuple[int, int, datetime | No
 
 
 def hold(tx: Transaction) -> None:
-    """The brake takes hold now."""
+    """The brake takes hold now; an incident of before is none of it, unless it was not brought to its end."""
     counters.put(tx, _HELD, tx.at)
-    counters.put(tx, _INCIDENT, 0)
+    if counters.value(tx, _PLAN):
+        counters.put(tx, _INCIDENT, 0)
 
 
 def brake_incident(tx: Transaction) -> tuple[int, int] | None:
-    """The incident that was opened when the brake took hold last, and the number of the plan that was made with it."""
+    """The incident that was opened when the brake took hold last, and the number of the plan that was made with it: 0
+    while that is under way."""
     number, plan = counters.value(tx, _INCIDENT), counters.value(tx, _PLAN)
     return (number, plan or 0) if number else None
 
 
-def remember_incident(tx: Transaction, number: int, plan: int) -> None:
+def remember_incident(tx: Transaction, number: int, plan: int = 0) -> None:
     counters.put(tx, _INCIDENT, number)
     counters.put(tx, _PLAN, plan)

@@ -34,12 +34,13 @@ from dualcert.policy.watching import SourceKind
 from dualcert.store.columns import instant, micros
 from dualcert.store.expressions import database_now, upsert
 from dualcert.store.incident_tables import watch_source, watched
-from dualcert.store.statements import prepared
+from dualcert.store.statements import is_one_of, prepared
 from dualcert.store.tables import Number, certificate, pair_state
 from dualcert.store.transaction import Transaction
 
 _LEASE = timedelta(minutes=10) // timedelta(microseconds=1)
 MATCHED_AT_ONCE = 5000
+_NOBODY = (SourceKind.NONE, SourceKind.SHORT_LIVED)
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def watch(tx: Transaction, certificate_id: int, places: Collection[Place]) -> No
     for one in places:
         key: dict[str, Any] = {"kind": one.kind.value, "place": one.place}
         key |= {"issuing_key": one.issuing_key, "issuer_hash": one.issuer_hash}
-        asked = one.kind not in {SourceKind.NONE, SourceKind.SHORT_LIVED}
+        asked = one.kind not in _NOBODY
         due = tx.at if asked else None
         if one.kind is not SourceKind.OCSP and _watch_known(tx, certificate_id, key, asked=asked):
             continue
@@ -184,6 +185,18 @@ def _unwatch() -> Delete:
 def unwatch(tx: Transaction, certificate_id: int) -> None:
     """It is neither served nor stood by with any more: nobody is asked about it."""
     tx.execute(_unwatch(), {"of_certificate": certificate_id})
+
+
+@prepared
+def _not_without() -> Delete:
+    no_place = select(watch_source.c.id).where(is_one_of(watch_source.c.kind, [one.value for one in _NOBODY]))
+    mine = watched.c.certificate_id == bindparam("of_certificate")
+    return delete(watched).where(mine, watched.c.source_id.in_(no_place))
+
+
+def not_without(tx: Transaction, certificate_id: int) -> None:
+    """That there was no place to ask about it is over."""
+    tx.execute(_not_without(), {"of_certificate": certificate_id})
 
 
 def is_current(at: ColumnElement[int]) -> ColumnElement[bool]:

@@ -159,11 +159,14 @@ def finish_order(tx: Transaction, row: WorkRow, *, primary: bool) -> None:
 @prepared
 def _reconsider() -> Update:
     mine = (work.c.pair_id == bindparam("of_pair"), is_one_of(work.c.kind, [kind.value for kind in AWAY]))
-    return update(work).where(*mine, not_(is_held)).values(due_at=bindparam("at"))
+    return update(work).where(*mine).values(due_at=bindparam("at"))
 
 
 def reconsider(tx: Transaction, pair_id: int) -> None:
-    """The pair has another backup, or serves another certificate: what could not turn it away looks again."""
+    """The pair has another backup, or serves another certificate: what could not turn it away looks again.
+
+    One that is held, too: it may have looked before.
+    """
     if tx.execute(_reconsider(), {"of_pair": pair_id, "at": tx.at}).rowcount:
         tx.made_due.add(pair_id)
 

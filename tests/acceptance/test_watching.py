@@ -74,6 +74,21 @@ def test_a_certificate_on_its_cas_crl_is_promoted_away_from_and_refilled(
     assert whole["backup"]["certificate"]["serial"] != before["primary"]["certificate"]["serial"]
 
 
+def test_what_a_person_is_asked_for_is_not_done(
+    lab: ProjectLab, program: Program, publisher: Publisher, alpha: Signer
+) -> None:
+    place = publisher.put("/alpha.crl", crl(alpha))
+    configure(program, f'crl = ["{place}"]', 'promote = "ask"')
+    program.done("issue", lab.domain)
+    publisher.put("/alpha.crl", crl(alpha, [serial_of(program, lab.domain)], number=2))
+
+    result = program.run("watch", "--once", "--json")
+
+    assert (result.status, result.json["ask"], result.json["turned"]) == (3, 1, []), result
+    asked = [one for one in program.events(lab.domain) if one["kind"] == "promotion-wanted"]
+    assert [f"dualcert failover {lab.domain}" in one["cause"] for one in asked] == [True]
+
+
 def test_the_daemon_watches_by_itself(
     lab: ProjectLab, watched: Program, publisher: Publisher, alpha: Signer, tmp_path: Path
 ) -> None:

@@ -43,6 +43,12 @@ def test_what_is_not_there_is_none(store: Store) -> None:
         assert pairs.lineage_at(tx, 1, PRIMARY) is None
 
 
+def test_however_many_pairs_are_asked_for_by_name(store: Store) -> None:
+    with store.write() as tx:
+        pair = a_pair(tx)
+        assert pairs.names_of(tx, range(150_000)) == {pair.id: pair.name}
+
+
 def test_a_new_pair_has_two_open_lineages_and_nothing_serves(store: Store, clock: FakeClock) -> None:
     with store.write() as tx:
         made = a_pair(tx)

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from sqlalchemy import select
 
 from dualcert.clock import to_microseconds
+from dualcert.errors import CaUnreachable
+from dualcert.lifecycle import revocation
+from dualcert.lifecycle.engine import Engine
 from dualcert.model.signal import Reason, RevocationRequest
-from dualcert.store import Store, revocations, tables
+from dualcert.model.work import Done, Later, Waiting, WorkKind
+from dualcert.ports.ca import CertificateAuthority
+from dualcert.store import Store, Transaction, deployments, events, pairs, revocations, tables, work
 from dualcert.testing.clock import FakeClock
+from tests.store.building import PRIMARY, a_certificate, a_pair, give_role
+from tests.store.renewing import step
+from tests.store.worlds import Setting, a_world
 
 
 def test_a_wanted_revocation_says_who_when_and_why(store: Store, clock: FakeClock) -> None:
@@ -68,3 +77,83 @@ def test_reasons_have_the_codes_of_the_crl() -> None:
         "superseded": 4,
         "cessationOfOperation": 5,
     }
+
+
+def test_what_was_replaced_in_its_place_is_revoked_when_every_target_was_seen_with_the_new_one(
+    store: Store, clock: FakeClock
+) -> None:
+    """The key has leaked, and there was no backup to turn to: the epoch is what it was when the old one was seen."""
+    world = a_world(store, clock, Setting())
+    with store.write() as tx:
+        pair = a_pair(tx, targets=["web", "mail"])
+        old = give_role(tx, pair, a_certificate(tx, pair, PRIMARY))
+        for target in pair.targets:
+            seen(tx, pair.id, target, old.id)
+        revocations.want(
+            tx, old.id, pair.id, Reason.KEY_COMPROMISE, tx.now + timedelta(hours=24), unverified=False
+        )
+        work.schedule(tx, WorkKind.REVOCATION, pair.id, tx.now, ca=PRIMARY)
+        new = give_role(tx, pair, a_certificate(tx, pair, PRIMARY))
+    [[row]] = Engine(world).claim([WorkKind.REVOCATION], 1)
+
+    waiting = revocation.advance(world, row)
+    assert isinstance(waiting, Waiting)
+    assert waiting.reason.startswith("mail, web was not yet seen")
+    with store.write() as tx:
+        seen(tx, pair.id, "web", new.id)
+    waiting = revocation.advance(world, row)
+    assert isinstance(waiting, Waiting)
+    assert waiting.reason.startswith("mail was not yet seen")
+
+
+def test_a_revocation_that_must_wait_keeps_no_other_one_waiting(store: Store, clock: FakeClock) -> None:
+    def away(ca: str) -> CertificateAuthority:
+        raise CaUnreachable("it does not answer", ca=ca)
+
+    world = a_world(store, clock, Setting(meet=away))
+    by = clock.now() + timedelta(minutes=2)
+    with store.write() as tx:
+        pair = a_pair(tx)
+        serving = give_role(tx, pair, a_certificate(tx, pair, PRIMARY))
+        replaced = a_certificate(tx, pair, PRIMARY)
+        for one in (serving, replaced):
+            revocations.want(tx, one.id, pair.id, Reason.KEY_COMPROMISE, by, unverified=False)
+        work.schedule(tx, WorkKind.REVOCATION, pair.id, tx.now, ca=PRIMARY)
+    [[row]] = Engine(world).claim([WorkKind.REVOCATION], 1)
+
+    tried = revocation.advance(world, replace(row, attempts=5, since=clock.now() - timedelta(hours=1)))
+    assert isinstance(tried, Later)
+    assert "it does not answer" in tried.reason
+    assert tried.at == by, "its own time comes before the CA's trouble is looked at again"
+    with store.write() as tx:
+        revocations.settle(tx, replaced.id)
+    assert isinstance(revocation.advance(world, row), Waiting)
+
+
+def test_what_has_expired_before_its_ca_could_be_asked_is_revoked_no_more(
+    store: Store, clock: FakeClock
+) -> None:
+    """CAs refuse it; and its key is kept for as long as it is wanted."""
+    world = a_world(store, clock, Setting())
+    with store.write() as tx:
+        pair = a_pair(tx)
+        replaced = a_certificate(tx, pair, PRIMARY)
+        revocations.want(
+            tx, replaced.id, pair.id, Reason.KEY_COMPROMISE, replaced.not_after, unverified=False
+        )
+        work.schedule(tx, WorkKind.REVOCATION, pair.id, tx.now, ca=PRIMARY)
+    clock.advance(replaced.not_after - clock.now())
+
+    assert step(world, WorkKind.REVOCATION) == [Done()]
+
+    with store.read() as tx:
+        assert revocations.wanted(tx, pair.id) == []
+        assert not revocations.is_revoked(tx, replaced.id)
+        last = events.page(tx)[-1]
+        assert (last.certificate, "expired" in last.cause) == (replaced.id, True)
+
+
+def seen(tx: Transaction, pair_id: int, target: str, certificate: int) -> None:
+    epoch = pairs.state(tx, pair_id).epoch
+    deployments.arrived(tx, pair_id, target, epoch, certificate)
+    deployments.verified(tx, pair_id, target, epoch, certificate)

@@ -132,6 +132,11 @@ A_ROW = {"at": 1, "kind": "promoted", "actor": "nobody", "cause": "slipped in"}
         ),
         ("cut", update(seal).where(seal.c.no == 1).values(previous=b"x" * 32), "does not stand on the seal"),
         ("dated", update(seal).where(seal.c.no == 3).values(at=1), "seal 3, events 7 to 7: what"),
+        (
+            "of no time",
+            update(seal).where(seal.c.no == 2).values(at=2**62),
+            "seal after seal 1 cannot be read",
+        ),
     ],
 )
 def test_what_was_sealed_is_not_changed_unnoticed(

@@ -93,13 +93,27 @@ def test_a_certificates_key_does_not_open_as_one_to_sign_with(world: World) -> N
         signing.head(world)
 
 
-@pytest.mark.parametrize("what", ["signature", "seal", "key"])
+@pytest.mark.parametrize("forged", [{"signature": "é"}, {"signature": 5}, {"key": "\ud800"}, {"at": None}])
+def test_a_line_that_no_key_could_have_signed_is_told_by_its_number(
+    world: World, forged: dict[str, object]
+) -> None:
+    line = signing.head(world)
+    assert line is not None
+    kept = [(Head(line["no"], bytes.fromhex(line["digest"]), 7), {**line, **forged})]
+    broken = signing.verify(world, kept, signing.public_key(world).encode()).verdict.broken
+    assert broken is not None
+    assert "line 7" in broken
+
+
+@pytest.mark.parametrize("what", ["signature", "seal", "key", "time"])
 def test_what_was_signed_and_is_another_now_is_found(world: World, what: str) -> None:
     signing.head(world)
     with world.store.write() as tx:
         match what:
             case "signature":
                 tx.execute(update(t.signed_head).values(signature=b"0"))
+            case "time":
+                tx.execute(update(t.signed_head).values(at=2**62))
             case "seal":
                 # A history of its own, sealed as it should be.
                 tx.execute(t.seal.delete())
@@ -111,5 +125,6 @@ def test_what_was_signed_and_is_another_now_is_found(world: World, what: str) ->
     broken = signing.verify(world).verdict.broken
     assert broken is not None
     assert "signed" in broken
-    with pytest.raises((StoreError, KeyUnreadable)):
-        signing.head(world)
+    if what != "time":
+        with pytest.raises((StoreError, KeyUnreadable)):
+            signing.head(world)

@@ -12,9 +12,10 @@ from sqlalchemy import select
 
 from dualcert.clock import from_microseconds, to_microseconds
 from dualcert.errors import CertificateUnfit, LeaseLost
+from dualcert.lifecycle import compromise, renewal, renewal_information, storing
 from dualcert.lifecycle import promotion as turning
-from dualcert.lifecycle import renewal, renewal_information, storing
 from dualcert.lifecycle.engine import Engine
+from dualcert.lifecycle.leaked import Leak
 from dualcert.lifecycle.promotion import Wish
 from dualcert.lifecycle.world import World
 from dualcert.model.order import Order
@@ -31,11 +32,13 @@ from dualcert.store import (
     promotion,
     removal,
     renewal_info,
+    revocations,
     tables,
     work,
 )
 from dualcert.testing.clock import FakeClock
 from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
+from tests.store.renewing import step
 from tests.store.worlds import Setting, a_world, issued, ordered, root_pem, signed
 
 NAMES = ("example.com", "www.example.com")
@@ -104,6 +107,33 @@ def test_what_the_primary_ordered_arrives_as_the_backup_where_a_promotion_came_b
         assert state.serving == standby.id
         assert state.standby not in {None, serving.id}
     assert scheduled(world, pair) == set()
+
+
+@pytest.mark.parametrize("because", ["a list says so", "its key leaked"])
+def test_a_backup_that_arrives_is_turned_to_at_once_where_what_serves_is_not_to_be_trusted(
+    world: World, because: str
+) -> None:
+    pair, order, row = under_way(world, PRIMARY)
+    arrive(world, pair, order, row)
+    leaked = order.spki
+    pair, order, row = under_way(world, BACKUP)
+    if because == "its key leaked":
+        compromise.contain(world, Leak("key", key=leaked))
+    else:
+        with world.store.write() as tx:
+            serving = pairs.state(tx, pair.id).serving
+            assert serving is not None
+            revocations.revoked(tx, serving, "superseded", "a list")
+            work.schedule(tx, WorkKind.SIGNAL, pair.id, tx.now)
+    step(world, WorkKind.SIGNAL)  # there is no backup yet
+    with world.store.read() as tx:
+        assert pairs.state(tx, pair.id).epoch == 0
+
+    arrive(world, pair, order, row)
+    step(world, WorkKind.SIGNAL)
+
+    with world.store.read() as tx:
+        assert pairs.state(tx, pair.id).epoch == 1
 
 
 def test_a_certificate_for_names_that_grew_meanwhile_is_followed_by_another_order(world: World) -> None:

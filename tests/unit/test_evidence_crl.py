@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from dualcert.errors import EvidenceRejected
 from dualcert.evidence import crl as reading
@@ -102,6 +103,15 @@ def test_a_crl_that_is_cut_off_proves_nothing() -> None:
 def test_the_crl_of_another_ca_proves_nothing_even_under_the_same_key() -> None:
     with pytest.raises(EvidenceRejected, match="another CA"):
         read(crl(CA, [b"\x01"], now=NOW, name=named("somebody else")))
+
+
+def test_of_the_name_of_another_ca_so_much_is_told_as_a_person_can_read() -> None:
+    for name in ("x" * 64 + "\x1b[2J\n", "y" * 64):
+        many = x509.Name([x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, name)] * 500)
+        with pytest.raises(EvidenceRejected) as told:
+            read(crl(CA, [b"\x01"], now=NOW, name=many))
+        assert told.value.reason.isprintable()
+        assert len(told.value.reason) < 500
 
 
 @pytest.mark.parametrize("off", [timedelta(hours=-1), timedelta(), timedelta(hours=1)])

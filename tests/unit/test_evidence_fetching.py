@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -97,6 +98,10 @@ def test_one_private_address_among_public_ones_is_enough_to_refuse(monkeypatch: 
         "http://",
         "http://a@b/",
         "http://a:x/",
+        "http://[::1",
+        "http://[1.2.3.4]/",
+        "http://a b/",
+        "http://a\0b/",
     ],
 )
 def test_nothing_but_plain_http_is_fetched(place: str) -> None:
@@ -142,11 +147,41 @@ def test_a_redirect_is_followed_by_the_same_rules(publisher: Publisher) -> None:
         fetcher().get(f"{publisher.url}/round", {})
 
 
-class raw:  # noqa: N801
-    """A server that answers one connection with these bytes."""
+@pytest.mark.parametrize("to", [b"http://[::1", b"//[", b"http://a b/", b"http://a\0b/"])
+def test_a_redirect_to_what_is_no_place_is_refused(to: bytes) -> None:
+    moved = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + to + b"\r\n\r\n"
+    with raw(moved) as place, pytest.raises(EvidenceRejected):
+        fetcher().get(place, {})
 
-    def __init__(self, answer: bytes, *, silent: bool = False) -> None:
-        self._answer, self._silent = answer, silent
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\n" + b"X-More: 1\r\n" * 90 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 200,
+    ],
+    ids=["headers", "a body", "chunks"],
+)
+def test_who_says_a_little_at_a_time_is_left_when_the_time_is_over(answer: bytes) -> None:
+    server = raw(answer, slowly=True)
+    with server as place, pytest.raises(SourceUnreachable, match=r"more than 0\.5 s"):
+        fetcher(seconds=0.5, pause=0.4).get(place, {})
+    assert server.said < len(answer)
+
+
+def test_an_answer_that_lies_about_its_length_is_cut_all_the_same() -> None:
+    chunk = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n" + b"x" * (8 << 20)
+    with raw(chunk) as place, pytest.raises(EvidenceRejected, match="1000"):
+        fetcher(size=1000).get(place, {})
+
+
+class raw:  # noqa: N801
+    """A server that answers one connection with these bytes, ``slowly`` one at a time."""
+
+    def __init__(self, answer: bytes, *, silent: bool = False, slowly: bool = False) -> None:
+        self._answer, self._silent, self._slowly = answer, silent, slowly
+        self.said = 0
 
     def __enter__(self) -> str:
         import threading
@@ -159,11 +194,19 @@ class raw:  # noqa: N801
 
     def _serve(self) -> None:
         connection, _ = self._socket.accept()
-        with connection:
+        # Whoever has had enough hangs up.
+        with connection, suppress(ConnectionError):
             connection.recv(65536)
             if self._silent:
                 self._ended.wait(10)
-            connection.sendall(self._answer)
+            if not self._slowly:
+                connection.sendall(self._answer)
+                return
+            for one in self._answer:
+                if self._ended.wait(0.02):
+                    return
+                connection.sendall(bytes([one]))
+                self.said += 1
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()

@@ -14,6 +14,8 @@ import pytest
 from dualcert.errors import UsageProblem
 from dualcert.lifecycle.incidents import reading
 from dualcert.lifecycle.incidents.opening import Entry
+from tests.revocations import crl
+from tests.tinyca import TinyCa
 
 
 def serials(content: bytes) -> list[Entry]:
@@ -185,3 +187,10 @@ def test_keys_and_names() -> None:
     names = list(reading.host_names(reading.opened(io.BytesIO(b"Example.COM.\nno name!\n"))))
     assert names[0].name == "example.com"
     assert names[1].problem is not None
+
+
+def test_a_crl_of_no_version_is_refused() -> None:
+    whole = crl(TinyCa.make().intermediate, [b"\x01"])
+    version = whole.index(b"\x02\x01\x01")
+    with pytest.raises(UsageProblem, match="the CRL cannot be read"):
+        list(reading.crl(reading.opened(io.BytesIO(whole[: version + 2] + b"\x05" + whole[version + 3 :]))))

@@ -83,17 +83,20 @@ def open_incident(
     deadline: datetime,
     ca: str | None = None,
     certificates: Iterable[int] | Selection = (),
+    begun: Callable[[Transaction, int], None] | None = None,
 ) -> Incident:
     """Name certificates, by their numbers or by what a ``Selection`` says; from now on none of them is a backup.
 
-    ``ca`` is whose incident it is, where that is known. A process that dies meanwhile leaves an incident that nobody
-    can plan, only close; what it has named so far stays named until then. Raises ``Refused`` where somebody closes it
-    meanwhile: what is named after that would stay without trust.
+    ``ca`` is whose incident it is, where that is known. ``begun`` is told its number as soon as it has one. A process
+    that dies meanwhile leaves an incident that nobody can plan, only close; what it has named so far stays named until
+    then. Raises ``Refused`` where somebody closes it meanwhile: what is named after that would stay without trust.
     """
     by_numbers = "certificates by their numbers"
     described = certificates.described if isinstance(certificates, Selection) else by_numbers
     with world.store.write() as tx:
         number = incidents.create(tx, title=title, cause=cause, selector=described, ca=ca, deadline=deadline)
+        if begun is not None:
+            begun(tx, number)
     tally = _Tally()
     if isinstance(certificates, Selection):
         _select(world, number, certificates, tally)

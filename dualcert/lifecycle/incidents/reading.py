@@ -86,7 +86,7 @@ def crl(file: io.BufferedReader) -> Iterator[Entry]:
         read = x509.load_pem_x509_crl if data.lstrip().startswith(_PEM_CRL) else x509.load_der_x509_crl
         found = read(data)
         issuer_hash = hashlib.sha256(found.issuer.public_bytes()).digest()
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise UsageProblem(f"the CRL cannot be read: {error}", remedy="Fetch it again.") from None
     return _revoked(found, issuer_hash)
 

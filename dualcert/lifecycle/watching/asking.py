@@ -281,7 +281,8 @@ def _ask_responder(world: World, source: Source, issuer: bytes, every_question: 
         answer.due_at = watch_answers.next_due(tx, source)
     if answer.due_at is not None and answer.due_at <= now:
         answer.due_at = now + timedelta(seconds=10)
-    answer.values = {"problem": None, "failures": 0, "good_at": now}
+    if asked:  # one that was asked about nothing has said nothing, and is what it was
+        answer.values = {"problem": None, "failures": 0, "good_at": now}
     return answer
 
 

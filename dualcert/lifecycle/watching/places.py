@@ -21,6 +21,7 @@ from dualcert.store import Transaction, census, counters, watching
 from dualcert.store.watching import Place, Source
 
 _CENSUS = 500
+_OF_LEAVES = (SourceKind.CRL, SourceKind.OCSP)
 
 
 def begin(
@@ -56,7 +57,10 @@ def register_older(world: World) -> bool:
                 leaf = x509.load_der_x509_certificate(one.der)
                 intermediates = parsed(chains[one.chain_hash]) if chains.get(one.chain_hash) else ()
                 signed = (one.issuing_key, one.issuer_hash)
-                watching.watch(tx, one.id, _places(world, one.ca, leaf, signed, intermediates))
+                found_there = _places(world, one.ca, leaf, signed, intermediates)
+                watching.watch(tx, one.id, found_there)
+                if any(place.kind in _OF_LEAVES for place in found_there):
+                    watching.not_without(tx, one.id)  # as it was before one was configured
         counters.put(tx, name, found[-1].id)
     return len(found) == _CENSUS
 

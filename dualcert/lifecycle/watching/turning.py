@@ -62,6 +62,8 @@ def decide(world: World, turnings: Sequence[Turning]) -> Decided:
             if held_at is None or held_at <= tx.now - brake.WITHIN:
                 signals.hold(tx)
             standing = signals.brake_incident(tx)
+            if standing is not None:
+                signals.remember_incident(tx, standing[0])  # its plan is void from here on
         else:
             for one in wanted:
                 signals.promoting(tx, one)
@@ -71,13 +73,15 @@ def decide(world: World, turnings: Sequence[Turning]) -> Decided:
 
 
 def _ask(tx: Transaction, wanted: Sequence[Turning]) -> Decided:
-    names = pairs.names_of(tx, {one.pair_id for one in wanted})
-    for one in wanted:
-        if one.fresh:
-            name = names[one.pair_id]
-            cause = f'what serves is not to be trusted; as promote = "ask": dualcert failover {name}'
-            events.record(tx, EventKind.PROMOTION_WANTED, cause, pair=one.pair_id, actor=ACTOR)
-            log.warning("%s: %s", name, cause)
+    fresh = signals.not_asked(tx, wanted)
+    names = pairs.names_of(tx, {one.pair_id for one in fresh})
+    for one in fresh:
+        name, number = names[one.pair_id], one.certificate_id
+        cause = f'what serves is not to be trusted; as promote = "ask": dualcert failover {name}'
+        events.record(
+            tx, EventKind.PROMOTION_WANTED, cause, pair=one.pair_id, certificate=number, actor=ACTOR
+        )
+        log.warning("%s: %s", name, cause)
     return Decided(asked=tuple(one.pair_id for one in wanted))
 
 
@@ -95,6 +99,7 @@ def _held(world: World, wanted: Sequence[Turning], decision: Hold, number: int |
             f"the brake: {decision.reason}",
             world.clock.now() + DEADLINE,
             certificates=affected,
+            begun=signals.remember_incident,
         )
     planned = incidents.plan(world, opened.id)
     command = f"dualcert incident run {opened.id} --plan {planned.hash}"
@@ -135,9 +140,8 @@ def advance(world: World, row: WorkRow) -> Outcome:
             # Without a backup to turn to there is only the way of a new certificate, for either side that needs one.
             renewal.consider(tx, [row.pair_id])
         failure = Failure(began, row.attempts, row.since, world.draw())
-        return Later(
-            backoff.after_failure(world.clock.now(), failure, passing=False), str(error), failed=True
-        )
+        at = backoff.after_failure(world.clock.now(), failure, passing=False, most=backoff.AT_A_TARGET)
+        return Later(at, str(error), failed=True)
     return look_again(world, row, "the pair has changed")
 
 

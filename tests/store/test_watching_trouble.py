@@ -1,0 +1,200 @@
+"""Watching in a bad hour: sources that lie or say nothing, and processes that meet or die between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from dualcert.lifecycle import incidents
+from dualcert.lifecycle.incidents import opening
+from dualcert.lifecycle.watching import asking, places, telling, turning
+from dualcert.lifecycle.watching.asking import Round
+from dualcert.lifecycle.world import WatchRules, World
+from dualcert.model.certificate import Certificate
+from dualcert.model.events import Event
+from dualcert.store import Store, events, pairs, removal, signals
+from dualcert.store.incident_tables import watch_source
+from dualcert.testing.clock import FakeClock
+from tests.revocations import Publisher, crl, publishing
+from tests.store.building import BACKUP, PRIMARY, a_pair
+from tests.store.watched import a_watching_world, issue, many
+from tests.tinyca import TinyCa
+
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+
+
+@pytest.fixture
+def publisher() -> Iterator[Publisher]:
+    with publishing() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def tiny() -> TinyCa:
+    return TinyCa.make()
+
+
+@pytest.fixture
+def world(store: Store, clock: FakeClock) -> World:
+    return a_watching_world(store, clock)
+
+
+# --- what a source says ----------------------------------------------------------------------------------
+
+
+def test_what_stands_around_a_good_list_may_be_anything(
+    world: World, publisher: Publisher, tiny: TinyCa
+) -> None:
+    whole = crl(tiny.intermediate, now=world.clock.now())
+    with world.store.write() as tx:
+        place = publisher.put("/crl", whole, ETag='"a\0b"', Last_Modified="\x1b[2J")
+        issue(tx, world, tiny, a_pair(tx), crl=[place])
+
+    assert asking.ask_due(world).failed == 0
+    assert [one.state for one in telling.standings(world)] == ["good"]
+
+
+def test_a_responder_that_says_nothing_stays_blind_however_often_one_looks(
+    world: World, publisher: Publisher, tiny: TinyCa, clock: FakeClock
+) -> None:
+    """Its certificate is due a little later than itself, as chance has it: asked about nothing, it has said nothing."""
+    draws = iter(range(10_000))
+    world = replace(world, draw=lambda: float(next(draws) % 2))
+    with world.store.write() as tx:
+        issue(tx, world, tiny, a_pair(tx), ocsp=[f"{publisher.url}/nobody"])
+
+    for _ in range(60):
+        asking.ask_due(world)
+        (standing,) = telling.standings(world)
+        assert (standing.state, standing.age) == ("blind", None)
+        clock.advance(MINUTE / 6)
+
+
+# --- a process that dies between two units of work -------------------------------------------------------
+
+
+def killed_in(patched: pytest.MonkeyPatch, module: object, name: str) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    patched.setattr(module, name, die)
+
+
+def revoke(publisher: Publisher, tiny: TinyCa, world: World, held: list[Certificate], number: int) -> Round:
+    body = crl(tiny.intermediate, [one.serial for one in held], now=world.clock.now(), number=number)
+    publisher.put("/crl", body)
+    return asking.ask_due(world, all_of_them=True)
+
+
+def cut_off(
+    world: World, monkeypatch: pytest.MonkeyPatch, where: tuple[object, str], act: Callable[[], object]
+) -> None:
+    """Somebody dies there; what he had leased runs out."""
+    with monkeypatch.context() as patched:
+        killed_in(patched, *where)
+        with pytest.raises(KeyboardInterrupt):
+            act()
+    with world.store.write() as tx:
+        tx.execute(watch_source.update().values(lease_until=None))
+
+
+def told(world: World, kind: str) -> list[Event]:
+    with world.store.read() as tx:
+        return [one for one in events.page(tx) if one.kind == kind]
+
+
+def test_a_person_is_asked_although_who_saw_it_first_died_before_asking(
+    store: Store,
+    clock: FakeClock,
+    publisher: Publisher,
+    tiny: TinyCa,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = a_watching_world(store, clock, WatchRules(promote="ask"))
+    served = many(store, tiny, 3, publisher.put("/crl", b""))
+    cut_off(
+        world, monkeypatch, (turning, "decide"), lambda: revoke(publisher, tiny, world, served[:1], number=2)
+    )
+
+    asking.ask_due(world)
+    assert [one.pair_id for one in told(world, "promotion-wanted")] == [served[0].pair_id]
+    # And not twice.
+    revoke(publisher, tiny, world, served[:1], number=3)
+    assert len(told(world, "promotion-wanted")) == 1
+
+
+@pytest.mark.parametrize(
+    "where",
+    [(opening, "_add_numbers"), (incidents, "plan"), (signals, "remember_incident")],
+    ids=["naming", "planning", "telling"],
+)
+@pytest.mark.parametrize("before", [0, 20], ids=["the first", "more"])
+def test_what_the_brake_holds_is_planned_and_told_whoever_dies_on_the_way(
+    world: World,
+    publisher: Publisher,
+    tiny: TinyCa,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    where: tuple[object, str],
+    before: int,
+) -> None:
+    served = many(world.store, tiny, 40, publisher.put("/crl", b""))
+    if before:
+        revoke(publisher, tiny, world, served[:before], number=2)
+    cut_off(world, monkeypatch, where, lambda: revoke(publisher, tiny, world, served[:30], number=3))
+
+    done = asking.ask_due(world, all_of_them=True)
+
+    assert done.decided.turning == ()
+    number = done.decided.incident
+    assert number is not None
+    with world.store.read() as tx:
+        planned = incidents.newest_plan(tx, incidents.planning.existing(tx, number))
+    assert planned is not None
+    assert planned.counts.serving == 30
+    assert planned.hash in told(world, "braked")[-1].cause
+    # It is settled by that: nobody is told again.
+    clock.advance(HOUR / 2)
+    asking.ask_due(world, all_of_them=True)
+    assert len(told(world, "braked")) == 1 + bool(before)
+
+
+# --- what is watched, and what is not any more -----------------------------------------------------------
+
+
+def sources(world: World) -> list[tuple[str, int]]:
+    return [(one.state, one.certificates) for one in telling.standings(world)]
+
+
+def test_a_certificate_whose_list_is_configured_is_not_without_a_source(
+    world: World, publisher: Publisher, tiny: TinyCa
+) -> None:
+    with world.store.write() as tx:
+        issue(tx, world, tiny, a_pair(tx), PRIMARY)
+    places.register_older(world)
+    assert sources(world) == [("blind (no source)", 1)]
+
+    place = publisher.put("/crl", crl(tiny.intermediate, now=world.clock.now()))
+    configured = {**world.cas, PRIMARY: replace(world.cas[PRIMARY], crl=(place,))}
+    world = replace(world, cas=configured)
+    places.register_older(world)
+    asking.ask_due(world)
+
+    assert sources(world) == [("good", 1)]
+
+
+@pytest.mark.parametrize("life", [timedelta(days=6), timedelta(days=90)])
+def test_what_a_removed_pair_had_is_not_counted_any_more(world: World, tiny: TinyCa, life: timedelta) -> None:
+    with world.store.write() as tx:
+        pair = a_pair(tx)
+        for ca in (PRIMARY, BACKUP):
+            issue(tx, world, tiny, pair, ca, life=life)
+    assert [number for _, number in sources(world)] == [2]
+
+    with world.store.write() as tx:
+        removal.end(tx, pair, pairs.state(tx, pair.id))
+
+    assert sources(world) == []
