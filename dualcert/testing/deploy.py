@@ -8,6 +8,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from itertools import count
 from typing import Any, ClassVar
 
@@ -119,6 +120,18 @@ class DeployerConformance(ABC):
             newer = placement("a.example.com", epoch, certificate)
             self._deploy(newer)
             self._serves(newer)
+
+    def test_another_chain_of_the_same_certificate_takes_the_place_of_the_old(self) -> None:
+        """A chain is replaced without an order: certificate, key and version stay."""
+        one = placement("a.example.com")
+        self._deploy(one, placement("b.example.com"))
+        before, other = self.state(), replace(one, chain=one.chain * 2)
+        self._deploy(other)
+        assert self.state() != before
+        assert self.activations() == 2
+        self._deploy(other)
+        assert self.activations() == 2
+        self._serves(other)
 
     # --- each for itself ----------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shlex
@@ -369,8 +370,9 @@ def operations(tmp_path: Path) -> list[str]:
     return [request["operation"] for request in requests(tmp_path)]
 
 
-def test_what_stands_there_is_left_alone(tmp_path: Path) -> None:
-    assert bring(tmp_path, {"read_back": {"pairs": {ONE.pair: STANDS}}}) is None
+@pytest.mark.parametrize("chain", [{}, {"chain_sha256": hashlib.sha256(ONE.chain.encode()).hexdigest()}])
+def test_what_stands_there_is_left_alone(tmp_path: Path, chain: Mapping[str, str]) -> None:
+    assert bring(tmp_path, {"read_back": {"pairs": {ONE.pair: {**STANDS, **chain}}}}) is None
     assert operations(tmp_path) == ["read_back"]
 
 
@@ -380,7 +382,14 @@ def test_what_stands_there_and_is_not_shown_is_activated(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "there", [None, {**STANDS, "epoch": 1}, {**STANDS, "sha256": "00" * 32}, {"sha256": "11" * 32}]
+    "there",
+    [
+        None,
+        {**STANDS, "epoch": 1},
+        {**STANDS, "sha256": "00" * 32},
+        {"sha256": "11" * 32},
+        {**STANDS, "chain_sha256": "11" * 32},
+    ],
 )
 def test_what_is_missing_is_staged_and_activated(tmp_path: Path, there: object) -> None:
     assert (
@@ -421,6 +430,8 @@ def test_an_unknown_version_is_not_newer(tmp_path: Path) -> None:
         {**STANDS, "epoch": None},
         {**STANDS, "active": "no"},
         {**STANDS, "sha256": 7},
+        {**STANDS, "chain_sha256": 7},
+        {**STANDS, "chain_sha256": "abc"},
     ],
 )
 def test_a_look_that_means_nothing_stops_everything(tmp_path: Path, there: object) -> None:
