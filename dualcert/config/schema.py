@@ -34,9 +34,17 @@ _HOST_PORT = re.compile(r"([A-Za-z0-9._-]+):(\d{1,5})")
 _MAILTO = re.compile(r"mailto:[^\s@,?]+@[^\s@,?]+")
 
 
+def _is_url(value: str, scheme: str) -> bool:
+    try:
+        url = urlsplit(value)
+        reachable = bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+    return url.scheme == scheme and reachable and not any(c.isspace() for c in value)
+
+
 def _https(value: str) -> str:
-    url = urlsplit(value)
-    if url.scheme != "https" or not url.hostname or any(c.isspace() for c in value):
+    if not _is_url(value, "https"):
         raise refused(
             f'"{value}" is not an https URL',
             "write the URL of the CA's ACME directory; it begins with https://",
@@ -71,8 +79,7 @@ def _one_of(*words: str) -> Callable[[str], str]:
 
 
 def _http(value: str) -> str:
-    url = urlsplit(value)
-    if url.scheme != "http" or not url.hostname or any(c.isspace() for c in value):
+    if not _is_url(value, "http"):
         raise refused(f'"{value}" is not an http URL', "a CRL is signed: it is fetched over http://")
     return value
 
