@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -148,7 +147,8 @@ def told(error: Any, *, keys: Iterable[bytes] = ()) -> ProgramProblem:
 
 
 def _seconds(value: Any) -> timedelta | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 0:
+    # Compared alone: JSON has integers that no float can hold, and what is not a number is above none.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         return None
     return timedelta(seconds=min(value, _MOST_RETRY))
 

@@ -302,7 +302,17 @@ def test_words_for_errors(tmp_path: Path, word: str, kind: type[DnsError]) -> No
 
 
 @pytest.mark.parametrize(
-    ("said", "seconds"), [(30, 30), (0.5, 0.5), (1e300, 86400), (None, 60), (-1, 60), (True, 60), ("30", 60)]
+    ("said", "seconds"),
+    [
+        (30, 30),
+        (0.5, 0.5),
+        (1e300, 86400),
+        pytest.param(10**400, 86400, id="huge"),
+        (None, 60),
+        (-1, 60),
+        (True, 60),
+        ("30", 60),
+    ],
 )
 def test_how_long_to_wait(tmp_path: Path, said: object, seconds: float) -> None:
     answer = {"protocol": 1, "error": {"kind": "throttled", "retry_after": said}}
