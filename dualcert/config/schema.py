@@ -37,10 +37,15 @@ _MAILTO = re.compile(r"mailto:[^\s@,?]+@[^\s@,?]+")
 def _is_url(value: str, scheme: str) -> bool:
     try:
         url = urlsplit(value)
-        reachable = bool(url.hostname) and url.port != 0
+        reachable = url.hostname is not None and _is_host(url.hostname) and url.port != 0
     except ValueError:
         return False
     return url.scheme == scheme and reachable and not any(c.isspace() for c in value)
+
+
+def _is_host(name: str) -> bool:
+    """Whether it can be looked up at all: no label is empty or longer than 63 characters."""
+    return all(0 < len(label) < 64 for label in name.removesuffix(".").split("."))
 
 
 def _https(value: str) -> str:
@@ -95,7 +100,7 @@ def host_port(value: str) -> str:
     """``HOST:PORT``, an IPv6 address in brackets. Raises ValueError."""
     if match := _IPV6_PORT.fullmatch(value):
         ipaddress.IPv6Address(match[1])
-    elif (match := _HOST_PORT.fullmatch(value)) is None:
+    elif (match := _HOST_PORT.fullmatch(value)) is None or not _is_host(match[1]):
         raise ValueError(f'"{value}" is not HOST:PORT')
     if not 1 <= int(match[2]) <= 65535:
         raise ValueError(f'"{value}" has no port between 1 and 65535')
