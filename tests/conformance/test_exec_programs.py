@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -182,6 +183,27 @@ def test_a_run_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -
     assert "waiting" in error.reason
     started = [int((tmp_path / file).read_text()) for file in ("self", "child")]
     until(lambda: not any(map(runs, started)))
+
+
+@pytest.mark.parametrize("text", ["exec sleep 60", "yes & exec sleep 60"])
+def test_a_run_that_has_become_another_user_s_is_left_and_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """As one does that is started by sudo: the system does not let us kill it."""
+
+    def refuse(_group: int, _signal: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "killpg", refuse)
+    start = CLOCK.monotonic()
+    error = change(script(tmp_path, f"echo $$ > self; {text}"), timeout=0.5)
+    process = int((tmp_path / "self").read_text())
+
+    assert CLOCK.monotonic() - start < PATIENCE / 2, "nobody waits for its end"
+    assert "cannot be killed, since it runs as another user" in error.reason
+    assert runs(process)
+    os.kill(process, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{process}").exists())
 
 
 def test_a_run_that_writes_without_end_is_killed(tmp_path: Path) -> None:
