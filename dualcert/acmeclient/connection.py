@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 import weakref
@@ -120,6 +121,8 @@ class Connections:
             return Http1((place.hostname or "", place.port or _HTTPS), timeout, self._context)
         except TimeoutError as error:
             raise ConnectTimeout("timed out") from error
+        except UnicodeError as error:  # an empty label, or one of more than 63 characters
+            raise socket.gaierror(socket.EAI_NONAME, "it cannot be the name of a host") from error
 
 
 def _close_all(connections: dict[str, deque[Http1]]) -> None:

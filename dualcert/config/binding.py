@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dualcert.config.durations import DURATION_FORM, parse_duration
+from dualcert.config.places import file_named
 from dualcert.config.problems import InvalidConfiguration, Problem, unknown_key
 from dualcert.config.secrets import SECRET_FORM, SecretResolver, resolve_secret, secret_source
 from dualcert.config.settings import CORE_KEYS, PLUGIN_KEY, PluginTable
@@ -106,7 +108,10 @@ class _Reader:
         return readers[hint](raw)
 
     def _path(self, raw: Any) -> Path:
-        return self._table.file.parent / Path(_text(raw)).expanduser()
+        try:
+            return file_named(_text(raw), self._table.file.parent)
+        except ValueError as error:
+            raise _Unfit(str(error), "write a path, as it is or relative to the configuration file") from None
 
     def _secret(self, raw: Any) -> Secret:
         try:
@@ -134,7 +139,8 @@ def _text(raw: Any) -> str:
 
 
 def _is_number(raw: Any) -> bool:
-    return isinstance(raw, int | float) and not isinstance(raw, bool)
+    """One that a float can hold: TOML has integers of any length, infinities, and what is not a number."""
+    return isinstance(raw, int | float) and not isinstance(raw, bool) and abs(raw) <= sys.float_info.max
 
 
 def _integer(raw: Any) -> int:

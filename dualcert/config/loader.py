@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic_core import ValidationError
 
 from dualcert.config import references
-from dualcert.config.places import ENVIRONMENT, candidates, configuration_path
+from dualcert.config.places import ENVIRONMENT, candidates, configuration_path, file_named
 from dualcert.config.positions import Positions, scan
 from dualcert.config.problems import InvalidConfiguration, Problem, unknown_key
 from dualcert.config.schema import (
@@ -85,7 +85,7 @@ def load_settings(explicit: Path | None = None) -> Settings:
 def _parse(path: Path, text: str) -> tuple[dict[str, Any], Positions]:
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of other kinds: too many digits, too many brackets
         place = _TOML_PLACE.search(str(error))
         line = int(place[1]) if place else None
         reason = "is not TOML: " + _TOML_PLACE.sub("", str(error)).lower()
@@ -211,11 +211,14 @@ class _Reading:
     def _existing(self, path: tuple[str, ...], value: str | None) -> Path | None:
         if value is None:
             return None
-        file = self.path.parent / Path(value).expanduser()
+        remedy = "put the CA's certificates there (PEM), or drop the key"
+        try:
+            file = file_named(value, self.path.parent)
+        except ValueError as error:
+            self._problem(path, str(error), remedy)
+            return None
         if not file.is_file():
-            self._problem(
-                path, f"there is no file {file}", "put the CA's certificates there (PEM), or drop the key"
-            )
+            self._problem(path, f"there is no file {file}", remedy)
         return file
 
     def _dns(self, name: str, section: DnsSection) -> DnsTable:
@@ -261,7 +264,9 @@ class _Reading:
         else:
             file = value.removeprefix("sqlite:///")
             if file and not file.startswith(":") and "?" not in file:
-                return f"sqlite:///{self.path.parent / file}"
+                # The folder is no part of a URL that somebody wrote.
+                folder = str(self.path.parent).replace("%", "%25").replace("?", "%3F")
+                return f"sqlite:///{Path(folder) / file}"
             self._problem(("database",), f'"{value}" names no file', remedy)
         return ""
 

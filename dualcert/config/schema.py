@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic_core import ErrorDetails
 
 from dualcert.config.durations import DURATION_FORM, RATE_FORM, Rate, parse_duration, parse_rate
+from dualcert.config.hosts import host_port, is_url
 from dualcert.config.problems import Problem, dotted, unknown_key
 from dualcert.config.secrets import SECRET_FORM, SecretSource, secret_source
 from dualcert.config.section import (
@@ -29,14 +28,11 @@ from dualcert.config.section import (
 )
 from dualcert.model.pair import KeyType
 
-_IPV6_PORT = re.compile(r"\[([0-9A-Fa-f:.]+)\]:(\d{1,5})")
-_HOST_PORT = re.compile(r"([A-Za-z0-9._-]+):(\d{1,5})")
 _MAILTO = re.compile(r"mailto:[^\s@,?]+@[^\s@,?]+")
 
 
 def _https(value: str) -> str:
-    url = urlsplit(value)
-    if url.scheme != "https" or not url.hostname or any(c.isspace() for c in value):
+    if not is_url(value, "https"):
         raise refused(
             f'"{value}" is not an https URL',
             "write the URL of the CA's ACME directory; it begins with https://",
@@ -71,8 +67,7 @@ def _one_of(*words: str) -> Callable[[str], str]:
 
 
 def _http(value: str) -> str:
-    url = urlsplit(value)
-    if url.scheme != "http" or not url.hostname or any(c.isspace() for c in value):
+    if not is_url(value, "http"):
         raise refused(f'"{value}" is not an http URL', "a CRL is signed: it is fetched over http://")
     return value
 
@@ -82,17 +77,6 @@ def _key_type(value: Any) -> KeyType:
         return KeyType(value)
     except ValueError:
         raise refused(f'"{value}" is not a type of key', f"write one of {', '.join(KeyType)}") from None
-
-
-def host_port(value: str) -> str:
-    """``HOST:PORT``, an IPv6 address in brackets. Raises ValueError."""
-    if match := _IPV6_PORT.fullmatch(value):
-        ipaddress.IPv6Address(match[1])
-    elif (match := _HOST_PORT.fullmatch(value)) is None:
-        raise ValueError(f'"{value}" is not HOST:PORT')
-    if not 1 <= int(match[2]) <= 65535:
-        raise ValueError(f'"{value}" has no port between 1 and 65535')
-    return value
 
 
 def _host_port(value: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dualcert.config.places import file_named
 from dualcert.errors import ConfigurationError
 from dualcert.ports.options import Secret
 
@@ -43,7 +44,7 @@ def secret_source(value: Any, base: Path) -> SecretSource:
         raise ValueError(f'"{kind}" of a secret must be a text that is not empty')
     if kind == "env":
         return SecretSource(env=name)
-    return SecretSource(file=base / Path(name).expanduser())
+    return SecretSource(file=file_named(name, base))
 
 
 def readable_by_others(file: Path) -> bool:

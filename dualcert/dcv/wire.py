@@ -7,6 +7,7 @@ import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
@@ -96,7 +97,12 @@ class Answer:
     def addresses(self) -> list[str]:
         """The A or AAAA records that were asked for, behind whatever CNAMEs."""
         kinds = {dns.rdatatype.A, dns.rdatatype.AAAA}
-        return [record.address for rrset in self._message.answer if rrset.rdtype in kinds for record in rrset]
+        return [
+            record.address
+            for rrset in self._message.answer
+            if rrset.rdclass == dns.rdataclass.IN and rrset.rdtype in kinds
+            for record in rrset
+        ]
 
 
 def _text(name: dns.name.Name) -> str:

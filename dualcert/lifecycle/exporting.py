@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 from dualcert.errors import DeployError, UsageProblem
@@ -53,19 +54,26 @@ def _write(folder: Path, contents: dict[str, str]) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in contents.items():
-            path = folder / name
-            secret = name in {"privkey.pem", "bundle.pem"}
-            temporary = folder / f".{name}.{os.getpid()}"
-            # Made with its mode, not changed to it: there is no moment in which others could open a key.
-            with os.fdopen(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-                file.write(text)
-                if not secret:
-                    os.fchmod(file.fileno(), 0o644)
-            temporary.replace(path)
-            written.append(path)
+            _write_one(folder / name, text, secret=name in {"privkey.pem", "bundle.pem"})
+            written.append(folder / name)
     except OSError as error:
         raise DeployError(
             f"{error.filename or folder} cannot be written: {error.strerror}",
             remedy="Choose a folder with room that you may write to.",
         ) from error
     return written
+
+
+def _write_one(path: Path, text: str, *, secret: bool) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    # Made by us and with its mode, not found or changed to it: there is no moment in which others could open a key.
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            if not secret:
+                os.fchmod(file.fileno(), 0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

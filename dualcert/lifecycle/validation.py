@@ -6,7 +6,19 @@ from collections import defaultdict
 from collections.abc import Collection
 from datetime import timedelta
 
-from dualcert.errors import CaError, CaRejected, ChallengeFailed, LeaseLost, NotPropagated, ResourceGone
+from dualcert.errors import (
+    CaError,
+    CaRejected,
+    ChallengeFailed,
+    ConfigurationError,
+    DnsError,
+    DnsThrottled,
+    DnsUnreachable,
+    DualcertError,
+    LeaseLost,
+    NotPropagated,
+    ResourceGone,
+)
 from dualcert.lifecycle.looking import look_again
 from dualcert.lifecycle.world import DnsBinding, World
 from dualcert.model.events import EventKind
@@ -365,22 +377,38 @@ def _look_again(
 
 
 def withdraw(world: World, row: WorkRow) -> Outcome:
-    """Remove every spent value of a pair, one change per zone."""
+    """Remove every spent value of a pair, one change per zone; where one cannot be changed, the others are all the
+    same."""
     with world.store.glance() as tx:
         spent = orders.records(tx, pair_id=row.pair_id, states=(RecordState.SPENT,))
+    gone: list[ChallengeRecord] = []
+    problems: list[DualcertError] = []
+    hopeless: set[str] = set()
     for (dns, zone), group in _by_zone(spent).items():
-        world.dns_of(dns).provider().apply(
-            zone, frozenset(), {TxtValue(one.record, one.value) for one in group}
-        )
+        if dns in hopeless:
+            continue
+        try:
+            world.dns_of(dns).provider().apply(
+                zone, frozenset(), {TxtValue(one.record, one.value) for one in group}
+            )
+        except (DnsError, ConfigurationError) as error:
+            problems.append(error)
+            if isinstance(error, DnsUnreachable | DnsThrottled):
+                hopeless.add(dns)  # whatever the zone
+        else:
+            gone += group
     with world.store.write() as tx:
         work.hold(tx, row)
-        orders.forget(tx, spent)
-        if spent:
-            events.record(tx, EventKind.WITHDRAWN, _counted(len(spent), "TXT value"), pair=row.pair_id)
-        if orders.records(tx, pair_id=row.pair_id, states=(RecordState.SPENT,)):
+        orders.forget(tx, gone)
+        if gone:
+            events.record(tx, EventKind.WITHDRAWN, _counted(len(gone), "TXT value"), pair=row.pair_id)
+        if not problems and orders.records(tx, pair_id=row.pair_id, states=(RecordState.SPENT,)):
             return Later(world.clock.now(), "more values are to be withdrawn")
-        work.wake(tx, WorkKind.PUBLICATION, row.pair_id)
-        work.finish(tx, row)
+        if not problems:
+            work.wake(tx, WorkKind.PUBLICATION, row.pair_id)
+            work.finish(tx, row)
+    for problem in problems:
+        raise problem
     return Done()
 
 

@@ -34,12 +34,21 @@ class How(Enum):
 @dataclass(frozen=True)
 class Ended:
     """``status`` is the exit status, negative for a signal; ``answer`` what it wrote to its standard output (empty
-    where that went among the complaints); ``complaints`` the last bytes of its standard error."""
+    where that went among the complaints); ``complaints`` the last bytes of its standard error. ``left``: it could not
+    be killed, because it runs as another user by now, as what ``sudo`` starts does."""
 
     how: How
     status: int
     answer: bytes
     complaints: bytes
+    left: bool = False
+
+    @property
+    def fate(self) -> str:
+        """What became of one that did not end by itself."""
+        return (
+            "cannot be killed, since it runs as another user" if self.left else "was killed with its children"
+        )
 
 
 def carry_out(
@@ -57,8 +66,9 @@ def carry_out(
 
     It leads a session of its own. It reads ``request``, or nothing. Without ``most_answer`` both of its outputs are
     complaints; with it, more than so many bytes on its standard output end it. When its time (seconds) is up, it is
-    killed with every child that stayed in its process group. A child that outlives a program which ended by itself is
-    left alone: it may be a server. It sees the variables ``HANDED_ON`` and ``variables``, and has ``keep`` open, too.
+    killed with every child that stayed in its process group, where that is allowed. A child that outlives a program
+    which ended by itself is left alone: it may be a server. It sees the variables ``HANDED_ON`` and ``variables``, and
+    has ``keep`` open, too.
     """
     process = subprocess.Popen(
         list(argv),
@@ -75,23 +85,32 @@ def carry_out(
         answer = None if process.stderr is None else _Collected(process.stdout, most=most_answer)
         complaints = _Collected(process.stderr or process.stdout, most=None)
         attended = [one for one in (answer, complaints) if one is not None]
-        how = None
+        how, left = None, False
         try:
             how = _attended(process, request or b"", attended, clock.monotonic() + timeout, clock)
         finally:
-            # Nobody has reaped it yet, so its number still means our group and nobody else's.
-            if how is not How.ENDED:
-                os.killpg(process.pid, signal.SIGKILL)
-            status = process.wait()
+            left = how is not How.ENDED and not _killed(process)
+            status = 0 if left else process.wait()
         for one in attended:
             one.drain()
         if answer is not None and answer.full:
             how = How.TOO_LONG
-        return Ended(how, status, b"" if answer is None else answer.data, complaints.data)
+        return Ended(how, status, b"" if answer is None else answer.data, complaints.data, left)
     finally:
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+def _killed(process: subprocess.Popen[bytes]) -> bool:
+    """Kill its group; False where that is not allowed, and then it is reaped whenever it ends."""
+    try:
+        # Nobody has reaped it yet, so its number still means our group and nobody else's.
+        os.killpg(process.pid, signal.SIGKILL)
+    except PermissionError:
+        threading.Thread(target=process.wait, daemon=True, name=f"left {process.pid}").start()
+        return False
+    return True
 
 
 def check_variables(names: Sequence[str]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -148,7 +147,8 @@ def told(error: Any, *, keys: Iterable[bytes] = ()) -> ProgramProblem:
 
 
 def _seconds(value: Any) -> timedelta | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or value <= 0:
+    # Compared alone: JSON has integers that no float can hold, and what is not a number is above none.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         return None
     return timedelta(seconds=min(value, _MOST_RETRY))
 
@@ -164,10 +164,10 @@ def _parsed(answer: bytes) -> Any:
 def _unfinished(ended: Ended, timeout: float) -> tuple[str, str, str] | None:
     """Kind, what happened, and remedy; None where it came to a good end."""
     if ended.how is How.TOO_SLOW:
-        what = f"did not end within {timeout:.3g} seconds and was killed with its children"
+        what = f"did not end within {timeout:.3g} seconds and {ended.fate}"
         return TOO_SLOW, what, "Make it faster or raise `timeout`; it is asked again."
     if ended.how is How.TOO_LONG:
-        what = f"wrote more than {MOST_ANSWER} bytes to its standard output and was killed"
+        what = f"wrote more than {MOST_ANSWER} bytes to its standard output and {ended.fate}"
         return RUBBISH, what, "Print the answer alone there, and all else on standard error."
     by_hand = "Try it by hand with a request of docs/exec.md."
     if ended.status < 0:

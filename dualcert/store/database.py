@@ -227,12 +227,19 @@ class Store:
             return None
         if self.dialect == "postgresql":
             return postgresql.explained(said, self._address, self._dbapi, reached=self._reached)
+        code = getattr(said, "sqlite_errorcode", 0) & 0xFF
         if isinstance(said, self._dbapi.OperationalError | self._dbapi.InterfaceError):
             return StoreUnavailable(
                 f"the database {self._address} could not be used: {str(said).strip()}",
-                remedy=_REMEDIES.get(getattr(said, "sqlite_errorcode", 0) & 0xFF, _REMEDY),
+                remedy=_REMEDIES.get(code, _REMEDY),
             )
-        if getattr(said, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+        if code == sqlite3.SQLITE_CORRUPT:
+            return StoreError(
+                f"the database {self._address} is damaged: {str(said).strip()}",
+                remedy="What is served goes on being served. End every dualcert, keep a copy of the file, and bring a "
+                "backup back; see docs/security.md.",
+            )
+        if code == sqlite3.SQLITE_NOTADB:
             return ConfigurationError(
                 f"what `database` names, {self._address}, is no SQLite database",
                 remedy="Mend the path, or move that file away and run `dualcert init`.",

@@ -152,12 +152,16 @@ class DnsProviderConformance(ABC):
         self.expect(record, {second})
 
     def test_what_others_wrote_stays(self, record: str) -> None:
+        """Whatever we add, exchange or remove beside it, one value at a time or several."""
         provider, zone = self.provider(), self.zone()
-        ours, theirs = _value(record), _value(record)
+        theirs, newer = _value(record), _value(record)
+        ours = {_value(record) for _ in range(min(2, (provider.capacity or 3) - 1))}
         self.write_as_somebody_else(theirs)
-        provider.apply(zone, {ours}, set())
-        self.expect(record, {ours, theirs})
-        provider.apply(zone, set(), {ours})
+        provider.apply(zone, ours, set())
+        self.expect(record, ours | {theirs})
+        provider.apply(zone, {newer}, ours)
+        self.expect(record, {newer, theirs})
+        provider.apply(zone, set(), ours | {newer})
         self.expect(record, {theirs})
 
     def test_one_call_adds_and_removes(self, record: str) -> None:
@@ -168,13 +172,17 @@ class DnsProviderConformance(ABC):
         self.expect(record, {new})
 
     def test_apex_and_wildcard_of_two_cas_together(self, record: str) -> None:
-        """Four values at one name and one at another in one call, as far as they fit."""
+        """Four values at one name and one of the same text at another in one call, as far as they fit."""
         provider, zone = self.provider(), self.zone()
         other = record.replace("_acme-challenge.", "_acme-challenge.www.")
         values = {_value(record) for _ in range(min(4, provider.capacity or 4))}
-        elsewhere = _value(other)
+        twin = min(values)
+        elsewhere = TxtValue(other, twin.value)
         provider.apply(zone, values | {elsewhere}, set())
         self.expect(record, values)
+        self.expect(other, {elsewhere})
+        provider.apply(zone, set(), {twin})
+        self.expect(record, values - {twin})
         self.expect(other, {elsewhere})
         provider.apply(zone, set(), values | {elsewhere})
         self.expect(record, set())
@@ -192,25 +200,37 @@ class DnsProviderConformance(ABC):
             self.expect(record, {value})
             provider.apply(zone, set(), {value})
             self.expect(record, set())
+        first, second, *_ = values
+        provider.apply(zone, {first}, set())
+        provider.apply(zone, {second}, set())
+        self.expect(record, {first, second})
+        provider.apply(zone, set(), {first})
+        self.expect(record, {second})
 
     # --- idempotent ----------------------------------------------------------------------------------------
 
     def test_adding_twice_is_harmless(self, record: str) -> None:
+        """One that is there already keeps none that comes with it from being added."""
         provider, zone = self.provider(), self.zone()
-        value = _value(record)
+        value, another = _value(record), _value(record)
         provider.apply(zone, {value}, set())
         provider.apply(zone, {value}, set())
         self.expect(record, {value})
-        provider.apply(zone, set(), {value})
+        provider.apply(zone, {value, another}, set())
+        self.expect(record, {value, another})
+        provider.apply(zone, set(), {value, another})
         self.expect(record, set())
 
     def test_removing_what_is_absent_is_harmless(self, record: str) -> None:
+        """One that is absent keeps none that is named with it from being removed."""
         provider, zone = self.provider(), self.zone()
         value = _value(record)
         provider.apply(zone, set(), {_value(record)})
         provider.apply(zone, {value}, {_value(record)})
         provider.apply(zone, set(), {_value(record)})
         self.expect(record, {value})
+        provider.apply(zone, set(), {value, _value(record)})
+        self.expect(record, set())
 
     def test_changing_nothing_is_harmless(self, record: str) -> None:
         self.provider().apply(self.zone(), set(), set())

@@ -638,8 +638,10 @@ def test_nobody_listens(lab_servers: LabServers) -> None:
             ca.facts()
 
 
-def test_a_name_that_does_not_resolve(lab_servers: LabServers) -> None:
-    settings = settings_of(lab_servers.alpha, directory="https://nonesuch.invalid/dir")
+@pytest.mark.parametrize("name", ["nonesuch.invalid", "none..such.invalid", f"{'n' * 64}.invalid"])
+def test_a_name_that_does_not_resolve(lab_servers: LabServers, name: str) -> None:
+    """Also one that no resolver would be asked for."""
+    settings = settings_of(lab_servers.alpha, directory=f"https://{name}/dir")
     with opened(settings, register=False) as ca, pytest.raises(CaUnreachable, match="does not resolve"):
         ca.facts()
 

@@ -330,6 +330,30 @@ def test_a_value_that_cannot_be_withdrawn_is_remembered_until_it_can(
     assert lab.leftovers() == {}
 
 
+def test_a_zone_that_cannot_be_changed_any_more_keeps_no_value_in_another(
+    lab: ProjectLab, program: Program, name: str
+) -> None:
+    lost: list[str] = []
+
+    class Lost(Peculiar):
+        def apply(self, zone: str, add: Set[TxtValue], remove: Set[TxtValue]) -> None:
+            if remove and (not lost or zone in lost):
+                lost[:] = [zone]
+                raise DnsRefused("the right to change it was taken away", name=zone)
+            super().apply(zone, add, remove)
+
+    elsewhere = f"{name.partition('.')[0]}.lab.test"
+    result = program.run("issue", name, elsewhere, "--json", build=Peculiarity(Lost))
+
+    assert result.status == 0, result
+    [left] = lab.leftovers()
+    assert left.endswith(lost[0])
+    waiting = program.run("renew", "--due", "--timeout", "1m", "--json").json["left"]
+    assert "taken away" in waiting[0]["reason"]
+    program.done("renew", name)
+    assert lab.leftovers() == {}
+
+
 def test_a_value_that_was_withdrawn_before_it_went_out_is_withdrawn_again(
     lab: ProjectLab, program: Program, name: str
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
 import json
 import os
 import shlex
@@ -183,6 +185,27 @@ def test_a_run_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -
     until(lambda: not any(map(runs, started)))
 
 
+@pytest.mark.parametrize("text", ["exec sleep 60", "yes & exec sleep 60"])
+def test_a_run_that_has_become_another_user_s_is_left_and_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """As one does that is started by sudo: the system does not let us kill it."""
+
+    def refuse(_group: int, _signal: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "killpg", refuse)
+    start = CLOCK.monotonic()
+    error = change(script(tmp_path, f"echo $$ > self; {text}"), timeout=0.5)
+    process = int((tmp_path / "self").read_text())
+
+    assert CLOCK.monotonic() - start < PATIENCE / 2, "nobody waits for its end"
+    assert "cannot be killed, since it runs as another user" in error.reason
+    assert runs(process)
+    os.kill(process, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{process}").exists())
+
+
 def test_a_run_that_writes_without_end_is_killed(tmp_path: Path) -> None:
     start = CLOCK.monotonic()
     error = change(script(tmp_path, "echo $$ > self; exec yes"))
@@ -301,7 +324,17 @@ def test_words_for_errors(tmp_path: Path, word: str, kind: type[DnsError]) -> No
 
 
 @pytest.mark.parametrize(
-    ("said", "seconds"), [(30, 30), (0.5, 0.5), (1e300, 86400), (None, 60), (-1, 60), (True, 60), ("30", 60)]
+    ("said", "seconds"),
+    [
+        (30, 30),
+        (0.5, 0.5),
+        (1e300, 86400),
+        pytest.param(10**400, 86400, id="huge"),
+        (None, 60),
+        (-1, 60),
+        (True, 60),
+        ("30", 60),
+    ],
 )
 def test_how_long_to_wait(tmp_path: Path, said: object, seconds: float) -> None:
     answer = {"protocol": 1, "error": {"kind": "throttled", "retry_after": said}}
@@ -369,8 +402,9 @@ def operations(tmp_path: Path) -> list[str]:
     return [request["operation"] for request in requests(tmp_path)]
 
 
-def test_what_stands_there_is_left_alone(tmp_path: Path) -> None:
-    assert bring(tmp_path, {"read_back": {"pairs": {ONE.pair: STANDS}}}) is None
+@pytest.mark.parametrize("chain", [{}, {"chain_sha256": hashlib.sha256(ONE.chain.encode()).hexdigest()}])
+def test_what_stands_there_is_left_alone(tmp_path: Path, chain: Mapping[str, str]) -> None:
+    assert bring(tmp_path, {"read_back": {"pairs": {ONE.pair: {**STANDS, **chain}}}}) is None
     assert operations(tmp_path) == ["read_back"]
 
 
@@ -380,7 +414,14 @@ def test_what_stands_there_and_is_not_shown_is_activated(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "there", [None, {**STANDS, "epoch": 1}, {**STANDS, "sha256": "00" * 32}, {"sha256": "11" * 32}]
+    "there",
+    [
+        None,
+        {**STANDS, "epoch": 1},
+        {**STANDS, "sha256": "00" * 32},
+        {"sha256": "11" * 32},
+        {**STANDS, "chain_sha256": "11" * 32},
+    ],
 )
 def test_what_is_missing_is_staged_and_activated(tmp_path: Path, there: object) -> None:
     assert (
@@ -421,6 +462,8 @@ def test_an_unknown_version_is_not_newer(tmp_path: Path) -> None:
         {**STANDS, "epoch": None},
         {**STANDS, "active": "no"},
         {**STANDS, "sha256": 7},
+        {**STANDS, "chain_sha256": 7},
+        {**STANDS, "chain_sha256": "abc"},
     ],
 )
 def test_a_look_that_means_nothing_stops_everything(tmp_path: Path, there: object) -> None:

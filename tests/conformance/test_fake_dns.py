@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Set
+from collections.abc import Callable, Collection, Set
 from datetime import timedelta
 from typing import ClassVar
 
@@ -102,3 +102,87 @@ def test_the_suite_asks_for_every_answer() -> None:
     unanswered = type("Lazy", (DnsProviderConformance,), {})
     with pytest.raises(TypeError, match="abstract"):
         unanswered()
+
+
+# --- what the suite must notice --------------------------------------------------------------------------
+
+Values = Set[TxtValue]
+
+
+def letter_case_is_nothing(there: Values, add: Values, remove: Values) -> tuple[Values, Values]:
+    removed = {(one.name, one.value.lower()) for one in remove}
+    gone = {one for one in there if (one.name, one.value.lower()) in removed}
+    kept = {(one.name, one.value.lower()) for one in there - gone}
+    return {one for one in add if (one.name, one.value.lower()) not in kept}, gone
+
+
+def a_value_goes_from_every_name(there: Values, add: Values, remove: Values) -> tuple[Values, Values]:
+    return add, {one for one in there if one.value in {gone.value for gone in remove}}
+
+
+def an_exchange_replaces_all(there: Values, add: Values, remove: Values) -> tuple[Values, Values]:
+    return add, remove | _beside(there, add) if add and remove else remove
+
+
+def several_replace_all(there: Values, add: Values, remove: Values) -> tuple[Values, Values]:
+    return add, remove | _beside(there, add) if len(add) > 1 else remove
+
+
+def several_take_all_with_them(there: Values, add: Values, remove: Values) -> tuple[Values, Values]:
+    return add, remove | _beside(there, remove) if len(remove) > 1 else remove
+
+
+def one_that_is_there_is_all_that_is_there(
+    there: Values, add: Values, remove: Values
+) -> tuple[Values, Values]:
+    return set() if add & there else add, remove
+
+
+def one_that_is_absent_is_all_that_is_absent(
+    there: Values, add: Values, remove: Values
+) -> tuple[Values, Values]:
+    return add, set() if remove - there else remove
+
+
+def _beside(there: Values, values: Values) -> set[TxtValue]:
+    return {one for one in there if one.name in {value.name for value in values}}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "case"),
+    [
+        (letter_case_is_nothing, "values_are_kept_to_the_letter"),
+        (a_value_goes_from_every_name, "apex_and_wildcard_of_two_cas_together"),
+        (an_exchange_replaces_all, "what_others_wrote_stays"),
+        (several_replace_all, "what_others_wrote_stays"),
+        (several_take_all_with_them, "what_others_wrote_stays"),
+        (one_that_is_there_is_all_that_is_there, "adding_twice_is_harmless"),
+        (one_that_is_absent_is_all_that_is_absent, "removing_what_is_absent_is_harmless"),
+    ],
+)
+def test_the_suite_notices(
+    wrong: Callable[[Values, Values, Values], tuple[Values, Values]], case: str
+) -> None:
+    token = Secret("token")
+    server = FakeDnsServer([ZONE], token)
+    names = [f"_acme-challenge.a.{ZONE}", f"_acme-challenge.www.a.{ZONE}"]
+
+    class Wrong(FakeDnsProvider):
+        def apply(self, zone: str, add: Values, remove: Values) -> None:
+            there = {TxtValue(name, text) for name in names for text in server.read(name)}
+            super().apply(zone, *wrong(there, add, remove))
+
+    class Suite(TestFakeDns):
+        visible_within = 0.0
+
+        def provider(self) -> DnsProvider:
+            return Wrong(FakeDnsOptions(server=server, token=token))
+
+        def read(self, name: str) -> Set[str]:
+            return server.read(name)
+
+        def write_as_somebody_else(self, value: TxtValue) -> None:
+            server.write(value)
+
+    with pytest.raises(AssertionError):
+        getattr(Suite(), f"test_{case}")(names[0])

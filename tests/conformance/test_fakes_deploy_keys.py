@@ -115,6 +115,41 @@ class TestFakeDeployer(DeployerConformance):
         self.target.activation_fails = False
 
 
+class KnowsCertificates(FakeDeployer):
+    """Leaves alone whatever certificate it finds, under whichever version."""
+
+    def _switch(self, wanted: Placement) -> None:
+        serving = self.target.serving(wanted.pair)
+        if serving is None or serving.sha256 != wanted.sha256 or serving.version > wanted.version:
+            super()._switch(wanted)
+
+
+class KnowsVersions(FakeDeployer):
+    """Leaves alone whatever it finds under the same version."""
+
+    def _switch(self, wanted: Placement) -> None:
+        if self.target.current.get(wanted.pair) != wanted.version:
+            super()._switch(wanted)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "case"),
+    [
+        (KnowsCertificates, "a_certificate_that_comes_back_in_a_newer_epoch_is_newer_than_what_replaced_it"),
+        (KnowsVersions, "another_chain_of_the_same_certificate_takes_the_place_of_the_old"),
+    ],
+)
+def test_the_suite_notices(wrong: type[FakeDeployer], case: str) -> None:
+    class Suite(TestFakeDeployer):
+        target = FakeTarget()
+
+        def deployer(self) -> FakeDeployer:
+            return wrong(self.options())
+
+    with pytest.raises(AssertionError):
+        getattr(Suite(), f"test_{case}")()
+
+
 class TestFakeKeyProtector(KeyProtectorConformance):
     plugin = FakeKeyProtector
 

@@ -272,6 +272,24 @@ def test_a_full_database_is_unavailable_and_keeps_what_it_has(store: Store, data
         assert [one.cause for one in events.page(tx)] == ["before"]
 
 
+def test_a_damaged_file_is_said_to_be_one_and_what_helps(tmp_path: Path) -> None:
+    file = tmp_path / "damaged.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE one (word TEXT)")
+        connection.executemany("INSERT INTO one VALUES (?)", [("word" * 100,)] * 100)
+        connection.commit()
+    content = bytearray(file.read_bytes())
+    content[4096:] = b"\x5a" * (len(content) - 4096)
+    file.write_bytes(content)
+    store = opened(file)
+    with pytest.raises(StoreError, match="is damaged") as caught, store.read() as tx:
+        tx.execute(text("SELECT count(word) FROM one"))
+    assert str(file) in caught.value.reason
+    assert not isinstance(caught.value, StoreUnavailable), "waiting does not mend it"
+    assert "backup" in (caught.value.remedy or "")
+    store.close()
+
+
 def test_a_file_that_is_no_database_is_a_matter_of_configuration(tmp_path: Path) -> None:
     file = tmp_path / "notes.db"
     file.write_text("not a database, but rather longer than a header of one\n" * 50)

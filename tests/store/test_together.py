@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -43,7 +44,7 @@ def say(tx: Transaction, text: str) -> None:
 
 def said(file: Path) -> set[str]:
     """What others see of it."""
-    with sqlite3.connect(file) as other:
+    with closing(sqlite3.connect(file)) as other:
         return {text for (text,) in other.execute("SELECT text FROM word")}
 
 

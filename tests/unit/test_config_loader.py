@@ -20,6 +20,7 @@ from dualcert.plugins.deploy.files.options import FilesOptions
 from dualcert.plugins.dns.rfc2136 import Rfc2136Options
 from dualcert.plugins.keys.file import FileKeyOptions
 from dualcert.ports.options import Secret
+from dualcert.store import database_file
 
 WHOLE = """\
 database = "sqlite:///state/dualcert.db"
@@ -189,6 +190,17 @@ def test_database_urls_that_are_absolute_stay(folder: Path, url: str) -> None:
     assert load(folder, replaced("sqlite:///state/dualcert.db", url)).database == url
 
 
+@pytest.mark.parametrize("name", ["what?", "50%25 off", "100%"])
+def test_the_database_lies_beside_the_configuration_however_its_folder_is_called(
+    folder: Path, name: str
+) -> None:
+    inside = folder / name
+    inside.mkdir()
+    for file in folder.glob("*.pem"):
+        (inside / file.name).write_text("pem")
+    assert database_file(load(inside, WHOLE).database) == inside / "state" / "dualcert.db"
+
+
 def test_a_database_url_may_be_kept_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = "postgresql://dualcert:kept-elsewhere@host/name"
     monkeypatch.setenv("DATABASE_OF_THIS_TEST", url)
@@ -336,6 +348,24 @@ REFUSED = [
     ("sqlite:///state/dualcert.db", "sqlite:///:memory:", "database", "names no file"),
     ("sqlite:///state/dualcert.db", "sqlite:///", "database", "names no file"),
     ("[ca.gamma]", '[ca."g m"]', "ca.g m", "is not a name"),
+    ("https://alpha.example/dir", "https://alpha.example:port/dir", "ca.alpha.directory", "not an https URL"),
+    (
+        "https://alpha.example/dir",
+        "https://alpha.example:65536/dir",
+        "ca.alpha.directory",
+        "not an https URL",
+    ),
+    ("https://alpha.example/dir", "https://[alpha.example/dir", "ca.alpha.directory", "not an https URL"),
+    ("https://alpha.example/dir", "https://alpha..example/dir", "ca.alpha.directory", "not an https URL"),
+    ('"127.0.0.1:443"', f'"{"w" * 64}.example:443"', "target.web.endpoint[0]", "is not HOST:PORT"),
+    ('"127.0.0.1:443"', '"www..example:443"', "target.web.endpoint[0]", "is not HOST:PORT"),
+    ("[ca.beta]", '[ca.beta]\ncrl = ["http://crl.example:x/"]', "ca.beta.crl[0]", "not an http URL"),
+    ("alpha-api.pem", "~nobody-has-this-name/api.pem", "ca.alpha.ca_bundle", "home of a user"),
+    ("alpha-api.pem", "alpha\\u0000.pem", "ca.alpha.ca_bundle", "NUL"),
+    ('{ env = "ALPHA_HMAC" }', '{ file = "~nobody-has-this-name/x" }', "ca.alpha.eab.hmac_key", "home of a"),
+    ('{ env = "ALPHA_HMAC" }', '{ file = "a\\u0000" }', "ca.alpha.eab.hmac_key", "NUL"),
+    ("max_concurrency = 8", f"max_concurrency = {'8' * 5000}", "", "is not TOML"),
+    ("contact = [", f"contact = {'[' * 5000}", "", "is not TOML"),
 ]
 
 

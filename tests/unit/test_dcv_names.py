@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dns.message
+import dns.rrset
 import pytest
 
-from dualcert.dcv import addresses, challenge_name
+from dualcert.dcv import addresses, challenge_name, wire
 from dualcert.dcv.names import is_under, parents
 from dualcert.dcv.remembered import Remembered
 from dualcert.errors import ConfigurationError, InvalidName
@@ -150,3 +152,11 @@ def test_memory_does_not_grow_for_ever() -> None:
         remembered.get(str(number), lambda: 1)
     assert len(remembered._found) <= 1001
     assert len(remembered._looking) <= 1001
+
+
+def test_addresses_of_other_networks_than_the_internet_are_none() -> None:
+    """RFC 1035 section 3.2.4: a record of another class has another meaning, or none that is known."""
+    answer = dns.message.make_response(dns.message.make_query("ns.example.com", "A"))
+    for kind, text in (("IN", "192.0.2.1"), ("HS", r"\# 4 c0000202")):
+        answer.answer.append(dns.rrset.from_text("ns.example.com.", 60, kind, "A", text))
+    assert wire.Answer(answer.to_wire()).addresses() == ["192.0.2.1"]

@@ -182,6 +182,25 @@ def test_a_reload_wanted_while_one_runs_is_folded_into_the_next(tmp_path: Path) 
     assert log.read_text() == "x\n" * 2
 
 
+@pytest.mark.parametrize("looks_by_itself", [False, True])
+def test_each_of_several_servers_that_read_one_folder_is_reloaded(
+    tmp_path: Path, looks_by_itself: bool
+) -> None:
+    """Two targets with one folder: the files are switched once, by whichever comes first."""
+    live, log = tmp_path / "live", tmp_path / "log"
+    web = () if looks_by_itself else script('echo web >> "$1"', log)
+    mail = script('[ ! -e "$2" ] || exit 1; echo mail >> "$1"', log, tmp_path / "broken")
+    for wanted in (ONE, placement(ONE.pair, 1, 2)):
+        (tmp_path / "broken").touch()
+        assert deployer(live, web).deploy([wanted]) == {ONE.pair: None}
+        assert isinstance(deployer(live, mail).deploy([wanted])[ONE.pair], DeployError)
+        (tmp_path / "broken").unlink()
+        for target in (web, mail) * 2:
+            assert deployer(live, target).deploy([wanted]) == {ONE.pair: None}
+        assert log.read_text().split() == (["mail"] if looks_by_itself else ["web", "mail"])
+        log.unlink()
+
+
 def test_without_a_command_nothing_is_owed(tmp_path: Path) -> None:
     assert deployer(tmp_path, ()).deploy([ONE]) == {ONE.pair: None}
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".versions", ONE.pair]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,12 +46,17 @@ class _Standing:
 
     held: Held
     active: bool
+    chain: bytes | None
 
     def is_newer_than(self, wanted: Placement) -> bool:
         return self.held.version is not None and self.held.version > wanted.version
 
     def is_already(self, wanted: Placement) -> bool:
-        return self.held.sha256 == wanted.sha256 and self.held.version in {None, wanted.version}
+        return (
+            self.held.sha256 == wanted.sha256
+            and self.held.version in {None, wanted.version}
+            and self.chain in {None, _sha256(wanted.chain)}
+        )
 
 
 _Results = dict[str, DeployError | None]
@@ -241,8 +247,13 @@ def _described(one: Placement) -> dict[str, Any]:
         "sha256": one.sha256.hex(),
         "certificate": one.certificate,
         "chain": one.chain,
+        "chain_sha256": _sha256(one.chain).hex(),
         "private_key": one.private_key.decode("ascii"),
     }
+
+
+def _sha256(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _by_pair(answer: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -256,13 +267,14 @@ def _standing(said: Any) -> _Standing | None:
         return None
     sha256 = bytes.fromhex(said["sha256"])
     epoch, number, active = said.get("epoch"), said.get("number"), said.get("active", True)
+    chain = None if said.get("chain_sha256") is None else bytes.fromhex(said["chain_sha256"])
     if len(sha256) != _SHA256 or not isinstance(active, bool):
         raise ValueError
     if epoch is None and number is None:
-        return _Standing(Held(sha256, None), active)
+        return _Standing(Held(sha256, None), active, chain)
     if type(epoch) is not int or type(number) is not int:
         raise ValueError
-    return _Standing(Held(sha256, Version(epoch, number)), active)
+    return _Standing(Held(sha256, Version(epoch, number)), active, chain)
 
 
 # --- errors ----------------------------------------------------------------------------------------------

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from dualcert.clock import Clock
 from dualcert.errors import DeployError
 from dualcert.plugins.deploy.files.command import run
 from dualcert.plugins.deploy.files.durable import sync
+from dualcert.plugins.deploy.files.home import VERSIONS
 from dualcert.plugins.deploy.files.lock import locked
 from dualcert.plugins.deploy.files.options import FilesOptions
 from dualcert.plugins.deploy.files.problems import explained
 
-_MARKER = ".reload-owed"
 _LOCK = ".reload.lock"
+_SWITCHED = ".switched"
+_RELOADED = ".reloaded-"
+_DIGITS = 16
 
 
 class Activation:
-    """Remembers in a file that a reload is owed, so that a kill or a failure between switch and reload is made up for.
+    """Remembers beside the versions which batch was switched last, and up to which one each command has reloaded, so
+    that a kill or a failure between switch and reload is made up for.
 
-    Each batch writes a token of its own into the file. Whoever reloads takes note of the token first and removes the
-    file only if it still holds that token afterwards: a batch switched while a reload ran is owed another one.
-    Those who wait for a running reload find, when it is their turn, either a token, and reload once for all of them,
-    or none, and know that a reload began after their own switch and succeeded.
+    Each batch leaves a token of its own. Whoever reloads takes note of it first, and writes it down afterwards: a batch
+    switched while a reload ran has left another one, and is owed another reload. Those who wait for a running reload
+    find, when it is their turn, either a token that is not done, and reload once for all of them, or know that a
+    reload began after their own switch and succeeded. Several targets may have one folder: what is switched for one is
+    there for all, and each one's server is owed a reload.
+
+    Tokens are what symbolic links say: a link is never half written.
     """
 
     def __init__(
@@ -36,27 +44,23 @@ class Activation:
         self._timeout = options.reload_timeout
         self._variables = options.environment
         self._directory = options.directory
-        self._marker = options.directory / _MARKER
+        versions = options.directory / VERSIONS
+        self._switched = versions / _SWITCHED
+        self._reloaded = versions / f"{_RELOADED}{_name_of(options.reload)}"
         self._clock = clock
         self._switch_lock = switch_lock
 
     def owe(self) -> None:
         """Note that a reload is owed; under the switch lock, before the first switch."""
-        if not self._argv:
-            return
-        with explained("write", self._marker):
-            descriptor = os.open(
-                self._marker, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-            )
-            try:
-                os.write(descriptor, secrets.token_bytes(8))
-            finally:
-                os.close(descriptor)
-            sync(self._directory)  # that the file is there counts after a power cut, not what it holds
+        with explained("write", self._switched):
+            self._switched.parent.mkdir(exist_ok=True)
+            _note(self._switched, secrets.token_hex(_DIGITS // 2))
+            if self._argv:
+                sync(self._switched.parent)
 
     def owed(self) -> bool:
         """Whether a reload is wanted; under the switch lock."""
-        return bool(self._argv) and self._token() is not None
+        return self._token() is not None
 
     def settle(self) -> None:
         """Reload unless somebody else has done it since; not under the switch lock. DeployError when it fails."""
@@ -69,11 +73,9 @@ class Activation:
             if token is None:
                 return
             run(self._argv, timeout=self._timeout, clock=self._clock, variables=self._variables)
-            with self._switch_lock():
-                if self._token() == token:
-                    # Not made durable: should the file come back after a power cut, the server is reloaded once more.
-                    with explained("remove", self._marker):
-                        self._marker.unlink()
+            # Not made durable: should it be lost in a power cut, the server is reloaded once more.
+            with self._switch_lock(), explained("write", self._reloaded):
+                _note(self._reloaded, token)
 
     def check(self) -> None:
         """DeployError where there is no such command."""
@@ -83,9 +85,28 @@ class Activation:
                 remedy="name it with its whole path, or see that it is on PATH and executable",
             )
 
-    def _token(self) -> bytes | None:
-        with explained("read", self._marker):
-            try:
-                return self._marker.read_bytes()
-            except FileNotFoundError:
-                return None
+    def _token(self) -> str | None:
+        """Of the last switch, where this command has not reloaded since."""
+        if not self._argv:
+            return None
+        with explained("read", self._switched):
+            switched = _noted(self._switched)
+            return None if switched == _noted(self._reloaded) else switched
+
+
+def _name_of(argv: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(argv).encode("utf-8", "surrogateescape")).hexdigest()[:_DIGITS]
+
+
+def _note(place: Path, token: str) -> None:
+    coming = place.with_name(f"{place.name}.next")
+    coming.unlink(missing_ok=True)
+    coming.symlink_to(token)
+    coming.rename(place)
+
+
+def _noted(place: Path) -> str | None:
+    try:
+        return str(place.readlink())
+    except FileNotFoundError:
+        return None

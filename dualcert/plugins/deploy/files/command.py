@@ -26,7 +26,7 @@ def run(argv: Sequence[str], *, timeout: float, clock: Clock, variables: Sequenc
             remedy="give `reload` as a list, the command first and one word per item, and make it executable",
         ) from error
     if ended.how is not How.ENDED:
-        raise _failed(argv, f"did not end within {timeout:g} seconds and was killed", ended.complaints)
+        raise _failed(argv, f"did not end within {timeout:g} seconds and {ended.fate}", ended.complaints)
     if ended.status:
         how = f"ended with exit status {ended.status}"
         if ended.status < 0:
