@@ -6,8 +6,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
 
 from dualcert.cli.progress import duration, moment
 from dualcert.errors import UsageProblem
@@ -17,6 +20,29 @@ if TYPE_CHECKING:
 
     from dualcert.lifecycle.incidents.opening import Entry, Selection
     from dualcert.lifecycle.world import World
+
+
+_LARGEST = 2**63 - 1
+
+
+class IncidentNumber(click.ParamType[int]):
+    """One that a database can hold."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and 0 < int(text) <= _LARGEST):
+            self.fail(f"{text!r} is no incident's number. See: dualcert incident list", param, ctx)
+        return int(text)
+
+
+def check_title(title: str) -> None:
+    """Raises ``UsageProblem`` for one that says nothing, or that a terminal would obey."""
+    if not title.strip() or not title.isprintable():
+        raise UsageProblem(
+            "--title is a line of text that can be shown", remedy='Such as --title "alpha revokes".'
+        )
 
 
 def instant(text: str, option: str) -> datetime:
@@ -93,7 +119,7 @@ def wanted(
         entries: Iterator[Entry] | None = None
         for option, path in given.items():
             file = reading.opened(stack.enter_context(_file(path)))
-            entries = _entries(option, file, narrowed=ca is not None or issuer is not None)
+            entries = _some(path, _entries(option, path, file, narrowed=ca is not None or issuer is not None))
         words = [f"{option[2:]} {path}" for option, path in given.items()]
         words += [f"CA {ca}"] if ca is not None else []
         words += [f"issuer {issuer}"] if issuer is not None else []
@@ -151,7 +177,25 @@ def _file(path: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def _entries(option: str, file: io.BufferedReader, *, narrowed: bool) -> Iterator[Entry]:
+def _some(path: str, entries: Iterator[Entry]) -> Iterator[Entry]:
+    """What it names, of which there is something: where a download has failed, the file is empty."""
+    first = next(entries, None)
+    if first is None:
+        raise UsageProblem(
+            f"{'stdin' if path == '-' else path} names nothing", remedy="See that all of it has arrived."
+        )
+    return chain([first], entries)
+
+
+def _entries(option: str, path: str, file: io.BufferedReader, *, narrowed: bool) -> Iterator[Entry]:
+    try:
+        return _read(option, file, narrowed=narrowed)
+    except UsageProblem as error:
+        error.name = "stdin" if path == "-" else path
+        raise
+
+
+def _read(option: str, file: io.BufferedReader, *, narrowed: bool) -> Iterator[Entry]:
     from dualcert.lifecycle.incidents import reading
 
     if option == "--spki-file":

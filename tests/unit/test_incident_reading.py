@@ -145,3 +145,10 @@ def test_keys_and_names() -> None:
     names = list(reading.host_names(reading.opened(io.BytesIO(b"Example.COM.\nno name!\n"))))
     assert names[0].name == "example.com"
     assert names[1].problem is not None
+
+
+def test_a_line_that_is_much_too_long_for_a_name_is_told_in_short() -> None:
+    [found] = reading.host_names(reading.opened(io.BytesIO(b"\x1b\xff*" * 2000)))
+    assert found.problem is not None
+    assert len(found.problem) < 100
+    assert found.problem.isprintable()
