@@ -199,7 +199,8 @@ def _tell(checked: Checked) -> None:
         say(f"  {many(head.no, 'seal is', 'seals are')} right; the last is {head.digest.hex()}")
     if verdict.compared:
         signed = ", each signed with the key that was given" if checked.by_signature else ""
-        say(f"  {verdict.compared} of them were kept elsewhere, and are the same{signed}")
+        kept = "of them was kept elsewhere, and is the same"
+        say(f"  {many(verdict.compared, kept, 'of them were kept elsewhere, and are the same')}{signed}")
     if checked.signed is not None:
         say(f"  seal {checked.signed[0]} is the one that was signed at {rfc3339(checked.signed[1])}")
     if verdict.newer:

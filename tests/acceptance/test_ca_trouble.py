@@ -113,7 +113,8 @@ def test_a_distrusted_cas_certificates_are_no_backups(lab: ProjectLab, issued: P
 
 
 def test_what_was_issued_before_a_date_goes_on_counting(issued: Program, name: str) -> None:
-    issued.run("distrust", "beta", "--after", "2100-01-01")
+    told = issued.run("distrust", "beta", "--after", "2100-01-01")
+    assert "what it issued after 2100-01-01 00:00 UTC is no backup" in told.out
     assert issued.show(name)["protection"] == "protected"
     issued.run("distrust", "beta", "--after", "2000-01-01")
     assert issued.show(name)["protection"] == "unprotected"
