@@ -41,6 +41,8 @@ def test_no_order_goes_to_a_frozen_ca_and_that_is_said(issued: Program, name: st
     forced = issued.run("renew", name, "--force", "--timeout", "3s")
 
     assert forced.status == 3
+    assert "dualcert thaw beta" in forced.err
+    assert "to ask sooner" not in forced.err
     assert orders_at(issued, "beta") == before
     shown = issued.show(name)
     assert shown["backup"]["renewal"]["state"] == "waiting"
@@ -190,6 +192,10 @@ def test_a_move_that_would_bring_both_sides_together_is_refused(with_gamma: Prog
     refused = with_gamma.run("pair", "move", name, "--ca", "alpha=gamma")
 
     assert refused.status == 4, refused
+    assert with_gamma.show(name) == before
+    all_refused = with_gamma.run("pair", "move", "--all", "--ca", "alpha=gamma")
+    assert (all_refused.status, "0 pairs move" in all_refused.out) == (4, True)
+    assert "--due" not in all_refused.out
     assert with_gamma.show(name) == before
     for arguments, status in (
         (("--ca", "beta=nobody"), 2),
