@@ -78,6 +78,7 @@ def test_a_revoked_backup(lab: ProjectLab, program: Program, name: str) -> None:
 
     refused(lab, program, "the backup certificate is revoked")
     assert program.show(name)["backup"]["state"] == "revoked"
+    assert program.done("show", name).out.count("renews") == 1  # the primary
 
 
 def test_a_backup_that_has_expired(lab: ProjectLab, program: Program, name: str) -> None:
@@ -236,6 +237,7 @@ def test_a_pair_that_does_not_exist(program: Program, command: list[str]) -> Non
     result = program.run(*command, "nobody.example.test")
 
     usage(result, "nobody.example.test", "dualcert list")
+    usage(program.run(*command, "\x1b[31m"), "'\\x1b[31m'", "dualcert list")
 
 
 @pytest.fixture
