@@ -37,7 +37,7 @@ _EXITS = {
 _COLUMNS = (
     Column("AT", 27),
     Column("PAIR", 24),
-    Column("CA", 8),
+    Column("CA/TARGET", 9),
     Column("KIND", 18),
     Column("ACTOR", 16),
     Column("CAUSE"),
