@@ -161,7 +161,8 @@ def _verify(context: Context, against: str | None, signed_by: str | None) -> int
         checked = signing.verify(world, [] if against is None else _kept(against), key)
     except ValueError as error:
         raise UsageProblem(
-            f"{signed_by} holds no such key: {error}", remedy="Name what `events --public-key` printed."
+            f"{signed_by} holds no public key in PEM of the kind that signs heads",
+            remedy="Name what `events --public-key` printed.",
         ) from error
     verdict = checked.verdict
     if verdict.broken is None and verdict.newer:
@@ -211,7 +212,8 @@ def _read(file: str) -> str:
     try:
         return sys.stdin.read() if file == "-" else Path(file).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageProblem(f"{file} cannot be read: {error}", remedy="Name what `events` printed.") from None
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageProblem(f"{file} cannot be read: {why}", remedy="Name what `events` printed.") from None
 
 
 def _kept(file: str) -> list[tuple[Head, Mapping[str, Any]]]:

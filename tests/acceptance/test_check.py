@@ -221,6 +221,25 @@ def test_what_a_ca_does_not_offer_or_wants_besides_is_found(lab: ProjectLab, pro
     assert "'nonesuch'" in found["ca.alpha"]
 
 
+def test_an_external_accounts_key_that_can_be_none_is_found(lab: ProjectLab, program: Program) -> None:
+    edit(lab, r"hmac_key = \{.*?\}", 'hmac_key = "a b"')
+
+    result = check(program)
+
+    assert result.status == 2
+    assert "base64url" in problems(result)["ca.beta"]
+
+
+def test_trust_roots_that_are_no_pem_are_told_in_words_of_ours(lab: ProjectLab, program: Program) -> None:
+    (lab.directory / "roots.pem").write_text("nothing")
+    edit(lab, r'trust_roots = ".*"', 'trust_roots = "roots.pem"')
+
+    result = check(program)
+
+    assert result.status == 2
+    assert problems(result)["ca.alpha"].endswith("roots.pem cannot be read: it holds no certificate in PEM")
+
+
 def test_an_account_that_the_ca_does_not_accept_is_found(
     lab: ProjectLab, program: Program, name: str
 ) -> None:

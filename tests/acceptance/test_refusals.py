@@ -276,6 +276,16 @@ def test_the_serving_certificate_is_not_revoked_by_revoke(program: Program, name
     assert program.show(name) == before
 
 
+def test_an_export_into_what_is_no_folder_says_so(program: Program, name: str, tmp_path: Path) -> None:
+    program.done("issue", name)
+    (tmp_path / "out").touch()
+
+    result = program.run("export", name, "--to", str(tmp_path / "out"))
+
+    assert result.status == 1
+    assert "out cannot be written: it is a file, not a folder" in result.err
+
+
 def test_an_export_of_a_backup_that_is_not_there_writes_nothing(
     program: Program, name: str, tmp_path: Path
 ) -> None:
