@@ -136,7 +136,7 @@ def conclude(context: Context, name: str) -> int:
 def _note_trouble(world: World, name: str, ca: str, renewal: dict[str, Any]) -> None:
     from dualcert.lifecycle import closing
 
-    standing = closing.standing(world, ca)
+    standing = closing.recorded(world, ca)
     said = renewal["error"].removeprefix(f"{name}, ").removeprefix(f"CA {ca}: ")
     note(f"{name}, CA {ca}: {said}")
     at = renewal["next_try"]

@@ -400,6 +400,8 @@ def test_a_step_that_waits_for_a_person_is_told(lab: ProjectLab, program: Progra
     found = check(program)
     assert found.status == 1
     assert f"the order of {name} at beta waits for a person: pay first" in problems(found)["work"]
+    execute(lab, "UPDATE work SET reason = 'pay first\n  at the counter' WHERE due_at IS NULL")
+    assert "waits for a person: pay first\n         at the counter\n         When" in program.run("check").out
 
 
 def test_a_step_that_fails_is_told_with_its_reason_until_it_succeeds(
