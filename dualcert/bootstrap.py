@@ -151,12 +151,19 @@ def examine(settings: Settings, names: Sequence[str] = ()) -> Scene:
         database=problem,
         cas={
             name: CaExpected(
-                table.eab.hmac_key.reveal if table.eab else None, table.profile, table.trust_roots
+                partial(_check_binding, table) if table.eab else None, table.profile, table.trust_roots
             )
             for name, table in settings.ca.items()
         },
         names=names,
     )
+
+
+def _check_binding(table: CaTable) -> None:
+    from dualcert.acmeclient.settings import check_binding_key
+
+    if table.eab is not None:
+        check_binding_key(table.name, table.eab.hmac_key.reveal())
 
 
 def configuration_problems(error: ConfigurationError) -> list[tuple[str, str, str | None]]:

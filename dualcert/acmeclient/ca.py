@@ -20,7 +20,7 @@ from dualcert.acmeclient.answers import Directory
 from dualcert.acmeclient.directory import SharedDirectory
 from dualcert.acmeclient.links import is_https, linked
 from dualcert.acmeclient.problems import Subject
-from dualcert.acmeclient.settings import AcmeCaSettings
+from dualcert.acmeclient.settings import AcmeCaSettings, check_binding_key
 from dualcert.clock import Clock
 from dualcert.errors import (
     AccountProblem,
@@ -190,14 +190,8 @@ class AcmeCa:
                     ca=self.name,
                 )
             return None
-        try:
-            return signer.external_account_binding(directory.new_account, kid, secret.reveal())
-        except ValueError:
-            raise ConfigurationError(
-                "the HMAC key of the external account binding is not base64url",
-                remedy=f"Set `hmac_key` in `eab` of [ca.{self.name}] exactly as the CA gave it.",
-                ca=self.name,
-            ) from None
+        check_binding_key(self.name, secret.reveal())
+        return signer.external_account_binding(directory.new_account, kid, secret.reveal())
 
     # --- orders -------------------------------------------------------------------------------------------
 

@@ -44,3 +44,17 @@ class AcmeCaSettings:
                 remedy=f"Give `kid` and `hmac_key` in `eab` of [ca.{self.name}], or neither.",
                 ca=self.name,
             )
+
+
+def check_binding_key(ca: str, hmac_key: str) -> None:
+    """Raises ConfigurationError where an external account's key cannot be one."""
+    from dualcert.acmeclient.signing import binding_key
+
+    try:
+        binding_key(hmac_key)
+    except ValueError:
+        raise ConfigurationError(
+            "the HMAC key of the external account binding is not base64url",
+            remedy=f"Set `hmac_key` in `eab` of [ca.{ca}] exactly as the CA gave it.",
+            ca=ca,
+        ) from None

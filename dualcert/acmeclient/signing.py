@@ -69,17 +69,22 @@ class Signer:
 
         Raises ValueError where ``hmac_key`` is not base64url.
         """
-        bare = hmac_key.rstrip("=")
-        # The decoder would skip what is not of its alphabet, and the CA would say that the signature is wrong.
-        if not _BASE64URL.fullmatch(bare) or len(bare) % 4 == 1:
-            raise ValueError("not base64url")
-        secret = urlsafe_b64decode(bare + "=" * (-len(bare) % 4))
+        secret = binding_key(hmac_key)
         public = json.dumps(self._public).encode()
         binding = JWS.sign(public, key=JWKOct(key=secret), alg=jwa.HS256, nonce=None, url=url, kid=kid)
         return dict(binding.to_json())
 
     def __repr__(self) -> str:
         return f"Signer({self._algorithm.name})"
+
+
+def binding_key(hmac_key: str) -> bytes:
+    """The key of an external account, with or without padding. Raises ValueError where it is not base64url."""
+    bare = hmac_key.rstrip("=")
+    # The decoder would skip what is not of its alphabet, and the CA would say that the signature is wrong.
+    if not _BASE64URL.fullmatch(bare) or len(bare) % 4 == 1:
+        raise ValueError("not base64url")
+    return urlsafe_b64decode(bare + "=" * (-len(bare) % 4))
 
 
 def _load(key: bytes) -> tuple[JWK, jwa.JWASignature]:

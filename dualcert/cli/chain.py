@@ -10,7 +10,7 @@ import click
 from dualcert.cli.completion import pairs
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
-from dualcert.cli.output import note, print_json, print_json_lines, say
+from dualcert.cli.output import many, note, print_json, print_json_lines, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, EXIT_REFUSED, DualcertError, UsageProblem
 
@@ -193,6 +193,5 @@ def _tell(view: dict[str, Any]) -> None:
         say(f"  {role}: {one['ca']}, serial {one['serial'].hex()}{wish}")
         for each in one["chains"]:
             mark = "*" if each["in_use"] else " "
-            say(
-                f"    {mark} {each['root']}  ({each['certificates']} certificates, {each['sha256'].hex()[:16]})"
-            )
+            length = many(each["certificates"], "certificate")
+            say(f"    {mark} {each['root']}  ({length}, {each['sha256'].hex()[:16]})")

@@ -9,7 +9,7 @@ import click
 
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Command, pass_context
-from dualcert.cli.output import flush, note, print_json, say
+from dualcert.cli.output import flush, hanging, note, print_json, say
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, ConfigurationError
 
 if TYPE_CHECKING:
@@ -113,9 +113,9 @@ class _Seen:
             if finding.remedy:
                 say(f"         {finding.remedy}")
         else:
-            say(f"PROBLEM  {finding.subject}: {finding.problem}")
+            say(f"PROBLEM  {finding.subject}: {hanging(finding.problem, 9)}")
             if finding.remedy:
-                say(f"         {finding.remedy}")
+                say(f"         {hanging(finding.remedy, 9)}")
         flush()
 
     def conclude(self) -> int:

@@ -10,7 +10,7 @@ import click
 from dualcert.cli.completion import tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import REFUSED, Argument, Command, pass_context
-from dualcert.cli.output import note, print_json, say
+from dualcert.cli.output import many, note, print_json, say
 from dualcert.cli.progress import moment
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
 
@@ -101,11 +101,17 @@ def distrust(context: Context, ca: str, after: str | None, lift: bool) -> int:
             moved += 1
         else:
             stuck.append(f"{one.name}: {one.problem}")
-    told = "its certificates are no backups, and no order goes there"
+    since = closing.standing(world, ca).distrust_after
+    which = "its certificates are no backups"
+    if since is not None:
+        which = f"what it issued after {since:%Y-%m-%d %H:%M} UTC is no backup"
+    told = f"{which}, and no order goes there"
     more = {"moved": moved, "not_moved": len(stuck)}
     _tell(context, closing.standing(world, ca), changed, told, "it is distrusted already", more)
     if moved and not context.json:
-        say(f"  {moved} pairs move to a spare; dualcert renew --due, or the daemon, orders there")
+        say(
+            f"  {many(moved, 'pair moves', 'pairs move')} to a spare; dualcert renew --due, or the daemon, orders there"
+        )
     for problem in stuck[:_NAMED]:
         note(problem)
     if len(stuck) > _NAMED:

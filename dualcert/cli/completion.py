@@ -10,12 +10,15 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from dualcert.cli.context import Context
 from dualcert.errors import DualcertError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
 
@@ -56,6 +59,13 @@ def _document(ctx: click.Context) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not there, not readable, no UTF-8, no TOML
         return {}
+
+
+def files(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Has the shell complete a file, where ``-`` or what is read line by line keeps the option from being a path."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
 
 
 def pairs(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:

@@ -13,7 +13,7 @@ import click
 from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
-from dualcert.cli.output import note, print_json_lines, say
+from dualcert.cli.output import many, note, print_json_lines, say
 from dualcert.cli.progress import drive, duration, moment, until
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_REFUSED, UsageProblem
 
@@ -234,7 +234,10 @@ def _foretell(context: Context, leak: Leak, reach: Extent) -> int:
     if context.json:
         print_json_lines(_foretold(world, leak, reach))
         return EXIT_DONE
-    say(f"{leak.described}: {len(reach.certificates)} certificates that have not expired")
+    alive = many(
+        len(reach.certificates), "certificate that has not expired", "certificates that have not expired"
+    )
+    say(f"{leak.described}: {alive}")
     held = leaks.may_turn(world, reach)
     for one in leaks.held(world, reach.certificates):
         say(f"  {_about(one)}: {leaks.foretold(world, reach, one)}")
@@ -344,8 +347,7 @@ def _told(world: World, leak: Leak, result: Containment) -> Iterator[dict[str, A
 
 
 def _tell(leak: Leak, result: Containment) -> None:
-    count = len(result.extent.certificates)
-    say(f"{leak.described}: {count} certificate{'' if count == 1 else 's'} that had not expired")
+    say(f"{leak.described}: {many(len(result.extent.certificates), 'certificate')} that had not expired")
     for ca in result.rolled:
         say(f"  the account at {ca} has another key")
     if result.incident is not None:
@@ -354,8 +356,11 @@ def _tell(leak: Leak, result: Containment) -> None:
         say(f"  next: dualcert incident plan {number}; run it, then say this again")
         return
     if result.promoted:
-        say(f"  {result.promoted} pairs were moved to their backups")
+        say(f"  {many(result.promoted, 'pair was moved to its backup', 'pairs were moved to their backups')}")
     if result.ordered:
-        say(f"  {result.ordered} pairs had no usable backup, and were ordered anew")
+        ordered = many(
+            result.ordered, "pair had no usable backup, and was", "pairs had no usable backup, and were"
+        )
+        say(f"  {ordered} ordered anew")
     if not result.problems:
         say("  all of it is replaced, revoked and blocked")

@@ -37,7 +37,7 @@ _EXITS = {
 _COLUMNS = (
     Column("AT", 27),
     Column("PAIR", 24),
-    Column("CA", 8),
+    Column("CA/TARGET", 9),
     Column("KIND", 18),
     Column("ACTOR", 16),
     Column("CAUSE"),
@@ -161,7 +161,8 @@ def _verify(context: Context, against: str | None, signed_by: str | None) -> int
         checked = signing.verify(world, [] if against is None else _kept(against), key)
     except ValueError as error:
         raise UsageProblem(
-            f"{signed_by} holds no such key: {error}", remedy="Name what `events --public-key` printed."
+            f"{signed_by} holds no public key in PEM of the kind that signs heads",
+            remedy="Name what `events --public-key` printed.",
         ) from error
     verdict = checked.verdict
     if verdict.broken is None and verdict.newer:
@@ -199,7 +200,8 @@ def _tell(checked: Checked) -> None:
         say(f"  {many(head.no, 'seal is', 'seals are')} right; the last is {head.digest.hex()}")
     if verdict.compared:
         signed = ", each signed with the key that was given" if checked.by_signature else ""
-        say(f"  {verdict.compared} of them were kept elsewhere, and are the same{signed}")
+        kept = "of them was kept elsewhere, and is the same"
+        say(f"  {many(verdict.compared, kept, 'of them were kept elsewhere, and are the same')}{signed}")
     if checked.signed is not None:
         say(f"  seal {checked.signed[0]} is the one that was signed at {rfc3339(checked.signed[1])}")
     if verdict.newer:
@@ -210,7 +212,8 @@ def _read(file: str) -> str:
     try:
         return sys.stdin.read() if file == "-" else Path(file).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageProblem(f"{file} cannot be read: {error}", remedy="Name what `events` printed.") from None
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageProblem(f"{file} cannot be read: {why}", remedy="Name what `events` printed.") from None
 
 
 def _kept(file: str) -> list[tuple[Head, Mapping[str, Any]]]:

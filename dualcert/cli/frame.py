@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 
 from dualcert.cli.context import Context
-from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, DualcertError
+from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, DualcertError, UsageProblem
 
 # What a shell reports of a program that SIGINT or SIGPIPE has ended.
 EXIT_INTERRUPTED: Final = 130
@@ -264,8 +264,22 @@ def run(group: click.Group, arguments: Sequence[str], context: Context) -> int:
 
 
 def _invoke(group: click.Group, arguments: Sequence[str], context: Context) -> int:
+    _check_readable(arguments)
     outcome = group.main(list(arguments), prog_name="dualcert", standalone_mode=False, obj=context)
     return outcome if isinstance(outcome, int) else EXIT_DONE
+
+
+def _check_readable(arguments: Sequence[str]) -> None:
+    """Bytes that are no text in this locale would fail only where they are stored or shown, maybe half way through."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            shown = argument.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            raise UsageProblem(
+                f"{shown} cannot be read as text",
+                remedy="Type it in UTF-8, in a locale such as LC_ALL=C.UTF-8.",
+            ) from None
 
 
 def _report(error: Exception) -> int:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dualcert.cli.completion import tables
+from dualcert.cli.completion import files, tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import REFUSED, Argument, Group, pass_context
+from dualcert.cli.incident_selecting import IncidentNumber
 from dualcert.cli.output import Column, many, note, print_columns, print_json, print_json_lines, say
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
 
@@ -33,11 +34,7 @@ def incident() -> None:
 
 
 _the_incident = click.argument(
-    "incident_id",
-    type=click.IntRange(min=1, max=2**63 - 1),
-    cls=Argument,
-    metavar="ID",
-    help="The incident's number.",
+    "incident_id", type=IncidentNumber(), cls=Argument, metavar="ID", help="The incident's number."
 )
 
 # --- open ------------------------------------------------------------------------------------------------
@@ -57,6 +54,7 @@ dualcert incident open --title hour --within 5d --ca alpha --issued-between 2027
 @click.option(
     "--serials",
     metavar="FILE",
+    shell_complete=files,
     help="Serials: hex, one a line; Let's Encrypt's form; a CRL; any of these packed by gzip; - for stdin.",
 )
 @click.option(
@@ -73,10 +71,16 @@ dualcert incident open --title hour --within 5d --ca alpha --issued-between 2027
     metavar="NAME|KEYID",
     help="Those of an issuer: its name, its key identifier, or the SHA-256 of its key, in hex.",
 )
-@click.option("--spki-file", metavar="FILE", help="Public keys: the SHA-256 of each, in hex, one a line.")
+@click.option(
+    "--spki-file",
+    metavar="FILE",
+    shell_complete=files,
+    help="Public keys: the SHA-256 of each, in hex, one a line.",
+)
 @click.option(
     "--names",
     metavar="FILE",
+    shell_complete=files,
     help="DNS names, one a line: what serves for them, or with --ca what that CA gave for them.",
 )
 @pass_context
@@ -99,12 +103,13 @@ def open_(
     goes on; serials of others are counted.
     """
     from dualcert.cli.incident_selecting import until, wanted, words
+    from dualcert.cli.incident_telling import tell_opened
     from dualcert.lifecycle import incidents
     from dualcert.lifecycle.incidents import telling
 
+    words("--title", title)
     world = context.application.world
     end = until(world.clock.now(), deadline, within)
-    words("--title", title)
     with wanted(world, serials, ca, issued_between, issuer, spki_file, names) as selection:
         found = incidents.open_incident(world, title, "opened by hand", end, ca, selection)
     shown = telling.described(found)
@@ -112,11 +117,7 @@ def open_(
     if context.json:
         print_json({**shown, "strays": strays})
     else:
-        named = many(found.members, "certificate of ours is", "certificates of ours are")
-        say(f"incident {found.id} is open: {named} named")
-        foreign = many(found.unknown, "serial or name is", "serials or names are")
-        say(f"  deadline {found.deadline:%Y-%m-%d %H:%M} UTC; {foreign} none of ours")
-        say(f"  next: dualcert incident plan {found.id}")
+        tell_opened(found, world.clock.now())
     for one in strays:
         if one["problem"] is not None:
             note(f"line {one['line']}: {one['problem']}")

@@ -6,8 +6,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
 
 from dualcert.cli.progress import duration, moment
 from dualcert.errors import UsageProblem
@@ -17,6 +20,21 @@ if TYPE_CHECKING:
 
     from dualcert.lifecycle.incidents.opening import Entry, Selection
     from dualcert.lifecycle.world import World
+
+
+_LARGEST = 2**63 - 1
+
+
+class IncidentNumber(click.ParamType[int]):
+    """One that a database can hold."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and 0 < int(text) <= _LARGEST):
+            self.fail(f"{text!r} is no incident's number. See: dualcert incident list", param, ctx)
+        return int(text)
 
 
 def instant(text: str, option: str) -> datetime:
@@ -106,8 +124,8 @@ def wanted(
         entries: Iterator[Entry] | None = None
         for option, path in given.items():
             file = reading.opened(stack.enter_context(_file(path)))
-            entries = _entries(option, file, narrowed=ca is not None or issuer is not None)
-        # A path may be made of any bytes.
+            entries = _some(path, _entries(option, path, file, narrowed=ca is not None or issuer is not None))
+        # A path may hold what a terminal would obey.
         said = [
             f"{option[2:]} {path if path.isprintable() else ascii(path)}" for option, path in given.items()
         ]
@@ -167,7 +185,25 @@ def _file(path: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def _entries(option: str, file: io.BufferedReader, *, narrowed: bool) -> Iterator[Entry]:
+def _some(path: str, entries: Iterator[Entry]) -> Iterator[Entry]:
+    """What it names, of which there is something: where a download has failed, the file is empty."""
+    first = next(entries, None)
+    if first is None:
+        raise UsageProblem(
+            f"{'stdin' if path == '-' else path} names nothing", remedy="See that all of it has arrived."
+        )
+    return chain([first], entries)
+
+
+def _entries(option: str, path: str, file: io.BufferedReader, *, narrowed: bool) -> Iterator[Entry]:
+    try:
+        return _read(option, file, narrowed=narrowed)
+    except UsageProblem as error:
+        error.name = "stdin" if path == "-" else path
+        raise
+
+
+def _read(option: str, file: io.BufferedReader, *, narrowed: bool) -> Iterator[Entry]:
     from dualcert.lifecycle.incidents import reading
 
     if option == "--spki-file":

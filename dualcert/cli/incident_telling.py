@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dualcert.cli.context import Context
-from dualcert.cli.output import cell, note, say, to_json, write
+from dualcert.cli.output import cell, many, note, say, to_json, write
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.incidents.running import Progress
+    from dualcert.model.incident import Incident
 
 _FUNNEL = ("promoted", "deployed", "observed", "protected")
 _SECONDS = 1.0
@@ -56,6 +57,18 @@ def _rest(deadline: datetime, now: datetime) -> str:
 def clock(deadline: datetime, now: datetime) -> str:
     """How long it is until the deadline, or since."""
     return f"{deadline:%Y-%m-%d %H:%M} UTC, {_rest(deadline, now)}"
+
+
+def tell_opened(found: Incident, now: datetime) -> None:
+    """For people."""
+    named = many(found.members, "certificate of ours is", "certificates of ours are")
+    say(f"incident {found.id} is open: {named} named")
+    foreign = many(found.unknown, "serial or name is", "serials or names are")
+    say(f"  deadline {clock(found.deadline, now)}; {foreign} none of ours")
+    if found.members:
+        say(f"  next: dualcert incident plan {found.id}")
+    else:
+        say(f"  if that is not what was meant: dualcert incident close {found.id}, and open another one")
 
 
 def tell_status(shown: dict[str, Any], now: datetime) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.output import is_terminal, note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL
+
+if TYPE_CHECKING:
+    from dualcert.lifecycle.world import World
 
 _EXAMPLES = """
 dualcert issue example.com '*.example.com'
@@ -119,7 +122,7 @@ def conclude(context: Context, name: str) -> int:
     print_json(view) if context.json else print_pair(view)
     trouble = [view[role] for role in ("primary", "backup") if view[role]["renewal"]["error"]]
     for lineage in trouble:
-        _note_trouble(name, lineage["ca"], lineage["renewal"])
+        _note_trouble(world, name, lineage["ca"], lineage["renewal"])
     for target in view["targets"]:
         if target["problem"]:
             note(f"{name}, target {target['target']}: {target['problem'].removeprefix(f'{name}: ')}")
@@ -130,11 +133,16 @@ def conclude(context: Context, name: str) -> int:
     return _status(view, len(trouble))
 
 
-def _note_trouble(name: str, ca: str, renewal: dict[str, Any]) -> None:
+def _note_trouble(world: World, name: str, ca: str, renewal: dict[str, Any]) -> None:
+    from dualcert.lifecycle import closing
+
+    standing = closing.recorded(world, ca)
     said = renewal["error"].removeprefix(f"{name}, ").removeprefix(f"CA {ca}: ")
     note(f"{name}, CA {ca}: {said}")
     at = renewal["next_try"]
-    if at:
+    if standing.closed is not None and standing.closed in said:
+        note(f"  When that is over: dualcert {standing.reopening}")
+    elif at:
         note(f"  Next try at {at}; to ask sooner: dualcert renew {name}")
     elif renewal["state"] == "waiting":
         note(f"  It waits for a person; when that is mended: dualcert renew {name}")

@@ -128,6 +128,8 @@ def _suffix(text: str) -> str:
     """A name in its stored form; other than a certificate's it may have a single label."""
     from dualcert.model import names
 
+    if not text.strip("."):
+        raise UsageProblem("--under takes a name", remedy="Write it like example.com.")
     if "." in text.strip("."):
         return names.normalise(text).removeprefix("*.")
     return names.normalise(f"x.{text}").removeprefix("x.")

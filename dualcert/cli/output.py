@@ -58,6 +58,11 @@ def many(number: int, one: str, more: str | None = None) -> str:
     return f"{number} {one}" if number == 1 else f"{number} {more or one + 's'}"
 
 
+def hanging(text: str, indent: int) -> str:
+    """The lines of an error under one another, where the first one begins elsewhere in a line."""
+    return f"\n{'':{indent}}".join([line.strip() for line in text.splitlines()])
+
+
 def say(text: str = "") -> None:
     """A line for people, on stdout."""
     write(f"{text}\n")

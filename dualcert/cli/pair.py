@@ -8,11 +8,11 @@ import click
 
 from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
-from dualcert.cli.frame import Argument, Group, pass_context
+from dualcert.cli.frame import REFUSED, Argument, Group, pass_context
 from dualcert.cli.issue import conclude
 from dualcert.cli.output import many, note, print_json, say
 from dualcert.cli.progress import drive, duration
-from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, Refused, UsageProblem
+from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_REFUSED, Refused, UsageProblem
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.moving import Move
@@ -127,7 +127,9 @@ dualcert pair move --all --ca alpha=gamma
 """
 _MOVE_EXITS = {
     EXIT_DONE: "Moved, and the new CA's certificate is in its place; with --all: every order is due.",
-    EXIT_PARTIAL: "Moved, but something is not finished; the same command, or dualcert renew NAME, goes on.",
+    EXIT_PARTIAL: "Moved, but something is not finished; the same command, or dualcert renew NAME, goes on. With "
+    "--all: some pairs could not move, and are named.",
+    **REFUSED,
 }
 _NAMED = 20
 
@@ -201,12 +203,12 @@ def _move_all(context: Context, wanted: Move) -> int:
     if context.json:
         print_json({"from": wanted.old, "to": wanted.new, "moved": count, "not_moved": len(stuck)})
     else:
-        say(
-            f"{many(count, 'pair moves', 'pairs move')} from {wanted.old} to {wanted.new}; "
-            "dualcert renew --due, or the daemon, orders there"
-        )
+        orders = "; dualcert renew --due, or the daemon, orders there" if count else ""
+        say(f"{many(count, 'pair moves', 'pairs move')} from {wanted.old} to {wanted.new}{orders}")
     for problem in stuck[:_NAMED]:
         note(problem)
     if len(stuck) > _NAMED:
         note(f"and {len(stuck) - _NAMED} more")
+    if stuck and not count:
+        return EXIT_REFUSED
     return EXIT_PARTIAL if stuck else EXIT_DONE

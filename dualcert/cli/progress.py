@@ -47,7 +47,7 @@ class _Lines:
         return self._names.get(number, str(number))
 
 
-def duration(text: str, option: str = "--timeout") -> float:
+def duration(text: str, option: str = "--timeout", remedy: str = "Write it like 5m or 90s.") -> float:
     """``5m``, ``30s``, or plain seconds. Raises ``UsageProblem``, which names the option."""
     from dualcert.bootstrap import parse_duration
     from dualcert.errors import UsageProblem
@@ -58,7 +58,7 @@ def duration(text: str, option: str = "--timeout") -> float:
         # Plain seconds; none is for who does not wait at all.
         return parse_duration(f"{text}s").total_seconds() if text.strip("0") else 0.0
     except ValueError as error:
-        raise UsageProblem(f"{option} {text}: {error}", remedy="Write it like 5m or 90s.") from error
+        raise UsageProblem(f"{option} {text}: {error}", remedy=remedy) from error
 
 
 def moment(text: str) -> datetime:
@@ -75,4 +75,4 @@ def until(text: str, option: str, now: datetime) -> timedelta:
     try:
         return moment(text) - now
     except ValueError:
-        return timedelta(seconds=duration(text, option))
+        return timedelta(seconds=duration(text, option, remedy="Write it like 24h or 2027-03-01T12:00Z."))

@@ -13,7 +13,7 @@ from dualcert.cli.completion import pairs
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.issue import conclude
-from dualcert.cli.output import cell, many, note, print_json, say
+from dualcert.cli.output import cell, hanging, many, note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, UsageProblem
 from dualcert.model.work import BUDGET
@@ -124,11 +124,11 @@ def run_due(context: Context, seconds: float, *, once: bool = False) -> int:
 
 def _say_left(step: Mapping[str, Any], now: datetime) -> None:
     where = step["ca"] or step["target"] or ""
-    say(f"  {step['pair']} {where}: {step['step']}: {step['reason'] or 'under way'}")
+    say(f"  {step['pair']} {where}: {step['step']}: {hanging(step['reason'] or 'under way', 4)}")
     at = step["due_at"]
     # What waits for a budget says until when by itself.
     if at is not None and at > now and step["waiting_for"] != BUDGET:
-        say(f"  Next try at {cell(at)}; to try sooner: dualcert renew {step['pair']}")
+        say(f"    Next try at {cell(at)}; to try sooner: dualcert renew {step['pair']}")
 
 
 def _status(before: Sequence[Mapping[str, Any]], left: Sequence[Mapping[str, Any]]) -> int:

@@ -15,6 +15,8 @@ _SHOW_EXAMPLES = """
 dualcert show example.com
 dualcert show example.com --json
 """
+_OVER = ("revoked", "expired")
+"""States of a certificate that is not renewed but replaced: when its life would have ended tells nothing."""
 
 
 @click.command(
@@ -67,7 +69,7 @@ def _print_lineage(role: str, lineage: dict[str, Any]) -> None:
         )
         say(f"            valid  {cell(certificate['not_before'])} to {cell(certificate['not_after'])}")
         say(f"            sha256 {cell(certificate['sha256'])}")
-    if lineage["renew_at"] is not None:
+    if lineage["renew_at"] is not None and lineage["state"] not in _OVER:
         say(f"            renews {cell(lineage['renew_at'])}")
     if renewal["state"] != "idle":
         times = "once" if renewal["tries"] == 1 else f"{renewal['tries']} times"

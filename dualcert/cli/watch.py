@@ -9,7 +9,7 @@ import click
 
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Command, pass_context
-from dualcert.cli.output import Column, note, print_columns, print_json, say
+from dualcert.cli.output import Column, many, note, print_columns, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
 
@@ -179,28 +179,30 @@ def _tell(
         if one.source.problem:
             note(f"{one.source.place}: {one.source.problem}")
         if one.blind_ones:
-            note(f"{one.source.place}: no answer that counts for {one.blind_ones} certificates")
+            note(f"{one.source.place}: no answer that counts for {many(one.blind_ones, 'certificate')}")
     if done.unasked:
         note(
-            f"{done.unasked} certificates were not asked about: there were too many for one round, and a sample by CA "
-            "and hour of issuance was taken"
+            f"{many(done.unasked, 'certificate was', 'certificates were')} not asked about: there were too many for "
+            "one round, and a sample by CA and hour of issuance was taken"
         )
     for ca, number in waiting.items():
         note(f"{ca}: {left_out(number)}")
     if done.revoked:
-        say(f"{done.revoked} of our certificates are revoked")
+        say(f"{many(done.revoked, 'certificate of ours is', 'certificates of ours are')} revoked")
     for pair in pairs:
         say(f"{pair['pair']}: " + ("promoted" if pair["promoted"] else f"not promoted: {pair['problem']}"))
     decided = done.decided
     if decided.asked:
-        say(f"{len(decided.asked)} pairs wait for a person: dualcert events says which")
+        waiting_pairs = many(len(decided.asked), "pair waits", "pairs wait")
+        say(f"{waiting_pairs} for a person: dualcert events says which")
     if decided.held:
-        say(f"the brake holds {decided.held} pairs: {decided.why}")
+        say(f"the brake holds {many(decided.held, 'pair')}: {decided.why}")
         say(f"  {decided.command}")
 
 
 def _tell_of_keys(looked: Looked) -> None:
-    say(f"{looked.keys} keys were looked at, and {looked.weak} of them are weak")
+    looked_at = many(looked.keys, "key was", "keys were")
+    say(f"{looked_at} looked at, and {many(looked.weak, 'of them is', 'of them are')} weak")
     for one in looked.authorities:
         say(f"  {one}")
     if looked.weak:

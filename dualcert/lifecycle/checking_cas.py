@@ -8,10 +8,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
 
-from cryptography import x509
-
-from dualcert.errors import CaError, CaUnreachable, DualcertError
-from dualcert.lifecycle import accountkeys, keymaking
+from dualcert.errors import CaError, CaUnreachable, ConfigurationError, DualcertError
+from dualcert.lifecycle import accountkeys, inspection, keymaking
 from dualcert.lifecycle.findings import Finding, Look, Scene, trouble
 from dualcert.lifecycle.owner import new_owner
 from dualcert.lifecycle.world import World
@@ -150,16 +148,9 @@ def _ca(scene: Scene, name: str) -> Iterator[Finding]:
             problems.append(trouble(subject, error))
     if expected.trust_roots is not None:
         try:
-            x509.load_pem_x509_certificates(expected.trust_roots.read_bytes())
-        except (OSError, ValueError) as error:
-            problems.append(
-                Finding(
-                    subject,
-                    f"trust_roots {expected.trust_roots} cannot be read: {error}",
-                    "Put PEM certificates there.",
-                    unusable=True,
-                )
-            )
+            inspection.trusted_roots(expected.trust_roots)
+        except ConfigurationError as error:
+            problems.append(trouble(subject, error))
     try:
         facts = binding.authority().facts()
     except CaError as error:

@@ -217,5 +217,9 @@ def _reachable(subject: str, host: str, port: int) -> Finding:
     try:
         socket.create_connection((host, port), timeout=probing.TIMEOUT).close()
     except OSError as error:
-        return Finding(subject, f"nobody answers there: {error}", "Start the server, or mend `endpoint`.")
+        return Finding(
+            subject,
+            f"nobody answers there: {error.strerror or error}",
+            "Start the server, or mend `endpoint`.",
+        )
     return Finding(subject, detail="somebody answers there; nothing of ours is to be served yet")

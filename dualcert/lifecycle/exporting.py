@@ -49,6 +49,11 @@ def export(world: World, pair: Pair, role: Role, folder: Path, *, with_key: bool
     return _write(folder, contents)
 
 
+def _why(error: OSError) -> str | None:
+    # A folder that exists is none of these.
+    return "it is a file, not a folder" if isinstance(error, FileExistsError) else error.strerror
+
+
 def _write(folder: Path, contents: dict[str, str]) -> list[Path]:
     written = []
     try:
@@ -58,7 +63,7 @@ def _write(folder: Path, contents: dict[str, str]) -> list[Path]:
             written.append(folder / name)
     except OSError as error:
         raise DeployError(
-            f"{error.filename or folder} cannot be written: {error.strerror}",
+            f"{error.filename or folder} cannot be written: {_why(error)}",
             remedy="Choose a folder with room that you may write to.",
         ) from error
     return written

@@ -36,8 +36,10 @@ def trouble(subject: str, error: DualcertError) -> Finding:
 
 @dataclass(frozen=True)
 class CaExpected:
-    """What is configured of a CA that only its client would notice. ``eab``: raises where the secret is not to be had;
-    None where no external account is configured."""
+    """What is configured of a CA that only its client would notice.
+
+    ``eab``: raises where the secret is not to be had, or cannot be one; None where no external account is configured.
+    """
 
     eab: Callable[[], object] | None
     profile: str | None

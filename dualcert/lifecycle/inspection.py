@@ -178,8 +178,10 @@ def _roots(path: Path | None) -> list[x509.Certificate]:
     try:
         roots = x509.load_pem_x509_certificates(path.read_bytes())
     except (OSError, ValueError) as error:
+        # What the library says of a file that is no PEM is a page for programmers.
+        why = error.strerror if isinstance(error, OSError) else "it holds no certificate in PEM"
         raise ConfigurationError(
-            f"trust_roots {path} cannot be read: {error}", remedy="Put PEM certificates there."
+            f"trust_roots {path} cannot be read: {why}", remedy="Put PEM certificates there."
         ) from error
     return roots
 

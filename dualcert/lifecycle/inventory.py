@@ -86,7 +86,8 @@ def resolve(world: World, text: str) -> Pair:
         candidates = _called(tx, text)
     if not candidates:
         raise UsageProblem(
-            f"no pair is called {text}, and none covers it", remedy="See what there is: dualcert list"
+            f"no pair is called {text if text and text.isprintable() else repr(text)}, and none covers it",
+            remedy="See what there is: dualcert list",
         )
     if len(candidates) > 1:
         raise UsageProblem(

@@ -28,7 +28,7 @@ def served(host: str, port: int, server_name: str) -> bytes:
             der = tls.getpeercert(binary_form=True)
     except OSError as error:
         raise ProbeFailed(
-            f"no handshake with {host}:{port} for {server_name}: {error}",
+            f"no handshake with {host}:{port} for {server_name}: {error.strerror or error}",
             remedy="See that the server runs and knows the name.",
             name=server_name,
         ) from error

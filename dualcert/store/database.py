@@ -203,6 +203,11 @@ class Store:
         connect = _connect_to_sqlite if self.dialect == "sqlite" else postgresql.connect
         return connect(self._address)
 
+    @property
+    def shown(self) -> str:
+        """Its address, without a password."""
+        return str(self._address)
+
     def _laid_over(self, driver: Any) -> Connection:
         return self._over().over(driver)
 

@@ -40,7 +40,7 @@ def require(store: Store) -> None:
         return
     if found is None:
         raise DatabaseRevisionError(
-            "the database is empty", remedy="Run `dualcert db upgrade` (or `dualcert init`)."
+            f"the database {store.shown} is empty", remedy="Run `dualcert db upgrade` (or `dualcert init`)."
         )
     if found > REVISION:
         raise DatabaseRevisionError(

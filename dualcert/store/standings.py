@@ -36,6 +36,11 @@ class CaStanding:
             return f"CA {self.ca} is frozen since {self.frozen_at:%Y-%m-%d %H:%M} UTC, by {self.frozen_by}"
         return None
 
+    @property
+    def reopening(self) -> str:
+        """What is typed so that orders go there again, where they do not."""
+        return f"distrust {self.ca} --lift" if self.distrusted_at is not None else f"thaw {self.ca}"
+
 
 @prepared
 def _get() -> Select[Any]:

@@ -41,6 +41,8 @@ def test_no_order_goes_to_a_frozen_ca_and_that_is_said(issued: Program, name: st
     forced = issued.run("renew", name, "--force", "--timeout", "3s")
 
     assert forced.status == 3
+    assert "dualcert thaw beta" in forced.err
+    assert "to ask sooner" not in forced.err
     assert orders_at(issued, "beta") == before
     shown = issued.show(name)
     assert shown["backup"]["renewal"]["state"] == "waiting"
@@ -113,7 +115,8 @@ def test_a_distrusted_cas_certificates_are_no_backups(lab: ProjectLab, issued: P
 
 
 def test_what_was_issued_before_a_date_goes_on_counting(issued: Program, name: str) -> None:
-    issued.run("distrust", "beta", "--after", "2100-01-01")
+    told = issued.run("distrust", "beta", "--after", "2100-01-01")
+    assert "what it issued after 2100-01-01 00:00 UTC is no backup" in told.out
     assert issued.show(name)["protection"] == "protected"
     issued.run("distrust", "beta", "--after", "2000-01-01")
     assert issued.show(name)["protection"] == "unprotected"
@@ -189,6 +192,10 @@ def test_a_move_that_would_bring_both_sides_together_is_refused(with_gamma: Prog
     refused = with_gamma.run("pair", "move", name, "--ca", "alpha=gamma")
 
     assert refused.status == 4, refused
+    assert with_gamma.show(name) == before
+    all_refused = with_gamma.run("pair", "move", "--all", "--ca", "alpha=gamma")
+    assert (all_refused.status, "0 pairs move" in all_refused.out) == (4, True)
+    assert "--due" not in all_refused.out
     assert with_gamma.show(name) == before
     for arguments, status in (
         (("--ca", "beta=nobody"), 2),

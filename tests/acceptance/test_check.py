@@ -221,6 +221,25 @@ def test_what_a_ca_does_not_offer_or_wants_besides_is_found(lab: ProjectLab, pro
     assert "'nonesuch'" in found["ca.alpha"]
 
 
+def test_an_external_accounts_key_that_can_be_none_is_found(lab: ProjectLab, program: Program) -> None:
+    edit(lab, r"hmac_key = \{.*?\}", 'hmac_key = "a b"')
+
+    result = check(program)
+
+    assert result.status == 2
+    assert "base64url" in problems(result)["ca.beta"]
+
+
+def test_trust_roots_that_are_no_pem_are_told_in_words_of_ours(lab: ProjectLab, program: Program) -> None:
+    (lab.directory / "roots.pem").write_text("nothing")
+    edit(lab, r'trust_roots = ".*"', 'trust_roots = "roots.pem"')
+
+    result = check(program)
+
+    assert result.status == 2
+    assert problems(result)["ca.alpha"].endswith("roots.pem cannot be read: it holds no certificate in PEM")
+
+
 def test_an_account_that_the_ca_does_not_accept_is_found(
     lab: ProjectLab, program: Program, name: str
 ) -> None:
@@ -381,6 +400,8 @@ def test_a_step_that_waits_for_a_person_is_told(lab: ProjectLab, program: Progra
     found = check(program)
     assert found.status == 1
     assert f"the order of {name} at beta waits for a person: pay first" in problems(found)["work"]
+    execute(lab, "UPDATE work SET reason = 'pay first\n  at the counter' WHERE due_at IS NULL")
+    assert "waits for a person: pay first\n         at the counter\n         When" in program.run("check").out
 
 
 def test_a_step_that_fails_is_told_with_its_reason_until_it_succeeds(

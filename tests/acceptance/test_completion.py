@@ -99,6 +99,21 @@ def test_tables_of_the_configuration_are_completed_though_it_is_not_right_yet(
     assert pressed(line, None, written.parent) == offered
 
 
+@pytest.mark.parametrize("option", ["--serials", "--spki-file", "--names"])
+def test_a_file_that_names_certificates_is_left_to_the_shell_to_complete(tmp_path: Path, option: str) -> None:
+    line = f"dualcert incident open {option} ser"
+    done = subprocess.run(
+        [sys.executable, "-c", "from dualcert.cli import entry; entry()"],
+        cwd=ROOT,
+        env=environment(None)
+        | {"_DUALCERT_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": "4"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "file,ser\n"
+
+
 def test_the_configuration_is_the_one_that_the_command_would_read(written: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
     other.write_text("[ca.other]\n")

@@ -547,8 +547,6 @@ def test_what_says_too_little_or_contradicts_itself_is_a_usage_problem(
     "arguments",
     [
         ("open", "--within", "24h", "--ca", "alpha", "--title", "a\udcffb"),
-        ("open", "--within", "24h", "--ca", "alpha", "--title", "two\nlines"),
-        ("open", "--within", "24h", "--ca", "alpha", "--title", ""),
         ("open", "--within", "24h", "--title", "a test", "--issuer", "\udcff"),
         ("open", "--within", "24h", "--title", "a test", "--issuer", ""),
         ("status", "9" * 20),
@@ -562,10 +560,43 @@ def test_what_no_database_can_keep_is_a_usage_problem(program: Program, argument
     assert "internal error" not in result.err
 
 
-def test_a_file_may_have_any_name(program: Program, tmp_path: Path) -> None:
-    path = tmp_path / "serials\udcff"
-    path.write_text("deadbeef\n")
-    assert open_incident(program, "--ca", "alpha", "--serials", str(path))["unknown"] == 1
+@pytest.mark.parametrize("title", ["", "  ", "two\nlines", "\x1b[31mred"])
+def test_a_title_that_cannot_be_shown_in_a_line_is_refused(program: Program, title: str) -> None:
+    result = program.run("incident", "open", "--title", title, "--within", "24h", "--ca", "alpha")
+    assert result.status == 2, result
+    assert "--title" in result.err
+    assert program.done("incident", "list", "--json").lines == []
+
+
+@pytest.mark.parametrize("option", ["--serials", "--spki-file", "--names"])
+def test_a_file_that_names_nothing_opens_nothing(program: Program, tmp_path: Path, option: str) -> None:
+    path = a_file(tmp_path, "# a comment", "")
+    ca = ("--ca", "alpha") if option == "--serials" else ()
+    result = program.run("incident", "open", "--title", "a test", "--within", "24h", option, path, *ca)
+    assert (result.status, path in result.err) == (2, True), result
+    assert program.done("incident", "list", "--json").lines == []
+
+
+def test_a_file_that_cannot_be_unpacked_is_named(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "serials.gz"
+    path.write_bytes(gzip.compress(b"03a1b2\n")[:12])
+    arguments = ("--title", "a test", "--within", "24h", "--ca", "alpha", "--serials", str(path))
+    result = program.run("incident", "open", *arguments)
+    assert (result.status, str(path) in result.err) == (2, True), result
+
+
+def test_an_incident_that_names_nothing_of_ours_says_how_it_is_ended(program: Program) -> None:
+    arguments = ("--title", "a test", "--within", "24h", "--issuer", "nobody of that name")
+    opened = program.done("incident", "open", *arguments)
+    assert "dualcert incident close 1" in opened.out
+    assert "incident plan" not in opened.out
+
+
+@pytest.mark.parametrize("number", ["0", "first", "9" * 19, "9" * 30, "٣"])
+def test_what_can_be_no_incidents_number_is_a_usage_problem(program: Program, number: str) -> None:
+    for command in ("status", "plan", "close"):
+        result = program.run("incident", command, number)
+        assert (result.status, "incident list" in result.err) == (2, True), result
 
 
 def test_serials_without_their_issuer_are_refused(program: Program, tmp_path: Path) -> None:

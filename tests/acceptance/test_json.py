@@ -93,6 +93,38 @@ def test_the_table_has_every_key_and_no_other(program: Program, name: str, tmp_p
             assert list(keys(line)) == expected, command
 
 
+def test_what_holds_more_or_less_has_no_key_that_the_table_does_not_tell(
+    lab: ProjectLab, program: Program, name: str
+) -> None:
+    opened = ("--title", "a test", "--within", "1h", "--ca", "alpha", "--names", str(lab.directory / "names"))
+    (lab.directory / "names").write_text(f"{name}\nno name!\n")
+    digest = ""
+    for command, words in (
+        (("events", "--head"), "events --head"),
+        (("events", "--verify"), "events --verify"),
+        (("events", "--public-key"), "events --public-key"),
+        (("watch", "--once", "--keys"), "watch --once"),
+        (("pair", "move", "--all", "--ca", "alpha=beta"), "pair move --all"),
+        (("distrust", "beta"), "distrust"),
+        (("distrust", "beta", "--lift"), "distrust"),
+        (("incident", "open", *opened), "incident open"),
+        (("incident", "plan", "1"), "incident plan"),
+        (("incident", "run", "1", "--plan", "PLAN"), "incident run"),
+        (("incident", "status", "1"), "incident status"),
+        (("incident", "list"), "incident list"),
+        (("incident", "close", "1"), "incident close"),
+        (("incident", "undo", "1"), "incident undo"),
+        (("remove", name, "--yes"), "remove"),
+    ):
+        typed = [digest if word == "PLAN" else word for word in command]
+        [line] = program.run(*typed, "--json").lines
+        digest = line.get("plan", digest)
+        expected = told(words)
+        assert [key for key in expected if key in line] == list(dict.fromkeys(line)), command
+        grouped = {key for key in line if key.startswith("by_") and isinstance(line[key], dict)}
+        assert set(keys({key: line[key] for key in line if key not in grouped})) <= set(expected), command
+
+
 def test_chains_are_told_of_both_roles(program: Program, name: str) -> None:
     [line] = program.done("chain", name, "--json").lines
     pair, primary, backup, *inner = told("chain")

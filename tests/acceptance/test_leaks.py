@@ -196,7 +196,9 @@ def test_a_dry_run_lists_all_and_changes_nothing(lab: ProjectLab, issued: Progra
     assert (first["pair"], first["ca"], first["role"]) == (name, "alpha", "primary")
     assert first["would"] == "beta serves instead, then revoked"
     assert summary(told)["accounts"] == ["alpha"]
-    assert "nothing was changed" in issued.done("compromise", "--target", "web", "--dry-run").out
+    told_people = issued.done("compromise", "--target", "web", "--dry-run").out
+    assert "nothing was changed" in told_people
+    assert "1 certificate that has not expired\n" in told_people
     assert (history(issued), issued.show(name)) == before
 
 

@@ -67,6 +67,7 @@ def test_a_line_for_people_says_the_same(program: Program, name: str) -> None:
         (["--ca", "nobody"], "[ca.nobody] is not configured"),
         (["--expires-within", "soon"], "--expires-within soon"),
         (["--under", "under_score.test"], "underscore"),
+        (["--under", ""], "--under takes a name"),
         (["--protection", "safe"], "safe"),
     ],
 )

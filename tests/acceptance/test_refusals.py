@@ -78,6 +78,7 @@ def test_a_revoked_backup(lab: ProjectLab, program: Program, name: str) -> None:
 
     refused(lab, program, "the backup certificate is revoked")
     assert program.show(name)["backup"]["state"] == "revoked"
+    assert program.done("show", name).out.count("renews") == 1  # the primary
 
 
 def test_a_backup_that_has_expired(lab: ProjectLab, program: Program, name: str) -> None:
@@ -236,6 +237,7 @@ def test_a_pair_that_does_not_exist(program: Program, command: list[str]) -> Non
     result = program.run(*command, "nobody.example.test")
 
     usage(result, "nobody.example.test", "dualcert list")
+    usage(program.run(*command, "\x1b[31m"), "'\\x1b[31m'", "dualcert list")
 
 
 @pytest.fixture
@@ -272,6 +274,16 @@ def test_the_serving_certificate_is_not_revoked_by_revoke(program: Program, name
 
     usage(program.run("revoke", name, "--role", "primary"), name, f"dualcert failover {name} --revoke")
     assert program.show(name) == before
+
+
+def test_an_export_into_what_is_no_folder_says_so(program: Program, name: str, tmp_path: Path) -> None:
+    program.done("issue", name)
+    (tmp_path / "out").touch()
+
+    result = program.run("export", name, "--to", str(tmp_path / "out"))
+
+    assert result.status == 1
+    assert "out cannot be written: it is a file, not a folder" in result.err
 
 
 def test_an_export_of_a_backup_that_is_not_there_writes_nothing(

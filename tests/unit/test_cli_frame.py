@@ -220,6 +220,19 @@ def test_usage_errors_end_with_2_on_stderr(
     assert "Usage: dualcert" in captured.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [(["look", "\udcff.example"], "\\xff.example"), (["--config", "\udcc3\udcbc", "look"], "ü")],
+)
+def test_an_argument_that_is_no_text_is_a_usage_problem(
+    group: LazyGroup, arguments: list[str], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(group, arguments, Context()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: {shown} cannot be read as text\n")
+
+
 def test_a_mistyped_command_is_answered_with_the_nearest(
     group: LazyGroup, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,5 +40,6 @@ def test_what_is_no_moment_is_a_value_error(text: str) -> None:
 
 def test_until_takes_a_span_as_well() -> None:
     assert until("90s", "--by", datetime(2026, 3, 1, tzinfo=UTC)) == timedelta(seconds=90)
-    with pytest.raises(UsageProblem, match="--by noon"):
+    with pytest.raises(UsageProblem, match="--by noon") as refused:
         until("noon", "--by", datetime(2026, 3, 1, tzinfo=UTC))
+    assert "24h or 20" in str(refused.value)

@@ -194,3 +194,10 @@ def test_a_crl_of_no_version_is_refused() -> None:
     version = whole.index(b"\x02\x01\x01")
     with pytest.raises(UsageProblem, match="the CRL cannot be read"):
         list(reading.crl(reading.opened(io.BytesIO(whole[: version + 2] + b"\x05" + whole[version + 3 :]))))
+
+
+def test_a_line_that_is_much_too_long_for_a_name_is_told_in_short() -> None:
+    [found] = reading.host_names(reading.opened(io.BytesIO(b"\x1b\xff*" * 2000)))
+    assert found.problem is not None
+    assert len(found.problem) < 100
+    assert found.problem.isprintable()

@@ -22,6 +22,7 @@ _LONGEST_SERIAL = 20
 """RFC 5280 section 4.1.2.2; a sign byte may stand before it."""
 
 _SPKI = 32
+_LONGEST_NAME = 253
 
 LARGEST_CRL = 256 * 2**20
 """Bytes, unpacked: some five million entries. A few kilobytes can unpack to more than any machine holds."""
@@ -170,7 +171,7 @@ def _name(line: int, text: str) -> Entry:
     try:
         return Entry(line, name=names.normalise(text))
     except InvalidName as error:
-        return Entry(line, problem=error.reason)
+        return Entry(line, problem=error.reason if len(text) <= _LONGEST_NAME else f"no name: {_short(text)}")
 
 
 def _short(text: str) -> str:
