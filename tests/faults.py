@@ -229,7 +229,7 @@ def _watched_step(name: str, real: Callable[..., None], points: Points) -> Calla
 def _live(order: dict[str, Any]) -> int:
     """The life of a child: one command, its output and its points in files."""
     from dualcert import bootstrap, cli
-    from dualcert.store import database
+    from dualcert.store import sqlite
 
     for stream, path in ((1, order["out"]), (2, order["err"])):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), stream)
@@ -237,7 +237,7 @@ def _live(order: dict[str, Any]) -> int:
     where = Death(Point(death[0], death[1]), death[2]) if death else None
     points = Points(Path(order["log"]), where, survive=order["survive"])
     if order["survive"]:
-        database.BUSY_TIMEOUT_MS = (
+        sqlite.BUSY_TIMEOUT_MS = (
             100  # a locked database is away soon, and not only after a quarter of a minute
         )
     _watch_files(points)

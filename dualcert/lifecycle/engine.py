@@ -23,12 +23,12 @@ from dualcert.lifecycle import (
     leaving,
     ordering,
     promotion,
+    publishing,
     removal,
     renewal,
     renewal_information,
     revocation,
     subject,
-    validation,
 )
 from dualcert.lifecycle.leasekeeper import STEP, ahead
 from dualcert.lifecycle.owner import is_dead, new_owner
@@ -65,8 +65,8 @@ _RECHECK = timedelta(minutes=5)
 
 _STEPS: Mapping[WorkKind, Callable[[World, WorkRow], Outcome]] = {
     WorkKind.ORDER: ordering.advance,
-    WorkKind.PUBLICATION: validation.publish,
-    WorkKind.WITHDRAWAL: validation.withdraw,
+    WorkKind.PUBLICATION: publishing.publish,
+    WorkKind.WITHDRAWAL: publishing.withdraw,
     WorkKind.VERIFICATION: deployment.verify,
     WorkKind.REVOCATION: revocation.advance,
     WorkKind.REFILL: renewal.refill,

@@ -9,7 +9,6 @@ over a connection when the first of them comes, and takes longer to import than 
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,8 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dualcert.clock import Clock, SystemClock
-from dualcert.errors import ConfigurationError, StoreError, StoreUnavailable
-from dualcert.store import address, postgresql
+from dualcert.store import address, postgresql, sqlite
 from dualcert.store.address import Address
 from dualcert.store.link import Link
 from dualcert.store.together import Together
@@ -31,11 +29,9 @@ if TYPE_CHECKING:
 
     from dualcert.store.alchemy import Alchemy
 
-BUSY_TIMEOUT_MS = 5000
-_clock = SystemClock()  # for how long a file is waited for, which is no matter of the instants in it
-_BEGINNINGS = 3
-"""How many times as long a unit of work waits for the lock: SQLite serves a crowd of writers in no order."""
-
+_clock = (
+    SystemClock()
+)  # for how long others are given way to, which is no matter of the instants in a database
 _LOOK_MS = 20
 """Left alone for longer, SQLite looks for the lock ten times a second, and misses the moment in which it is free."""
 
@@ -43,18 +39,7 @@ _HELD = 0.1
 _GAP = 0.012
 """Longer than SQLite lets pass between two looks for the lock in ``_LOOK_MS``."""
 
-_STATEMENTS = 512
-"""How many statements a connection to SQLite keeps ready: more than there are, and 128 where nothing is said."""
-
 _POOL = 64  # idle connections that are kept; more than threads ever hold at once
-
-_REMEDY = "Nothing of this step was written; it is taken again when the database answers."
-_WRITABLE = f"Whoever runs dualcert must be able to write the file, and into its folder. {_REMEDY}"
-_REMEDIES = {
-    sqlite3.SQLITE_CANTOPEN: _WRITABLE,
-    sqlite3.SQLITE_READONLY: _WRITABLE,
-    sqlite3.SQLITE_FULL: f"Make room on its disk. {_REMEDY}",
-}
 
 _BEGIN = {
     "sqlite": {"read": "BEGIN DEFERRED"},
@@ -138,7 +123,7 @@ class Store:
             if link is None:
                 link = self._link()
                 link.driver.execute(f"PRAGMA busy_timeout={_LOOK_MS}")
-            _begin_writing(link.driver)
+            sqlite.begin_writing(link.driver)
         except BaseException:
             if link is not None:
                 self.abandon(link)
@@ -200,7 +185,7 @@ class Store:
 
     def connect(self) -> Any:
         """A connection of the driver's, on which each statement is committed by itself. Raises its exceptions."""
-        connect = _connect_to_sqlite if self.dialect == "sqlite" else postgresql.connect
+        connect = sqlite.connect if self.dialect == "sqlite" else postgresql.connect
         return connect(self._address)
 
     @property
@@ -232,24 +217,7 @@ class Store:
             return None
         if self.dialect == "postgresql":
             return postgresql.explained(said, self._address, self._dbapi, reached=self._reached)
-        code = getattr(said, "sqlite_errorcode", 0) & 0xFF
-        if isinstance(said, self._dbapi.OperationalError | self._dbapi.InterfaceError):
-            return StoreUnavailable(
-                f"the database {self._address} could not be used: {str(said).strip()}",
-                remedy=_REMEDIES.get(code, _REMEDY),
-            )
-        if code == sqlite3.SQLITE_CORRUPT:
-            return StoreError(
-                f"the database {self._address} is damaged: {str(said).strip()}",
-                remedy="What is served goes on being served. End every dualcert, keep a copy of the file, and bring a "
-                "backup back; see docs/security.md.",
-            )
-        if code == sqlite3.SQLITE_NOTADB:
-            return ConfigurationError(
-                f"what `database` names, {self._address}, is no SQLite database",
-                remedy="Mend the path, or move that file away and run `dualcert init`.",
-            )
-        return StoreError(f"the database {self._address} refused a statement: {str(said).strip()}")
+        return sqlite.explained(said, self._address)
 
     def close(self) -> None:
         """Units of work that are under way end as they would, and their connections with them."""
@@ -343,61 +311,4 @@ def database_file(url: str) -> Path | None:
 
 def _dbapi(parsed: Address) -> Any:
     """The driver. Raises ``ConfigurationError`` where it, or the folder of a file, is not there."""
-    if parsed.backend == "postgresql":
-        return postgresql.driver()
-    if parsed.database and not Path(parsed.database).parent.is_dir():
-        raise ConfigurationError(
-            f"`database`: the folder {Path(parsed.database).parent} does not exist",
-            remedy="Make it, or mend the path.",
-        )
-    return sqlite3
-
-
-def _connect_to_sqlite(place: Address) -> sqlite3.Connection:
-    # None hands BEGIN and COMMIT to us: the driver's own idea of them leaves DDL outside of transactions.
-    connection = sqlite3.connect(
-        place.database or ":memory:",
-        timeout=BUSY_TIMEOUT_MS / 1000,
-        check_same_thread=False,
-        isolation_level=None,
-        cached_statements=_STATEMENTS,
-    )
-    try:
-        _use_wal(connection)
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """Several that open a new file at once want to change it at once, and SQLite's busy handler is not asked then."""
-    until = _clock.monotonic() + BUSY_TIMEOUT_MS / 1000
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:
-            if not _is_busy(error) or _clock.monotonic() > until:
-                raise
-            _clock.sleep(0.02)
-        else:
-            return
-
-
-def _begin_writing(driver: Any) -> None:
-    until = _clock.monotonic() + _BEGINNINGS * BUSY_TIMEOUT_MS / 1000
-    while True:
-        try:
-            driver.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if not _is_busy(error) or _clock.monotonic() > until:
-                raise
-        else:
-            return
-
-
-def _is_busy(error: sqlite3.OperationalError) -> bool:
-    """The lowest byte is the code itself, the rest tells more: that the file is being recovered, for one."""
-    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+    return postgresql.driver() if parsed.backend == "postgresql" else sqlite.driver(parsed)

@@ -275,6 +275,11 @@ def records(
     return [_record(row) for row in tx.execute(query, {"pair_id": pair_id, "order_id": order_id})]
 
 
+def unpublished(tx: Transaction, pair_id: int) -> list[ChallengeRecord]:
+    """Values of a pair that not every server shows yet, as far as is known."""
+    return records(tx, pair_id=pair_id, states=(RecordState.REMEMBERED, RecordState.ADDED))
+
+
 @prepared
 def _values_at(*, one: bool) -> Select[Any]:
     live = [

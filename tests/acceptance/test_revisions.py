@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dualcert.clock import SystemClock
-from dualcert.store import database, migrations
+from dualcert.store import migrations, sqlite
 from tests.program import Program, Result
 
 _clock = SystemClock()
@@ -148,7 +148,7 @@ def locked(file: Path) -> Iterator[Callable[[], None]]:
 def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How long a locked database is waited for, in milliseconds."""
     if request.param is not None:
-        monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", request.param)
+        monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", request.param)
 
 
 @pytest.mark.usefixtures("patience")

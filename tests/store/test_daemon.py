@@ -35,8 +35,7 @@ from dualcert.model.pair import Pair
 from dualcert.model.work import PERSON, Later, Waiting, WorkKind, WorkRow
 from dualcert.ports.ca import CertificateAuthority
 from dualcert.scheduling import serve
-from dualcert.store import Store, claims, daemons, events, leases, pairs, seals, tables, work
-from dualcert.store import database as storing
+from dualcert.store import Store, claims, daemons, events, leases, pairs, seals, sqlite, tables, work
 from tests.shifted import ShiftedClock
 from tests.store import databaseclock
 from tests.store.building import BACKUP, PRIMARY, a_pair
@@ -297,7 +296,7 @@ def test_a_database_that_is_away_costs_time_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(storing, "BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 50)
     setting.meet = meeting = Meeting(held_up=PRIMARY)
     [pair] = orders_due(world, 1, PRIMARY)
     with running(world) as daemon:

@@ -18,8 +18,7 @@ from sqlalchemy import text
 from dualcert.clock import SystemClock
 from dualcert.errors import ConfigurationError, Refused, StoreError, StoreUnavailable
 from dualcert.model.events import EventKind
-from dualcert.store import Store, Transaction, database_file, events, pairs
-from dualcert.store import database as storing
+from dualcert.store import Store, Transaction, database_file, events, pairs, sqlite
 from dualcert.testing.clock import FakeClock
 from tests.program import REPOSITORY
 from tests.store.building import a_pair
@@ -28,7 +27,7 @@ from tests.store.building import a_pair
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> int:
     """Waits for a lock for a moment only; in milliseconds."""
-    monkeypatch.setattr(storing, "BUSY_TIMEOUT_MS", 200)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 200)
     return 200
 
 

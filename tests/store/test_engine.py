@@ -22,8 +22,7 @@ from dualcert.model.pair import Pair
 from dualcert.model.work import DAY, PERSON, Done, Failed, Later, Outcome, Waiting, WorkKind, WorkRow
 from dualcert.policy.backoff import IN_MEMORY
 from dualcert.ports.ca import CertificateAuthority
-from dualcert.store import Store, claims, leases, tables, work
-from dualcert.store import database as storing
+from dualcert.store import Store, claims, leases, sqlite, tables, work
 from dualcert.testing.clock import FakeClock
 from tests.store.building import PRIMARY, a_pair, give_role
 from tests.store.worlds import Setting, a_world, issued
@@ -332,7 +331,7 @@ def test_a_ca_that_nobody_reaches_is_tried_again_within_the_second(
 def test_a_database_that_is_away_ends_the_step_which_can_be_taken_again(
     database: Path, clock: FakeClock, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storing, "BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 50)
     store = Store(f"sqlite:///{database}", clock, "tester")
     engine = Engine(a_world(store, clock, setting))
     row = held(engine, WorkKind.REFILL)
