@@ -228,8 +228,11 @@ def spend(tx: Transaction, order: Order) -> bool:
 
 
 def _schedule_withdrawal(tx: Transaction, pair_id: int) -> None:
-    at = gathering.withdraw_at(tx.now, orders.needed(tx, pair_id))
-    work.schedule(tx, WorkKind.WITHDRAWAL, pair_id, at)
+    needed = orders.needed(tx, pair_id)
+    work.schedule(tx, WorkKind.WITHDRAWAL, pair_id, gathering.withdraw_at(tx.now, needed))
+    if not needed:
+        # It may back off, because DNS refused what nobody waits for any more.
+        work.cancel(tx, WorkKind.PUBLICATION, pair_id)
 
 
 def _counted(number: int, what: str) -> str:

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from dualcert.errors import StoreError
+from dualcert.lifecycle import validation
 from dualcert.model.certificate import WrappedKey
 from dualcert.model.order import Order, OrderStep, RecordState
 from dualcert.model.work import WorkKind
@@ -262,3 +263,21 @@ def test_a_value_that_was_spent_again_while_it_was_withdrawn_is_not_forgotten(
         assert states(tx, order) == {"a": RecordState.SPENT}
         orders.forget(tx, [])
         assert states(tx, order) == {"a": RecordState.SPENT}
+
+
+def test_nothing_goes_out_any_more_for_orders_that_need_no_values(store: Store) -> None:
+    """DNS refused them, and is tried again the next day; until then they may be given up, or authorized without."""
+    with store.write() as tx:
+        pair = a_pair(tx)
+        both = [an_order(tx, pair, ca) for ca in (PRIMARY, BACKUP)]
+        for order in both:
+            orders.remember(tx, order, "zone", [value(order.ca)])
+        validation.schedule_publication(tx, pair.id)
+        [row] = work.of_pairs(tx, [pair.id], [WorkKind.PUBLICATION])
+        work.put_back(tx, row, due_at=tx.now + timedelta(days=1), reason="refused", failed=True)
+
+        validation.spend(tx, both[0])
+        assert work.of_pairs(tx, [pair.id], [WorkKind.PUBLICATION]) != [], "the other order's are to go out"
+        validation.spend(tx, both[1])
+
+        assert [one.kind for one in work.of_pairs(tx, [pair.id])] == [WorkKind.WITHDRAWAL]
