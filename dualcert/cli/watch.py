@@ -196,7 +196,8 @@ def _tell(
         say(f"{len(decided.asked)} pairs wait for a person: dualcert events says which")
     if decided.held:
         say(f"the brake holds {decided.held} pairs: {decided.why}")
-        say(f"  {decided.command}")
+        if decided.command:
+            say(f"  {decided.command}")
 
 
 def _tell_of_keys(looked: Looked) -> None:
