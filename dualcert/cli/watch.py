@@ -197,7 +197,8 @@ def _tell(
         say(f"{waiting_pairs} for a person: dualcert events says which")
     if decided.held:
         say(f"the brake holds {many(decided.held, 'pair')}: {decided.why}")
-        say(f"  {decided.command}")
+        if decided.command:
+            say(f"  {decided.command}")
 
 
 def _tell_of_keys(looked: Looked) -> None:

@@ -187,6 +187,7 @@ def accusation(tx: Transaction, pair_id: int, *, early: bool) -> tuple[int, str]
 _HELD = "brake"
 _INCIDENT = "brake-incident"
 _PLAN = "brake-plan"
+_OPENED_WITHIN = timedelta(minutes=10)
 
 
 def numbers(tx: Transaction, within: timedelta) -> tuple[int, int, datetime | None]:
@@ -207,6 +208,12 @@ def brake_incident(tx: Transaction) -> tuple[int, int] | None:
     while that is under way."""
     number, plan = counters.value(tx, _INCIDENT), counters.value(tx, _PLAN)
     return (number, plan or 0) if number else None
+
+
+def being_opened(tx: Transaction, number: int) -> bool:
+    """Whether somebody is opening the incident, unless he must have died."""
+    found = incidents.get(tx, number)
+    return found is not None and found.loading and found.opened_at > tx.now - _OPENED_WITHIN
 
 
 def remember_incident(tx: Transaction, number: int, plan: int = 0) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from cryptography.x509 import ocsp
 
 from dualcert.lifecycle import incidents
 from dualcert.lifecycle.incidents import opening
@@ -15,15 +17,17 @@ from dualcert.lifecycle.watching.asking import Round
 from dualcert.lifecycle.world import WatchRules, World
 from dualcert.model.certificate import Certificate
 from dualcert.model.events import Event
-from dualcert.store import Store, events, pairs, removal, signals
-from dualcert.store.incident_tables import watch_source
+from dualcert.store import Store, events, pairs, removal, signals, watching
+from dualcert.store import incidents as incident_store
+from dualcert.store.incident_tables import incident, watch_source
 from dualcert.testing.clock import FakeClock
 from tests.revocations import Publisher, crl, publishing
 from tests.store.building import BACKUP, PRIMARY, a_pair
+from tests.store.test_watching import a_pair_of, answers, turning_pairs
 from tests.store.watched import a_watching_world, issue, many
 from tests.tinyca import TinyCa
 
-MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+MINUTE, HOUR, MICROSECOND = timedelta(minutes=1), timedelta(hours=1), timedelta(microseconds=1)
 
 
 @pytest.fixture
@@ -99,6 +103,7 @@ def cut_off(
             act()
     with world.store.write() as tx:
         tx.execute(watch_source.update().values(lease_until=None))
+        tx.execute(incident.update().values(opened_at=incident.c.opened_at - 11 * MINUTE // MICROSECOND))
 
 
 def told(world: World, kind: str) -> list[Event]:
@@ -124,6 +129,19 @@ def test_a_person_is_asked_although_who_saw_it_first_died_before_asking(
     # And not twice.
     revoke(publisher, tiny, world, served[:1], number=3)
     assert len(told(world, "promotion-wanted")) == 1
+
+
+def test_a_responder_tells_again_where_who_heard_it_died_before_its_decision(
+    world: World, publisher: Publisher, tiny: TinyCa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = publisher.put("/ocsp", b"")
+    _, serving, standby = a_pair_of(world, tiny, ocsp=[place])
+    answers(publisher, world, tiny, [serving, standby], status=ocsp.OCSPCertStatus.REVOKED)
+    cut_off(world, monkeypatch, (turning, "decide"), lambda: asking.ask_due(world))
+
+    assert asking.ask_due(world).decided.turning == (serving.pair_id,)
+    # Then it is asked again when that is due.
+    assert asking.ask_due(world).asked == 0
 
 
 @pytest.mark.parametrize(
@@ -160,6 +178,45 @@ def test_what_the_brake_holds_is_planned_and_told_whoever_dies_on_the_way(
     clock.advance(HOUR / 2)
     asking.ask_due(world, all_of_them=True)
     assert len(told(world, "braked")) == 1 + bool(before)
+
+
+def test_two_processes_that_hold_at_the_same_moment_open_one_incident(
+    world: World,
+    publisher: Publisher,
+    tiny: TinyCa,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = TinyCa.make("other")
+    for one, path in ((tiny, "/1"), (other, "/2")):
+        served = many(world.store, one, 20, publisher.put(path, b""))
+        publisher.put(path, crl(one.intermediate, [held.serial for held in served], now=clock.now()))
+    add, seconds = opening._add_numbers, list[Round]()
+
+    def add_late(*arguments: Any) -> int:
+        with monkeypatch.context() as within:
+            within.setattr(opening, "_add_numbers", add)
+            if not seconds:
+                seconds.append(asking.ask_due(world))  # another process, which has the other list
+        return add(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(opening, "_add_numbers", add_late)
+        with world.store.write() as tx:  # this one has the first list alone
+            source = watching.claim(tx)
+        assert source is not None
+        first = asking._ask(world, source, False)
+        turning.decide(world, first.turnings)
+        asking._settle(world, source, first)
+    assert seconds[0].revoked == 20
+    clock.advance(2 * MINUTE)
+    assert asking.ask_due(world).decided.held == 20
+
+    with world.store.read() as tx:
+        [opened] = incident_store.page(tx)
+        standing = signals.brake_incident(tx)
+    assert (opened.members, standing) == (40, (opened.id, opened.plan))
+    assert turning_pairs(world) == 0
 
 
 # --- what is watched, and what is not any more -----------------------------------------------------------

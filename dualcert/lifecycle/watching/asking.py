@@ -31,6 +31,7 @@ _QUESTIONS = 200
 _LONGEST = timedelta(seconds=30)
 _FAILURES = 3
 _FAR = timedelta(days=3650)
+_POSTPONED = timedelta(minutes=1)
 
 
 @dataclass
@@ -46,7 +47,10 @@ class Round:
 
 @dataclass
 class _Answer:
-    """What a source said: what is to be written of it, and the pairs that must be decided on before that."""
+    """What a source said: what is to be written of it, and the pairs that must be decided on before that.
+
+    ``answered``: certificates that such a pair serves, and when a responder is to be asked about them again.
+    """
 
     due_at: datetime | None
     values: dict[str, Any]
@@ -54,6 +58,7 @@ class _Answer:
     suspects: int = 0
     unasked: int = 0
     problem: bool = False
+    answered: list[tuple[Question, datetime]] = field(default_factory=list)
 
 
 def ask_due(world: World, *, all_of_them: bool = False, found: Sequence[Turning] = ()) -> Round:
@@ -81,7 +86,10 @@ def ask_due(world: World, *, all_of_them: bool = False, found: Sequence[Turning]
             _settle(world, source, answer)
     done.decided = turning.decide(world, turnings)
     for source, answer in kept:
-        _settle(world, source, answer)
+        if done.decided.postponed:
+            _ask_again(world, source)
+        else:
+            _settle(world, source, answer)
     braked.run_in_waves(world)
     return done
 
@@ -93,7 +101,15 @@ def _claim(world: World, after: int | None) -> Source | None:
 
 def _settle(world: World, source: Source, answer: _Answer) -> None:
     with world.store.write() as tx:
+        for question, due_at in answer.answered:
+            watch_answers.answered(tx, source, question, due_at, None)
         watching.settle(tx, source, answer.due_at, **answer.values)
+
+
+def _ask_again(world: World, source: Source) -> None:
+    """Nothing was decided: it is to tell everything once more."""
+    with world.store.write() as tx:
+        watching.settle(tx, source, tx.now + _POSTPONED)
 
 
 def _ask(world: World, source: Source, every_question: bool) -> _Answer:
@@ -275,7 +291,8 @@ def _ask_responder(world: World, source: Source, issuer: bytes, every_question: 
     now = world.clock.now()
     if failures and failures == min(asked, _FAILURES):
         failed = _failure(world, source, trouble or "")
-        failed.turnings, failed.suspects, failed.unasked = answer.turnings, answer.suspects, answer.unasked
+        failed.turnings, failed.answered = answer.turnings, answer.answered
+        failed.suspects, failed.unasked = answer.suspects, answer.unasked
         return failed
     with world.store.read() as tx:
         answer.due_at = watch_answers.next_due(tx, source)
@@ -301,15 +318,20 @@ def _ask_about(
         problem = error.reason
     if told is not None and told.status is OcspStatus.UNKNOWN:
         problem = "the responder does not know the certificate"
+    found: list[Turning] = []
     if told is not None and told.status is OcspStatus.REVOKED:
         suspect = _told_revoked(source, question.match, told)
         answer.suspects += 1
-        answer.turnings += suspicion.revoked(world, [suspect], _named(source))
+        found = suspicion.revoked(world, [suspect], _named(source))
+        answer.turnings += found
     due = (
         policy.after_failure(now, question.failures, world.draw())
         if problem or told is None
         else policy.next_ocsp(now, told.this_update, told.next_update, world.draw())
     )
+    if found:
+        answer.answered.append((question, due))
+        return None
     with world.store.write() as tx:
         watch_answers.answered(tx, source, question, due, problem)
     return problem

@@ -34,6 +34,7 @@ class Decided:
 
     ``turning``: pairs that are moved to their backup now. ``asked``: those that wait for a person, because the
     configuration says so. ``held``: how many the brake holds, in which ``incident``, why, and how one goes on.
+    ``postponed``: nothing was decided, for another process is opening that incident.
     """
 
     turning: tuple[int, ...] = ()
@@ -42,6 +43,7 @@ class Decided:
     why: str | None = None
     incident: int | None = None
     command: str | None = None
+    postponed: bool = False
 
 
 def decide(world: World, turnings: Sequence[Turning]) -> Decided:
@@ -62,6 +64,9 @@ def decide(world: World, turnings: Sequence[Turning]) -> Decided:
             if held_at is None or held_at <= tx.now - brake.WITHIN:
                 signals.hold(tx)
             standing = signals.brake_incident(tx)
+            if standing is not None and signals.being_opened(tx, standing[0]):
+                why = f"{decision.reason}; another process is opening the incident"
+                return Decided(held=len(wanted), why=why, incident=standing[0], postponed=True)
             if standing is not None:
                 signals.remember_incident(tx, standing[0])  # its plan is void from here on
         else:
