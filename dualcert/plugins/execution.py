@@ -21,6 +21,9 @@ HANDED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "T
 
 TAIL = 4096  # bytes of a program's complaints that an error shows
 _PIPE = 65536
+_LOOK = (
+    0.02  # seconds, between two looks whether it has ended, on systems where nobody can wait for that alone
+)
 
 
 class How(Enum):
@@ -131,18 +134,19 @@ def _attended(
     The end of its output is not its own end, nor the other way round: a server that it started may hold the pipe
     for as long as it lives.
     """
-    end = _when_ended(process.pid)
+    end = _when_ended(process.pid) if hasattr(os, "waitid") else None
     try:
         with selectors.DefaultSelector() as selector:
-            selector.register(end, selectors.EVENT_READ)
+            if end is not None:
+                selector.register(end, selectors.EVENT_READ)
             for one in collected:
                 selector.register(one.descriptor, selectors.EVENT_READ, one)
             feeding = None if process.stdin is None else _Feeding(process.stdin.fileno(), request)
             if feeding is not None:
                 selector.register(feeding.descriptor, selectors.EVENT_WRITE, feeding)
             while (left := deadline - clock.monotonic()) > 0:
-                ready = [key for key, _ in selector.select(left)]
-                if any(key.fd == end for key in ready):
+                ready = [key for key, _ in selector.select(left if end is not None else min(left, _LOOK))]
+                if (end is None and process.poll() is not None) or any(key.fd == end for key in ready):
                     return How.ENDED
                 for key in ready:
                     if key.data.go_on():
@@ -154,7 +158,8 @@ def _attended(
                     return How.TOO_LONG
         return How.TOO_SLOW
     finally:
-        os.close(end)
+        if end is not None:
+            os.close(end)
 
 
 def _when_ended(pid: int) -> int:

@@ -185,6 +185,17 @@ def test_a_run_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -
     until(lambda: not any(map(runs, started)))
 
 
+def test_where_nobody_can_wait_for_an_end_without_reaping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On macOS Python has no waitid before 3.13."""
+    monkeypatch.delattr(os, "waitid")
+    provider(script(tmp_path, """cat > seen; echo '{"protocol": 1}'""")).apply(ZONE, {VALUE}, set())
+    assert VALUE.value in (tmp_path / "seen").read_text()
+    assert "exit status 3" in change(script(tmp_path, "exit 3")).reason
+    assert "did not end within" in change(script(tmp_path, "exec sleep 60"), timeout=0.5).reason
+
+
 @pytest.mark.parametrize("text", ["exec sleep 60", "yes & exec sleep 60"])
 def test_a_run_that_has_become_another_user_s_is_left_and_said_to_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
