@@ -335,7 +335,7 @@ def database_file(url: str) -> Path | None:
 
 
 def _dbapi(parsed: Address) -> Any:
-    """The driver. Raises ``ConfigurationError`` where it, or the folder of a file, is not there."""
+    """The driver. Raises ``ConfigurationError`` where it or a file's folder is not there, or a folder is named."""
     if parsed.backend == "postgresql":
         return postgresql.driver()
     if parsed.database and not Path(parsed.database).parent.is_dir():
@@ -343,6 +343,8 @@ def _dbapi(parsed: Address) -> Any:
             f"`database`: the folder {Path(parsed.database).parent} does not exist",
             remedy="Make it, or mend the path.",
         )
+    if parsed.database and Path(parsed.database).is_dir():
+        raise ConfigurationError(f"`database`: {parsed.database} is a folder", remedy="Name a file in it.")
     return sqlite3
 
 
