@@ -123,6 +123,12 @@ class Manual(click.Command):
         self.exits = dict(sorted({**EXITS, **(exits or {})}.items()))
         self.see = tuple(see)
 
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _show_help
+        return option
+
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.format_usage(ctx, formatter)
         self.format_help_text(ctx, formatter)
@@ -138,6 +144,15 @@ class Manual(click.Command):
         if self.see:
             with formatter.section("See also"):
                 formatter.write_text(", ".join(self.see))
+
+
+def _show_help(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    """As click does it, but where the output takes no more that is told as of any other output."""
+    from dualcert.cli.output import write
+
+    if value and not ctx.resilient_parsing:
+        write(f"{ctx.get_help()}\n")
+        ctx.exit()
 
 
 def _parameters(command: click.Command, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:

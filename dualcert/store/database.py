@@ -310,5 +310,5 @@ def database_file(url: str) -> Path | None:
 
 
 def _dbapi(parsed: Address) -> Any:
-    """The driver. Raises ``ConfigurationError`` where it, or the folder of a file, is not there."""
+    """The driver. Raises ``ConfigurationError`` where it or a file's folder is not there, or a folder is named."""
     return postgresql.driver() if parsed.backend == "postgresql" else sqlite.driver(parsed)

@@ -36,7 +36,7 @@ _NOT_LET_IN = (
     "no password supplied",
     "no pg_hba.conf entry",
     "authentication failed for user",
-    'FATAL:  role "',
+    'FATAL: role "',
 )
 
 _INSUFFICIENT_PRIVILEGE = "42501"

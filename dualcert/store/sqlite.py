@@ -28,12 +28,14 @@ _REMEDIES = {
 
 
 def driver(address: Address) -> Any:
-    """The driver. Raises ``ConfigurationError`` where the folder of the file is not there."""
+    """The driver. Raises ``ConfigurationError`` where the folder of the file is not there, or a folder is named."""
     if address.database and not Path(address.database).parent.is_dir():
         raise ConfigurationError(
             f"`database`: the folder {Path(address.database).parent} does not exist",
             remedy="Make it, or mend the path.",
         )
+    if address.database and Path(address.database).is_dir():
+        raise ConfigurationError(f"`database`: {address.database} is a folder", remedy="Name a file in it.")
     return sqlite3
 
 

@@ -317,6 +317,7 @@ def test_a_statement_that_the_database_refuses_is_an_error_of_the_store(store: S
         ("mysql://host/name", "mysql is not supported"),
         ("dualcert.db", "not a database URL"),
         ("sqlite:////nowhere/at/all/dualcert.db", "/nowhere/at/all does not exist"),
+        ("sqlite:////usr", "/usr is a folder"),
         ("sqlite+nobody:///dualcert.db", "nobody"),
     ],
 )

@@ -158,6 +158,18 @@ def test_a_database_that_does_not_exist_is_not_made_and_the_command_that_makes_i
     assert server.execute("SELECT 1 FROM pg_database WHERE datname = 'nowhere'") == []
 
 
+def test_a_role_that_may_not_log_in_is_a_matter_of_configuration(
+    server: Postgres, role: str, bare_postgres: str
+) -> None:
+    server.execute(f"ALTER ROLE {role} NOLOGIN")
+    try:
+        error = refusal(server.url_of(role, PASSWORD, name_in(bare_postgres)))
+    finally:
+        server.execute(f"ALTER ROLE {role} LOGIN")
+    assert isinstance(error, ConfigurationError), error
+    assert "is not permitted to log in" in error.reason
+
+
 def test_who_is_not_the_owner_is_told_how_to_become_it(
     server: Postgres, role: str, bare_postgres: str
 ) -> None:

@@ -193,12 +193,12 @@ def test_two_processes_that_hold_at_the_same_moment_open_one_incident(
         publisher.put(path, crl(one.intermediate, [held.serial for held in served], now=clock.now()))
     add, seconds = opening._add_numbers, list[Round]()
 
-    def add_late(*arguments: Any) -> int:
+    def add_late(*arguments: Any) -> None:
         with monkeypatch.context() as within:
             within.setattr(opening, "_add_numbers", add)
             if not seconds:
                 seconds.append(asking.ask_due(world))  # another process, which has the other list
-        return add(*arguments)
+        add(*arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(opening, "_add_numbers", add_late)

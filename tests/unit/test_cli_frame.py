@@ -340,7 +340,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     assert child.returncode == 141
 
 
-@pytest.mark.parametrize("command", ["many", "look"])
+@pytest.mark.parametrize("command", ["many", "look", "--help"])
 def test_output_that_cannot_be_written_is_said(tmp_path: Path, command: str) -> None:
     with Path("/dev/full").open("w") as full:
         answer = subprocess.run(
