@@ -31,6 +31,14 @@ def is_url(value: str, scheme: str) -> bool:
     return url.scheme == scheme and reachable and not any(c.isspace() for c in value)
 
 
+def names_user(value: str) -> bool:
+    """Whether a URL holds a user's name, and a password perhaps."""
+    try:
+        return "@" in urlsplit(value).netloc
+    except ValueError:
+        return False
+
+
 def _is_host(name: str) -> bool:
     """Whether it can be looked up at all: no label is empty or longer than 63 characters."""
     return all(0 < len(label) < 64 for label in name.removesuffix(".").split("."))

@@ -53,6 +53,7 @@ from dualcert.errors import ConfigurationError
 
 TOP = ("database", "keys", "ca", "dns", "target", "defaults", "watch")
 _TABLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_TOML_TABLE = re.compile(r"\('[^()]*',?\)")
 _TOML_PLACE = re.compile(r"\s*\(at line (\d+), column \d+\)$")
 _S = TypeVar("_S", bound=Section)
 
@@ -88,11 +89,17 @@ def _parse(path: Path, text: str) -> tuple[dict[str, Any], Positions]:
     except (ValueError, RecursionError) as error:  # of other kinds: too many digits, too many brackets
         place = _TOML_PLACE.search(str(error))
         line = int(place[1]) if place else None
-        reason = "is not TOML: " + _TOML_PLACE.sub("", str(error)).lower()
+        said = _TOML_TABLE.sub(_as_written, _TOML_PLACE.sub("", str(error)))
+        reason = f"is not TOML: {said[:1].lower()}{said[1:]}"
         raise InvalidConfiguration(
             path, [Problem("", reason, "texts stand in quotes, lists in brackets; see https://toml.io", line)]
         ) from None
     return document, scan(text, document)
+
+
+def _as_written(table: re.Match[str]) -> str:
+    """A table that the parser calls by a tuple of Python's."""
+    return "[" + ".".join(re.findall(r"'([^']*)'", table[0])) + "]"
 
 
 @dataclass
@@ -256,6 +263,8 @@ class _Reading:
             self._problem(("database",), "is missing", remedy)
         elif not isinstance(value, str):
             self._problem(("database",), "must be a text in quotes", remedy)
+        elif "\0" in value:
+            self._problem(("database",), "cannot hold a NUL character", remedy)
         elif value.startswith("postgresql://"):
             return value
         elif not value.startswith("sqlite:///"):

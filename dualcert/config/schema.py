@@ -11,7 +11,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from dualcert.config.durations import DURATION_FORM, RATE_FORM, Rate, parse_duration, parse_rate
-from dualcert.config.hosts import host_port, is_url
+from dualcert.config.hosts import host_port, is_url, names_user
 from dualcert.config.problems import Problem, dotted, unknown_key
 from dualcert.config.secrets import SECRET_FORM, SecretSource, secret_source
 from dualcert.config.section import (
@@ -32,6 +32,9 @@ _MAILTO = re.compile(r"mailto:[^\s@,?]+@[^\s@,?]+")
 
 
 def _https(value: str) -> str:
+    if names_user(value):
+        # It is not repeated: what stands there may be a password.
+        raise refused("this URL names a user", "write it without: whose account it is an ACME key tells")
     if not is_url(value, "https"):
         raise refused(
             f'"{value}" is not an https URL',

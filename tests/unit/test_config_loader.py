@@ -287,6 +287,12 @@ def test_what_is_not_toml_names_the_line(folder: Path) -> None:
     assert f"{folder}/dualcert.toml, line 2: is not TOML" in str(caught.value)
 
 
+def test_a_table_that_is_there_twice_is_named_as_it_is_written(folder: Path) -> None:
+    with pytest.raises(InvalidConfiguration) as caught:
+        load(folder, "[ca.alpha]\n[ca.alpha]\n")
+    assert "line 2: is not TOML: cannot declare [ca.alpha] twice" in str(caught.value)
+
+
 def test_what_is_not_utf_8(folder: Path) -> None:
     (folder / "dualcert.toml").write_bytes(b'database = "\xff"\n')
     with pytest.raises(ConfigurationError, match="not UTF-8"):
@@ -298,6 +304,12 @@ def test_what_is_not_utf_8(folder: Path) -> None:
 REFUSED = [
     ("https://alpha.example/dir", "http://alpha.example/dir", "ca.alpha.directory", "not an https URL"),
     ("https://alpha.example/dir", "https:///dir", "ca.alpha.directory", "not an https URL"),
+    (
+        "https://alpha.example/dir",
+        "https://me:hunter2@alpha.example/dir",
+        "ca.alpha.directory",
+        "names a user",
+    ),
     ("terms_agreed = true", "terms_agreed = false", "ca.alpha.terms_agreed", "not agreed"),
     ("terms_agreed = true\n", "", "ca.alpha.terms_agreed", "not agreed"),
     (
@@ -347,6 +359,8 @@ REFUSED = [
     ("sqlite:///state/dualcert.db", "mysql://root:hunter2@host/x", "database", "neither"),
     ("sqlite:///state/dualcert.db", "sqlite:///:memory:", "database", "names no file"),
     ("sqlite:///state/dualcert.db", "sqlite:///", "database", "names no file"),
+    ("sqlite:///state/dualcert.db", "sqlite:///a\\u0000", "database", "NUL"),
+    ("sqlite:///state/dualcert.db", "postgresql://host/a\\u0000", "database", "NUL"),
     ("[ca.gamma]", '[ca."g m"]', "ca.g m", "is not a name"),
     ("https://alpha.example/dir", "https://alpha.example:port/dir", "ca.alpha.directory", "not an https URL"),
     (
