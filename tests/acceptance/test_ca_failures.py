@@ -527,7 +527,7 @@ def test_a_ca_that_keeps_saying_that_it_is_nearly_there_is_not_run_over(
     scene.proxy.on(FINALIZE, nearly)
     scene.proxy.on(ORDER, nearly, times=None)
 
-    result = scene.program.run("issue", scene.name, "--json", "--timeout", "4s")
+    result = scene.program.run("issue", scene.name, "--json", "--timeout", "10s")
 
     assert result.status == 3, result
     assert "the CA is issuing the certificate" in result.err

@@ -38,7 +38,7 @@ def test_no_order_goes_to_a_frozen_ca_and_that_is_said(issued: Program, name: st
     issued.done("freeze", "beta")
     before = orders_at(issued, "beta")
 
-    forced = issued.run("renew", name, "--force", "--timeout", "3s")
+    forced = issued.run("renew", name, "--force", "--timeout", "1m")
 
     assert forced.status == 3
     assert "dualcert thaw beta" in forced.err

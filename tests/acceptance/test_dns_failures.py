@@ -16,7 +16,7 @@ from dualcert.bootstrap import Application
 from dualcert.clock import SystemClock
 from dualcert.config import Settings
 from dualcert.errors import DnsRefused
-from dualcert.lifecycle import validation
+from dualcert.lifecycle import publishing
 from dualcert.lifecycle.world import Lazy
 from dualcert.plugins.dns import rfc2136
 from dualcert.ports.dns import DnsProvider, TxtValue
@@ -270,7 +270,7 @@ def test_a_value_that_the_provider_lost_is_added_again(
     lab: ProjectLab, program: Program, name: str, monkeypatch: pytest.MonkeyPatch, looks: int | None
 ) -> None:
     if looks is not None:
-        monkeypatch.setattr(validation, "_ADD_AGAIN", looks)
+        monkeypatch.setattr(publishing, "_ADD_AGAIN", looks)
     lost: list[TxtValue] = []
 
     def lose_one(add: frozenset[TxtValue]) -> frozenset[TxtValue]:
