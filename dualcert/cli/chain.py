@@ -10,9 +10,10 @@ import click
 from dualcert.cli.completion import pairs
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
-from dualcert.cli.output import many, note, print_json, print_json_lines, say
+from dualcert.cli.output import note, print_json, print_json_lines, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, EXIT_REFUSED, DualcertError, UsageProblem
+from dualcert.model.wording import many
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.chains import Switched

@@ -10,9 +10,10 @@ import click
 from dualcert.cli.completion import tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import REFUSED, Argument, Command, pass_context
-from dualcert.cli.output import many, note, print_json, say
+from dualcert.cli.output import note, print_json, say
 from dualcert.cli.progress import moment
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
+from dualcert.model.wording import many
 
 if TYPE_CHECKING:
     from dualcert.store.standings import CaStanding

@@ -13,9 +13,10 @@ import click
 from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
-from dualcert.cli.output import many, note, print_json_lines, say
+from dualcert.cli.output import note, print_json_lines, say
 from dualcert.cli.progress import drive, duration, moment, until
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_REFUSED, UsageProblem
+from dualcert.model.wording import many
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.compromise import Containment, Extent

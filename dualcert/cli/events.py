@@ -11,9 +11,10 @@ import click
 from dualcert.cli.completion import pairs
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
-from dualcert.cli.output import Column, many, note, print_columns, print_json, print_json_lines, say
+from dualcert.cli.output import Column, note, print_columns, print_json, print_json_lines, say
 from dualcert.clock import rfc3339
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, UsageProblem
+from dualcert.model.wording import many
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

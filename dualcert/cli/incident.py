@@ -11,8 +11,9 @@ from dualcert.cli.completion import files, tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import REFUSED, Argument, Group, pass_context
 from dualcert.cli.incident_selecting import IncidentNumber
-from dualcert.cli.output import Column, many, note, print_columns, print_json, print_json_lines, say
+from dualcert.cli.output import Column, note, print_columns, print_json, print_json_lines, say
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
+from dualcert.model.wording import many
 
 if TYPE_CHECKING:
     from collections.abc import Callable

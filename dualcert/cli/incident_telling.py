@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dualcert.cli.context import Context
-from dualcert.cli.output import cell, many, note, say, to_json, write
+from dualcert.cli.output import cell, note, say, to_json, write
+from dualcert.model.wording import many
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.incidents.running import Progress

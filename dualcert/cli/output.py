@@ -53,11 +53,6 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def many(number: int, one: str, more: str | None = None) -> str:
-    """``1 line``, ``2 lines``; ``more`` where an s is not enough."""
-    return f"{number} {one}" if number == 1 else f"{number} {more or one + 's'}"
-
-
 def hanging(text: str, indent: int) -> str:
     """The lines of an error under one another, where the first one begins elsewhere in a line."""
     return f"\n{'':{indent}}".join([line.strip() for line in text.splitlines()])

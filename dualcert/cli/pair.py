@@ -10,9 +10,10 @@ from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import REFUSED, Argument, Group, pass_context
 from dualcert.cli.issue import conclude
-from dualcert.cli.output import many, note, print_json, say
+from dualcert.cli.output import note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_REFUSED, Refused, UsageProblem
+from dualcert.model.wording import many
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.moving import Move

@@ -13,9 +13,10 @@ from dualcert.cli.completion import pairs
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.issue import conclude
-from dualcert.cli.output import cell, hanging, many, note, print_json, say
+from dualcert.cli.output import cell, hanging, note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, UsageProblem
+from dualcert.model.wording import many
 from dualcert.model.work import BUDGET
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ import click
 
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Command, pass_context
-from dualcert.cli.output import Column, many, note, print_columns, print_json, say
+from dualcert.cli.output import Column, note, print_columns, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
+from dualcert.model.wording import many
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.watching.asking import Round

@@ -18,6 +18,7 @@ from dualcert.lifecycle.looking import look_again
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
 from dualcert.model.order import ChallengeRecord, RecordState
+from dualcert.model.wording import many
 from dualcert.model.work import Done, Later, Outcome, Waiting, WorkKind, WorkRow
 from dualcert.policy import gathering
 from dualcert.ports.dns import TxtValue
@@ -119,7 +120,7 @@ def _published(
             events.record(
                 tx,
                 EventKind.PUBLISHED,
-                f"{_counted(len(seen), 'TXT value')} on every server",
+                f"{many(len(seen), 'TXT value')} on every server",
                 pair=row.pair_id,
             )
         if not left:
@@ -173,7 +174,7 @@ def withdraw(world: World, row: WorkRow) -> Outcome:
         work.hold(tx, row)
         orders.forget(tx, gone)
         if gone:
-            events.record(tx, EventKind.WITHDRAWN, _counted(len(gone), "TXT value"), pair=row.pair_id)
+            events.record(tx, EventKind.WITHDRAWN, many(len(gone), "TXT value"), pair=row.pair_id)
         if not problems and orders.records(tx, pair_id=row.pair_id, states=(RecordState.SPENT,)):
             return Later(world.clock.now(), "more values are to be withdrawn")
         if not problems:
@@ -182,7 +183,3 @@ def withdraw(world: World, row: WorkRow) -> Outcome:
     if problems:
         raise problems[0]
     return Done()
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

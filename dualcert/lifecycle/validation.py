@@ -15,6 +15,7 @@ from dualcert.lifecycle.world import DnsBinding, World
 from dualcert.model.events import EventKind
 from dualcert.model.order import ChallengeRecord, Order, OrderStep, RecordState
 from dualcert.model.pair import Pair
+from dualcert.model.wording import many
 from dualcert.model.work import Later, Outcome, Waiting, WorkKind, WorkRow
 from dualcert.policy import gathering
 from dualcert.ports.ca import AuthorizationSnapshot, CertificateAuthority
@@ -167,7 +168,7 @@ def _answer(
             with world.store.write() as tx:
                 work.hold(tx, row)
                 orders.set_state(tx, answered, RecordState.ANSWERED, only=(RecordState.PUBLISHED,))
-                cause = _counted(len(answered), "challenge")
+                cause = many(len(answered), "challenge")
                 events.record(tx, EventKind.ANSWERED, cause, pair=row.pair_id, ca=row.ca)
     return outcome
 
@@ -233,7 +234,3 @@ def _schedule_withdrawal(tx: Transaction, pair_id: int) -> None:
     if not needed:
         # It may back off, because DNS refused what nobody waits for any more.
         work.cancel(tx, WorkKind.PUBLICATION, pair_id)
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
