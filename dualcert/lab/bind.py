@@ -21,7 +21,8 @@ _RECURSION_DESIRED = 0x0100
 _RCODE = 0x000F
 
 # recursion: an authoritative server does not follow a CNAME into its other zones, a recursive one does. The
-# empty root zone answers for all that is not here, so that no question ever leaves the machine.
+# empty root zone answers for all that is not here, so that no question ever leaves the machine. tcp-listen-queue:
+# Pebble asks over TCP, three times for each challenge, and whoever comes upon a full queue tries again a second later.
 _CONFIG = """\
 {keys}
 options {{
@@ -42,6 +43,7 @@ options {{
     max-ncache-ttl 0;
     notify no;
     tcp-clients 500;
+    tcp-listen-queue 500;
     version none;
 }};
 controls {{ }};
