@@ -21,7 +21,7 @@ from bench.results import Goal, Result, result
 from bench.stage import Stage, in_turns, run
 from dualcert import bootstrap
 from dualcert.clock import SystemClock
-from dualcert.lifecycle.inspection import spki_of
+from dualcert.lifecycle.inspection import spki_of_ca
 from dualcert.lifecycle.watching import asking
 from dualcert.policy.watching import SourceKind
 from dualcert.store import Store, watching
@@ -85,7 +85,7 @@ def _configured(config: Path) -> Iterator[tuple[str, Path]]:
 def _adopt(store: Store, tiny: TinyCa, place: str) -> list[bytes]:
     """The inventory's serving certificates are this CA's, as far as the database knows; serials of some of them."""
     by = tiny.intermediate.certificate
-    key, name = spki_of(by), hashlib.sha256(by.subject.public_bytes()).digest()
+    key, name = spki_of_ca(by), hashlib.sha256(by.subject.public_bytes()).digest()
     with store.write() as tx:
         # What the invented certificates name does not exist.
         for table in (watched, watch_source):

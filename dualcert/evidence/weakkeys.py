@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from dualcert.errors import KeyProblem
@@ -42,13 +43,18 @@ class BadKeys:
         left_out = set() if self.blocklist.fetched is not None else {_LEAKED}
         self._checks = [name for name in badkeys.defaultchecks if name not in left_out]
         self._look: Any = badkeys.checkpubkey
+        kinds = {badkeys.defaultchecks[name]["type"] for name in self._checks}
+        self._looks_at_curves = not kinds.isdisjoint({"all", "ec"})
         self._found = lru_cache(_REMEMBERED)(self._inspected)
 
     def weaknesses(self, key: bytes) -> tuple[str, ...]:
         return self._found(key)
 
     def _inspected(self, key: bytes) -> tuple[str, ...]:
-        pem = load_der_public_key(key).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        public = load_der_public_key(key)
+        if isinstance(public, EllipticCurvePublicKey) and not self._looks_at_curves:
+            return ()
+        pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         said: dict[str, Any] = self._look(pem.decode("ascii"), checks=self._checks)
         if said["type"] in {"unparseable", "unsupported"}:
             raise KeyProblem(f"{self.name} cannot look at a key of this kind: {said.get('errmsg', '')}")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from dualcert.errors import StoreUnavailable
 from dualcert.lifecycle.world import World
+from dualcert.onecpu import one_cpu
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ class Job:
     def _round(self) -> None:
         pause = _MISHAP_PAUSE
         try:
-            pause = self._act(self._world)
+            with one_cpu.elsewhere():  # millions of entries may be walked here, mostly by the database
+                pause = self._act(self._world)
         except StoreUnavailable as error:
             log.warning("%s waits for the database: %s", self._name, error.reason)
         except Exception:

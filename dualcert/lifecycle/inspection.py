@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from cryptography import x509
@@ -36,21 +36,24 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class Arrival:
-    """A certificate as it came from its CA. ``chain_pem`` holds what came after the leaf, ``intermediates`` parsed."""
+    """A certificate as it came from its CA. ``chain_pem`` holds what came after the leaf, ``intermediates`` parsed.
+
+    What is asked for several times on the way into the database is computed once.
+    """
 
     leaf: x509.Certificate
     intermediates: tuple[x509.Certificate, ...]
     chain_pem: str
 
-    @property
+    @cached_property
     def der(self) -> bytes:
         return self.leaf.public_bytes(Encoding.DER)
 
-    @property
+    @cached_property
     def sha256(self) -> bytes:
         return self.leaf.fingerprint(hashes.SHA256())
 
-    @property
+    @cached_property
     def spki(self) -> bytes:
         return _spki(self.leaf)
 
@@ -58,21 +61,21 @@ class Arrival:
     def serial(self) -> bytes:
         return serial_bytes(self.leaf.serial_number)
 
-    @property
+    @cached_property
     def issuer_hash(self) -> bytes:
         return hashlib.sha256(self.leaf.issuer.public_bytes()).digest()
 
-    @property
+    @cached_property
     def issuing_key(self) -> bytes:
         """Empty where the CA did not send the certificate of who signed; it may stand anywhere in what was sent."""
         issuers = (one for one in self.intermediates if one.subject == self.leaf.issuer)
-        return next(map(_spki, issuers), b"")
+        return next(map(spki_of_ca, issuers), b"")
 
     @property
     def key_type(self) -> str:
         return key_type_of(self.leaf.public_key())
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         try:
             extension = self.leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
@@ -91,8 +94,9 @@ def _spki(certificate: x509.Certificate) -> bytes:
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
-def spki_of(certificate: x509.Certificate) -> bytes:
-    """The SHA-256 of its SubjectPublicKeyInfo."""
+@lru_cache(maxsize=256)
+def spki_of_ca(certificate: x509.Certificate) -> bytes:
+    """The SHA-256 of its SubjectPublicKeyInfo. The same few certificates of CAs come with all others."""
     return _spki(certificate)
 
 
@@ -150,7 +154,7 @@ def _root_key(arrival: Arrival, names: Sequence[str], now: datetime, trust_roots
         .time(instant)
         .build_server_verifier(x509.DNSName(naming.probe_name(tuple(names))))
     )
-    return _spki(verifier.verify(arrival.leaf, list(arrival.intermediates))[-1])
+    return spki_of_ca(verifier.verify(arrival.leaf, list(arrival.intermediates))[-1])
 
 
 def _stamp(path: Path | None) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -21,6 +22,7 @@ from dualcert.errors import KeyUnreadable
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import WrappedKey
 from dualcert.model.pair import KeyType
+from dualcert.onecpu import one_cpu
 from dualcert.ports.keys import KeyContext, KeyProtector, rotation_of
 from dualcert.store import keys
 
@@ -30,11 +32,16 @@ PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 @dataclass(frozen=True)
 class NewKey:
-    """A key before it is wrapped: PKCS#8 PEM, its signed CSR in DER, and its public key's hash."""
+    """A key before it is wrapped: PKCS#8 PEM, its signed CSR in DER, and its SubjectPublicKeyInfo in DER."""
 
     pem: bytes = field(repr=False)
     csr: bytes
-    spki: bytes
+    public: bytes
+
+    @cached_property
+    def spki(self) -> bytes:
+        """The hash by which the key is known everywhere."""
+        return hashlib.sha256(self.public).digest()
 
 
 def make(key_type: KeyType, names: Sequence[str]) -> NewKey:
@@ -46,7 +53,7 @@ def make(key_type: KeyType, names: Sequence[str]) -> NewKey:
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=True)
         .sign(key, hashes.SHA384() if key_type is KeyType.EC_P384 else hashes.SHA256())
     )
-    return NewKey(private_pem(key), request.public_bytes(Encoding.DER), spki_hash(key.public_key()))
+    return NewKey(private_pem(key), request.public_bytes(Encoding.DER), _public_der(key.public_key()))
 
 
 def _generate(key_type: KeyType) -> PrivateKey:
@@ -56,13 +63,14 @@ def _generate(key_type: KeyType) -> PrivateKey:
         case KeyType.EC_P384:
             return ec.generate_private_key(ec.SECP384R1())
         case KeyType.RSA_2048 | KeyType.RSA_3072 | KeyType.RSA_4096:
-            return rsa.generate_private_key(65537, int(key_type.value.removeprefix("rsa-")))
+            with one_cpu.elsewhere():  # it takes up to seconds, and needs no turn
+                return rsa.generate_private_key(65537, int(key_type.value.removeprefix("rsa-")))
 
 
 def account_key() -> NewKey:
     """A fresh P-256 key for an ACME account; it has no CSR."""
     key = ec.generate_private_key(ec.SECP256R1())
-    return NewKey(private_pem(key), b"", spki_hash(key.public_key()))
+    return NewKey(private_pem(key), b"", _public_der(key.public_key()))
 
 
 def private_pem(key: PrivateKey) -> bytes:
@@ -71,7 +79,11 @@ def private_pem(key: PrivateKey) -> bytes:
 
 def spki_hash(key: PublicKey) -> bytes:
     """SHA-256 of the DER SubjectPublicKeyInfo: how a key is known everywhere."""
-    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+    return hashlib.sha256(_public_der(key)).digest()
+
+
+def _public_der(key: PublicKey) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def key_type_of(key: object) -> str:

@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from dualcert.onecpu import one_cpu
+
 
 class Pool:
     """Runs what is submitted in at most ``size`` threads, in the order of submission.
@@ -36,10 +38,11 @@ class Pool:
         self._queue.put(act)
 
     def _serve(self) -> None:
-        while (act := self._queue.get()) is not None:
-            act()
-            with self._lock:
-                self._waiting -= 1
+        with one_cpu.stays():
+            while (act := self._queue.get()) is not None:
+                act()
+                with self._lock:
+                    self._waiting -= 1
 
     def close(self) -> None:
         """Let idle threads end; those inside a step end after it."""

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import threading
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -23,6 +24,7 @@ from dualcert.lifecycle.engine import ALL_KINDS, Engine, Held
 from dualcert.lifecycle.stepping import STORE_AGAIN, Ended, Stepper
 from dualcert.lifecycle.telling import EventLog
 from dualcert.model.work import WorkKind, WorkRow
+from dualcert.onecpu import one_cpu
 from dualcert.store import Transaction
 
 log = logging.getLogger(__name__)
@@ -113,6 +115,7 @@ class Runner:
         self._away_since: float | None = None
         self._events = EventLog(engine.names)
         self._tells = self._events.wanted()
+        self._undo = ExitStack()
 
     def _now(self) -> float:
         return self._world.clock.monotonic()
@@ -122,6 +125,7 @@ class Runner:
     def __enter__(self) -> Self:
         self._world.store.watchers.add(self._committed)
         self._world.leases.keep(self._engine.owner, self.renew_leases, self._world.clock)
+        self._undo.enter_context(one_cpu.stays())
         return self
 
     def __exit__(
@@ -136,6 +140,7 @@ class Runner:
             if held:
                 self._engine.release(held)
         finally:
+            self._undo.close()
             self._world.leases.leave(self._engine.owner)
             self._world.store.watchers.discard(self._committed)
         # Where the database is away just now, the lease ends by itself.
@@ -209,6 +214,7 @@ class Runner:
 
     def turn(self) -> None:
         """Start what is due of what is held already, then look for more."""
+        one_cpu.look_round(self._now())
         self._dispatch()
         if self._now() >= self._look_at:
             self.claim()

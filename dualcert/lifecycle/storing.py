@@ -45,10 +45,11 @@ def store(world: World, row: WorkRow, pair: Pair, order: Order, issued: IssuedCe
         now=world.clock.now(),
         trust_roots=world.ca(order.ca).trust_roots,
     )
-    found += weakkeys.flaws(world, arrival)
+    weak = weakkeys.of_certificate(world, arrival.leaf)
+    found += weakkeys.flaws(world, arrival, weak)
     with world.store.write() as tx:
         work.hold(tx, row)
-        weakkeys.block(world, tx, arrival, pair=pair.id, ca=order.ca)
+        weakkeys.block(world, tx, arrival, weak, pair=pair.id, ca=order.ca)
         state = pairs.state(tx, pair.id)
         # It may have been given other names or targets since the order left.
         today = pairs.today(tx, pair)
@@ -58,7 +59,7 @@ def store(world: World, row: WorkRow, pair: Pair, order: Order, issued: IssuedCe
             found += ("its key was blocked while it was ordered",)
         arrived = _certificate(order, arrival, root_key, tx.now, "; ".join(found) or None)
         number = certificates.insert_certificate(tx, arrived, arrival.der, arrival.chain_pem)
-        weakkeys.remember(world, tx, arrival, arrived, number)
+        weakkeys.remember(world, tx, arrived, number, weak)
         keys.ends_at(tx, order.spki, arrived.not_after)
         chains.keep(tx, number, issued, arrival)
         orders.set_step(tx, order.id, OrderStep.STORED, arrived.flaw)

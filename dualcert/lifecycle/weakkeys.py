@@ -10,11 +10,7 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from dualcert.errors import KeyWeak
 from dualcert.lifecycle import keymaking
@@ -38,7 +34,7 @@ def sound(world: World, make: Callable[[], NewKey], *, ca: str | None, pair: int
     said = ""
     for _ in range(2):
         key = make()
-        found = _of(world, _public(key)) if world.inspector() is not None else ()
+        found = _of(world, key.public)
         if not found:
             return key
         said = told(world, found)
@@ -76,18 +72,13 @@ def _of(world: World, key: bytes) -> tuple[str, ...]:
     return () if inspector is None else inspector.weaknesses(key)
 
 
-def _public(key: NewKey) -> bytes:
-    opened = load_pem_private_key(key.pem, None, unsafe_skip_rsa_key_validation=True)  # it was made here
-    return opened.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
 # --- what arrives ----------------------------------------------------------------------------------------
 
 
-def flaws(world: World, arrival: Arrival) -> tuple[str, ...]:
-    """What speaks against using a certificate that has arrived: its own key, and those of the CAs above it."""
-    mine = of_certificate(world, arrival.leaf)
-    found = [f"its key is weak: {told(world, mine)}"] if mine else []
+def flaws(world: World, arrival: Arrival, weak: tuple[str, ...]) -> tuple[str, ...]:
+    """What speaks against using a certificate that has arrived: its own key, where that is ``weak``, and those of the
+    CAs above it."""
+    found = [f"its key is weak: {told(world, weak)}"] if weak else []
     for one in arrival.intermediates:
         above = of_certificate(world, one)
         if above:
@@ -96,18 +87,18 @@ def flaws(world: World, arrival: Arrival) -> tuple[str, ...]:
     return tuple(found)
 
 
-def block(world: World, tx: Transaction, arrival: Arrival, *, pair: int, ca: str) -> None:
-    """Have the key of a certificate that arrives blocked for ever, where it is weak."""
-    mine = of_certificate(world, arrival.leaf)
-    if mine and certificates.block_key(tx, arrival.spki, told(world, mine)):
-        events.record(tx, EventKind.KEY_BLOCKED, f"its key is weak: {told(world, mine)}", pair=pair, ca=ca)
+def block(
+    world: World, tx: Transaction, arrival: Arrival, weak: tuple[str, ...], *, pair: int, ca: str
+) -> None:
+    """Have the key of a certificate that arrives blocked for ever, where it is ``weak``."""
+    if weak and certificates.block_key(tx, arrival.spki, told(world, weak)):
+        events.record(tx, EventKind.KEY_BLOCKED, f"its key is weak: {told(world, weak)}", pair=pair, ca=ca)
 
 
-def remember(world: World, tx: Transaction, arrival: Arrival, arrived: Certificate, number: int) -> None:
+def remember(world: World, tx: Transaction, arrived: Certificate, number: int, weak: tuple[str, ...]) -> None:
     """Keep what is known against a certificate that has arrived."""
-    mine = of_certificate(world, arrival.leaf)
-    if mine:
-        suspect = suspect_of(mine, number, arrived.pair_id, arrived.ca, arrived.spki)
+    if weak:
+        suspect = suspect_of(weak, number, arrived.pair_id, arrived.ca, arrived.spki)
         signals.remember(tx, suspect, SignalKind.WEAK_KEY, source(world))
 
 

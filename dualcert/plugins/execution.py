@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from dualcert.clock import Clock
+from dualcert.onecpu import one_cpu
 
 HANDED_ON = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 """What a program needs to find its way. All else may be secret: tokens of dualcert.toml can come from variables."""
@@ -73,17 +74,18 @@ def carry_out(
     which ended by itself is left alone: it may be a server. It sees the variables ``HANDED_ON`` and ``variables``, and
     has ``keep`` open, too.
     """
-    process = subprocess.Popen(
-        list(argv),
-        bufsize=0,
-        stdin=subprocess.DEVNULL if request is None else subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT if most_answer is None else subprocess.PIPE,
-        start_new_session=True,
-        env={name: os.environ[name] for name in (*HANDED_ON, *variables) if name in os.environ},
-        cwd=folder,
-        pass_fds=keep,
-    )
+    with one_cpu.elsewhere():
+        process = subprocess.Popen(
+            list(argv),
+            bufsize=0,
+            stdin=subprocess.DEVNULL if request is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if most_answer is None else subprocess.PIPE,
+            start_new_session=True,
+            env={name: os.environ[name] for name in (*HANDED_ON, *variables) if name in os.environ},
+            cwd=folder,
+            pass_fds=keep,
+        )
     try:
         answer = None if process.stderr is None else _Collected(process.stdout, most=most_answer)
         complaints = _Collected(process.stderr or process.stdout, most=None)

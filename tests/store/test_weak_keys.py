@@ -146,7 +146,7 @@ def test_a_certificate_under_a_ca_with_a_weak_key_must_not_be_used(
         named("leaf"), ec.generate_private_key(ec.SECP256R1()), authority, signing=authority.key
     )
     pem = "".join(one.public_bytes(Encoding.PEM).decode() for one in (leaf, authority.certificate))
-    [flaw] = weakkeys.flaws(world, inspection.parse(pem))
+    [flaw] = weakkeys.flaws(world, inspection.parse(pem), ())
     assert flaw.startswith("the key of its CA's certificate CN=weak CA is weak: fermat (badkeys ")
 
 

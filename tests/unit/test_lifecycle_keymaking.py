@@ -166,7 +166,7 @@ def test_a_domain_that_is_not_configured_is_named(world: World) -> None:
     ids=["garbage", "another key", "another type"],
 )
 def test_what_opens_and_is_not_the_key_is_refused(world: World, pem: bytes, word: str) -> None:
-    made = NewKey(pem, b"", keymaking.account_key().spki)
+    made = NewKey(pem, b"", keymaking.account_key().public)
     wrapped = keymaking.wrap(world, "one", made)
     assert (
         world.protector("one").unwrap(wrapped.wrapped, KeyContext("one", made.spki.hex(), "certificate"))

@@ -29,7 +29,7 @@ def told(world: World, text: str) -> str:
         kept = census.chains(tx)
     for one in (one for pem in kept.values() for one in parsed(pem)):
         if _identifier_of(one) == identifier:
-            return inspection.spki_of(one).hex()
+            return inspection.spki_of_ca(one).hex()
     raise UsageProblem(
         f"no CA that has issued for us has the key identifier {text}",
         remedy="See the authority key identifier of the certificates that are meant, or say --ca.",

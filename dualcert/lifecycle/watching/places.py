@@ -90,7 +90,7 @@ def _places(
         points = distribution_points(one)
         signer = _signer(world, ca, one, intermediates) if points else None
         if signer is not None:
-            key = inspection.spki_of(signer)
+            key = inspection.spki_of_ca(signer)
             found += [Place(SourceKind.CRL_OF_CAS, place, key, name_hash(one.issuer), ca) for place in points]
     return found
 
@@ -145,7 +145,7 @@ def issuer_of(world: World, tx: Transaction, source: Source) -> bytes | None:
     """The certificate (DER) of who signs what a source says: from a chain that is kept, or a root that is trusted."""
     kept = (one for pem in census.chains(tx).values() for one in parsed(pem))
     for one in (*kept, *_roots(world, source.ca)):
-        if name_hash(one.subject) == source.issuer_hash and inspection.spki_of(one) == source.issuing_key:
+        if name_hash(one.subject) == source.issuer_hash and inspection.spki_of_ca(one) == source.issuing_key:
             return one.public_bytes(Encoding.DER)
     return None
 
