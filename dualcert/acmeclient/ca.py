@@ -72,7 +72,7 @@ class AcmeCa:
         self._permit = permit
         self._lock = threading.Lock()
         self._transport: Transport | None = None
-        self._directory = SharedDirectory(settings)
+        self._directory = SharedDirectory(settings, clock)
         self._speaker: _Speaker | None = None
 
     def __repr__(self) -> str:

@@ -43,6 +43,7 @@ from dualcert.lab import LabOptions, LabServers
 from dualcert.lab.pebble import PebbleServer
 from dualcert.ports.ca import Account, CertificateAuthority, IssuedCertificate, OrderSnapshot
 from dualcert.ports.options import Secret
+from dualcert.testing.clock import FakeClock
 from tests.faultproxy import (
     Answer,
     Cut,
@@ -672,6 +673,47 @@ def test_a_failing_directory_is_not_remembered(proxy: FaultProxy, proxied: AcmeC
         assert ca.facts().renewal_info
         assert ca.facts().renewal_info
     assert proxy.count("/dir") == 2
+
+
+def test_the_directory_is_fetched_anew_every_day(proxy: FaultProxy, proxied: AcmeCaSettings) -> None:
+    clock = FakeClock()
+    with closing(AcmeCa(proxied, clock)) as ca:
+        found = ca.facts()
+        clock.advance(timedelta(hours=23, minutes=59))
+        assert ca.facts() == found
+        assert proxy.count("/dir") == 1
+        directory = json.loads(ca._wire().get(proxied.directory, ca._wire().deadline()).body)
+        directory["meta"]["profiles"] = {"another": "came meanwhile"}
+        proxy.on("/dir", Answer(200, json.dumps(directory).encode(), "application/json"), times=None)
+        proxy.forget()
+        clock.advance(timedelta(minutes=1))
+        assert [*ca.facts().profiles] == [*ca.facts().profiles] == ["another"]
+        assert proxy.count("/dir") == 1
+        clock.advance(timedelta(hours=24))
+        assert [*ca.facts().profiles] == ["another"]
+    assert proxy.count("/dir") == 2
+
+
+def test_an_old_directory_is_gone_by_while_no_other_is_to_be_had(
+    proxy: FaultProxy, proxied: AcmeCaSettings
+) -> None:
+    clock = FakeClock()
+    with closing(AcmeCa(proxied, clock)) as ca:
+        found = ca.facts()
+        proxy.on("/dir", html(502), times=None)
+        proxy.forget()
+        clock.advance(timedelta(hours=24))
+        assert ca.facts() == ca.facts() == found
+        clock.advance(timedelta(minutes=4))
+        assert ca.facts() == found
+        assert proxy.count("/dir") == 1
+        clock.advance(timedelta(minutes=1))
+        assert ca.facts() == found
+        assert proxy.count("/dir") == 2
+        proxy.calm()
+        clock.advance(timedelta(minutes=5))
+        assert ca.facts() != found  # of another moment
+    assert proxy.count("/dir") == 3
 
 
 def test_threads_share_one_look_at_a_hanging_directory(proxy: FaultProxy, proxied: AcmeCaSettings) -> None:
