@@ -241,7 +241,8 @@ def run(
         note(f"stopped: {ended.stopped}")
         return EXIT_PARTIAL
     if not ended.done:
-        note("this plan was carried out before; nothing was done")
+        now = f"refills are due at {', '.join(ended.refills)}" if ended.refills else "nothing was done"
+        note(f"this plan was carried out before; {now}")
         return EXIT_DONE
     left = shown["promoted"] - shown["observed"] + shown["skipped"] + shown["not_usable"]
     return EXIT_PARTIAL if left else EXIT_DONE

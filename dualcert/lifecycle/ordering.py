@@ -231,9 +231,10 @@ def _send(order: Order, client: CertificateAuthority) -> OrderSnapshot:
 def _collect(world: World, row: WorkRow, pair: Pair, order: Order, client: CertificateAuthority) -> Outcome:
     """Look at an order that was, or may have been, finalized; fetch its certificate when there is one."""
     snapshot = client.order(order.url or "")
+    since: datetime | None = order.created_at
     if snapshot.status == "ready":
-        snapshot = _send(order, client)
-    return _received(world, row, pair, order, client, snapshot)
+        snapshot, since = _send(order, client), None
+    return _received(world, row, pair, order, client, snapshot, since)
 
 
 def _received(
@@ -243,13 +244,16 @@ def _received(
     order: Order,
     client: CertificateAuthority,
     snapshot: OrderSnapshot,
+    since: datetime | None = None,
 ) -> Outcome:
+    """``since`` when the CA may have been issuing; None: it was told to just now."""
     if snapshot.status == "valid" and snapshot.certificate is not None:
         return storing.store(world, row, pair, order, client.certificate(snapshot.certificate))
     if snapshot.status in {"pending", "processing", "ready", "valid"}:
         # Pending says a copy at the CA that lags behind what let us finalize. Valid without saying where the
         # certificate is: RFC 8555 section 7.1.3 has it say so, some do a moment later.
-        again = look_again(world, row, "the CA is issuing the certificate", snapshot.retry_after)
+        reason = "the CA is issuing the certificate"
+        again = look_again(world, row, reason, snapshot.retry_after, since=since)
         return _knowing(pair, order, again)
     raise ChallengeFailed(
         f"the order became {snapshot.status}: {snapshot.error or 'the CA gave no reason'}", ca=row.ca

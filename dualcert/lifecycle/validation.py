@@ -185,7 +185,13 @@ def _answer_once(client: CertificateAuthority, record: ChallengeRecord) -> None:
 def _look(world: World, row: WorkRow, order: Order, client: CertificateAuthority) -> Outcome | None:
     snapshot = client.order(order.url or "")
     if snapshot.status == "pending":
-        return look_again(world, row, "the CA is looking at the challenges", snapshot.retry_after)
+        return look_again(
+            world,
+            row,
+            "the CA is looking at the challenges",
+            snapshot.retry_after,
+            since=order.created_at,
+        )
     if snapshot.status in {"ready", "processing", "valid"}:
         return None
     for url in order.authorizations:

@@ -8,6 +8,10 @@ from datetime import datetime, timedelta
 IN_MEMORY = timedelta(seconds=2)
 """What is due sooner than this is waited for under the lease; anything later goes back to the table."""
 
+QUICK_LOOKS = 128
+"""So many make two minutes."""
+
+_SLOW_LOOK, _SLOWEST_LOOK = timedelta(seconds=10), timedelta(minutes=10)
 _FIRST = timedelta(minutes=5)
 MOST = timedelta(hours=24)
 AT_A_TARGET = timedelta(hours=1)
@@ -31,18 +35,21 @@ class Failure:
     draw: float
 
 
-def next_look(now: datetime, looks: int, wished: timedelta | None = None) -> datetime:
+def next_look(
+    now: datetime, looks: int, wished: timedelta | None = None, lasted: timedelta = timedelta(0)
+) -> datetime:
     """When to look again at something under way: as the other side wished, else at once, then 5 ms doubling to 1 s.
 
-    After two minutes of looking every second, every ten seconds is enough, and the row goes back to the table. Who
-    wishes us back at once, or whose clock is behind ours, is looked at in our own rhythm: it may never be ready.
+    After two minutes of looking every second, every ten seconds is enough, and the row goes back to the table; what has
+    ``lasted`` for hours is left alone for a twentieth of that, ten minutes at the most. Who wishes us back at once, or
+    whose clock is behind ours, is looked at in our own rhythm: it may never be ready.
     """
     if wished is not None and wished > timedelta(0):
         return now + wished
     if looks == 0:
         return now
-    if looks > 128:
-        return now + timedelta(seconds=10)
+    if looks > QUICK_LOOKS:
+        return now + max(_SLOW_LOOK, min(lasted / 20, _SLOWEST_LOOK))
     return now + min(timedelta(milliseconds=5 * 2 ** min(looks - 1, 10)), timedelta(seconds=1))
 
 

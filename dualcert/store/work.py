@@ -334,10 +334,14 @@ def held_by_another(tx: Transaction, kind: WorkKind, pair_id: int) -> bool:
 
 
 def unfinished(tx: Transaction, limit: int) -> list[WorkRow]:
-    """Rows that are due or that have failed, in the order in which they are due."""
+    """Rows that are due, that have failed, or that were begun and wait, in the order in which they are due.
+
+    What is held for an incident has no time, and waits for a person who knows it.
+    """
+    waits = and_(work.c.reason.is_not(None), work.c.due_at.is_not(None))
     query = (
         select(work)
-        .where(or_(work.c.due_at <= tx.at, work.c.attempts > 0))
+        .where(or_(work.c.due_at <= tx.at, work.c.attempts > 0, waits))
         .order_by(work.c.due_at)
         .limit(limit)
     )

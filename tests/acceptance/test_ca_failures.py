@@ -538,6 +538,28 @@ def test_a_ca_that_keeps_saying_that_it_is_nearly_there_is_not_run_over(
     assert [step for step, _ in scene.orders()] == ["stored"]
 
 
+def test_an_order_that_a_ca_leaves_lying_for_hours_is_looked_at_once_and_then_left_alone(
+    scene: Broken,
+) -> None:
+    processing = order_document(scene, "processing")
+    scene.proxy.on(FINALIZE, processing)
+    scene.proxy.on(ORDER, processing, times=None)
+    assert scene.program.run("issue", scene.name, "--timeout", "2s").status == 3
+    hours_ago = to_microseconds(clock.now() - timedelta(hours=2))
+    change(scene.program, f"UPDATE acme_order SET created_at = {hours_ago}")
+    change(scene.program, f"UPDATE work SET due_at = {hours_ago} WHERE kind = 'order'")
+    scene.proxy.forget()
+
+    assert scene.program.run("renew", "--due").status == 3
+    assert scene.proxy.count(ORDER) == 1
+    [(due_at,)] = rows(scene.program, "SELECT due_at FROM work WHERE kind = 'order'")
+    assert due_at > to_microseconds(clock.now() + timedelta(minutes=5))
+    scene.proxy.calm()
+    scene.program.done("renew", scene.name)
+    scene.demand_whole()
+    assert [step for step, _ in scene.orders()] == ["stored"]
+
+
 def test_an_order_that_the_ca_has_forgotten_is_placed_anew_at_once(scene: Broken) -> None:
     scene.proxy.on(ORDER, problem(404, "malformed", "no such order"))
 

@@ -301,6 +301,21 @@ def test_refills_at_the_incidents_own_ca_are_held_until_somebody_lets_them_go(
     assert (shown["protected"], shown["refills_held_at"]) == (4, [])
 
 
+def test_a_finished_run_that_is_asked_for_its_refills_says_that_they_are_due(
+    program: Program, names: list[str]
+) -> None:
+    open_incident(program, "--ca", "alpha")
+    planned = plan(program)["plan"]
+    assert run(program, planned).status == 0
+
+    again = program.done("incident", "run", "1", "--plan", planned, "--refill", "now")
+    assert "carried out before; refills are due at alpha" in again.err
+    assert status(program)["refills_held_at"] == []
+
+    again = program.done("incident", "run", "1", "--plan", planned, "--refill", "now")
+    assert "carried out before; nothing was done" in again.err
+
+
 def test_pairs_that_only_lose_their_backup_get_another_one_when_their_ca_may_issue_again(
     program: Program, names: list[str]
 ) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 
 from dualcert.clock import SystemClock, to_microseconds
 from dualcert.errors import LeaseLost
-from dualcert.model.work import BUDGET, DAY, PERSON, WorkKind, WorkRow
+from dualcert.model.work import BUDGET, DAY, HELD, PERSON, WorkKind, WorkRow
 from dualcert.store import Store, Transaction, claims, leases, tables, work
 from dualcert.store.expressions import database_now
 from dualcert.testing.clock import FakeClock
@@ -24,10 +24,10 @@ def claim(tx: Transaction, owner: str = "me", limit: int = 10) -> list[WorkRow]:
     return claims.claim(tx, owner, kinds=ALL, limit=limit)
 
 
-def claimed(store: Store, kind: WorkKind = ORDER, owner: str = "me") -> WorkRow:
-    """A row of pair 1 that ``owner`` holds."""
+def claimed(store: Store, kind: WorkKind = ORDER, owner: str = "me", *, pair: int = 1) -> WorkRow:
+    """A row of a pair that ``owner`` holds."""
     with store.write() as tx:
-        work.schedule(tx, kind, 1, tx.now, ca="alpha")
+        work.schedule(tx, kind, pair, tx.now, ca="alpha")
         [row] = claim(tx, owner)
     return row
 
@@ -576,13 +576,15 @@ def test_whether_another_holds_a_kind_of_a_pair(store: Store) -> None:
         assert not work.held_by_another(tx, REVOCATION, 1)
 
 
-def test_unfinished_is_what_is_due_or_has_failed(store: Store, clock: FakeClock) -> None:
-    failed = claimed(store)
+def test_unfinished_is_what_is_due_has_failed_or_waits(store: Store, clock: FakeClock) -> None:
+    failed, waits, held = claimed(store), claimed(store, REVOCATION, pair=4), claimed(store, ORDER, pair=5)
     with store.write() as tx:
         work.put_back(tx, failed, due_at=tx.now + MINUTE, reason="refused", failed=True)
+        work.put_back(tx, waits, due_at=tx.now + 2 * MINUTE, reason="under way at the CA", failed=False)
+        work.put_back(tx, held, due_at=None, reason="held", waiting_for=HELD, failed=False)
         work.schedule(tx, REVOCATION, 2, tx.now, ca="alpha")
         work.schedule(tx, ORDER, 3, tx.now + MINUTE, ca="alpha")
-        assert [row.pair_id for row in work.unfinished(tx, 10)] == [2, 1]
+        assert [row.pair_id for row in work.unfinished(tx, 10)] == [2, 1, 4]
         assert [row.pair_id for row in work.unfinished(tx, 1)] == [2]
 
 

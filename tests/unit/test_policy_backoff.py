@@ -46,6 +46,20 @@ def test_two_minutes_of_looks_are_waited_for_in_memory_and_later_ones_are_not() 
     assert next_look(NOW, 128) - NOW < IN_MEMORY <= next_look(NOW, 129) - NOW
 
 
+@pytest.mark.parametrize(
+    ("lasted", "pause"),
+    [
+        (timedelta(minutes=2), timedelta(seconds=10)),
+        (timedelta(hours=1), timedelta(minutes=3)),
+        (timedelta(days=3), timedelta(minutes=10)),
+    ],
+)
+def test_what_lasts_for_hours_is_looked_at_more_seldom(lasted: timedelta, pause: timedelta) -> None:
+    assert next_look(NOW, 129, None, lasted) == NOW + pause
+    assert next_look(NOW, 128, None, lasted) == next_look(NOW, 128)
+    assert next_look(NOW, 129, timedelta(seconds=7), lasted) == NOW + timedelta(seconds=7)
+
+
 @pytest.mark.parametrize("looks", [0, 5, 1000])
 def test_the_other_sides_wish_goes_before_our_own_rhythm(looks: int) -> None:
     assert next_look(NOW, looks, timedelta(seconds=7)) == NOW + timedelta(seconds=7)

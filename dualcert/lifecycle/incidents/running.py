@@ -78,10 +78,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Ended:
-    """``done``: False where a run that was through already was asked for again. ``stopped``: why it is not through."""
+    """``done``: False where a run that was through already was asked for again. ``stopped``: why it is not through.
+
+    ``refills``: the CAs at which refills were held, and are due.
+    """
 
     done: bool
     stopped: str | None
+    refills: tuple[str, ...] = ()
 
 
 def run(
@@ -101,14 +105,13 @@ def run(
         if not through:
             _begin(tx, plan, terms, ca)
     one = _Run(world, plan, terms, shares, limits, ca, tell)
-    if terms.refill:
-        refills.release_for(world, incident_id)
+    released = tuple(refills.release_for(world, incident_id)) if terms.refill else ()
     one.see_earlier_plans()
     one.hurry()
     if through:
-        return Ended(one.see_the_rest(), None)
+        return Ended(one.see_the_rest(), None, released)
     one.order_backups()
-    return Ended(True, one.carry_out())
+    return Ended(True, one.carry_out(), released)
 
 
 def _the_plan(tx: Transaction, incident_id: int, digest: str) -> Plan:
