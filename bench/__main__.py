@@ -29,7 +29,7 @@ _ON_SERVERS: dict[str, Callable[[Stage, float], list[Result]]] = {
 }
 
 _ON_DATABASES: dict[str, Callable[[Databases, float], list[Result]]] = {
-    "tick": lambda databases, effort: daemon.ticks(databases, _rounds(50, effort)),
+    "tick": lambda databases, effort: daemon.ticks(databases, _rounds(300, effort)),
     "claim": lambda databases, effort: daemon.claiming(databases, _rounds(15, effort)),
     "memory": lambda databases, _: daemon.memory(databases),
     "incident": lambda databases, _: incidents.masses(databases),

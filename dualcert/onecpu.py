@@ -75,6 +75,8 @@ class OneCpu:
         if self._next_at is not None and now < self._next_at:
             return
         with self._lock:
+            if self._next_at is not None and now < self._next_at:
+                return  # somebody else has, meanwhile
             self._loose = self._next_at is not None and not self._loose
             self._next_at = now + (_MOMENT if self._loose else _MINUTE)
             if self._loose:
