@@ -160,7 +160,7 @@ def examine(settings: Settings, names: Sequence[str] = ()) -> Scene:
 
 
 def _check_binding(table: CaTable) -> None:
-    from dualcert.acmeclient.settings import check_binding_key
+    from dualcert.acmeclient import check_binding_key
 
     if table.eab is not None:
         check_binding_key(table.name, table.eab.hmac_key.reveal())

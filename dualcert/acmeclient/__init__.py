@@ -8,6 +8,6 @@ to the CA.
 """
 
 from dualcert.acmeclient.ca import AcmeCa
-from dualcert.acmeclient.settings import AcmeCaSettings
+from dualcert.acmeclient.settings import AcmeCaSettings, check_binding_key
 
-__all__ = ["AcmeCa", "AcmeCaSettings"]
+__all__ = ["AcmeCa", "AcmeCaSettings", "check_binding_key"]
