@@ -223,7 +223,8 @@ def daemon_outlives(scene: Scene, server: Postgres, log: Path, seconds: float) -
         wait_until_protected(program, names)
         assert process.end() == 0
         assert "Traceback" not in process.log
-    query = "SELECT step, count(*) FROM acme_order GROUP BY step"
+    # Where the answer to the very commit that writes an order down is lost, it is given up before it has left.
+    query = "SELECT step, count(*) FROM acme_order WHERE url IS NOT NULL GROUP BY step"
     assert rawdatabase.rows(program.config, query) == [("stored", 8)], "nothing was ordered twice"
     assert scene.lab.leftovers() == {}
 
