@@ -209,7 +209,10 @@ class StoreError(DualcertError):
 
 
 class StoreUnavailable(StoreError):
-    """The database cannot be reached or stayed locked too long; nothing was written."""
+    """The database cannot be reached or stayed locked too long.
+
+    Nothing was written; where it went away in a commit, that is done wholly or not at all.
+    """
 
 
 class LeaseLost(StoreError):

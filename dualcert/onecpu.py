@@ -2,7 +2,7 @@
 
 Only one thread of a process runs Python at a time, and a step hands that turn on at each statement, each request and
 each wait. From one CPU to another the turn takes longer than most of what is done with it: on one, four orders that are
-under way at once take three quarters of the time. What works without that turn, a program or the making of an RSA key,
+under way at once take seven tenths of the time. What works without that turn, a program or the making of an RSA key,
 goes ``elsewhere``.
 
 Which CPU that is, the kernel chooses, and chooses again every minute: somebody else may have moved in there. Linux
@@ -23,6 +23,7 @@ _MINUTE = 60.0
 _MOMENT = 0.05
 """Seconds in which threads that were let go find their places: several turns of the scheduler."""
 
+_STAT = Path("/proc/thread-self/stat")
 _PROCESSOR = 36
 """Which field it is of a thread's stat, of those behind its name (man 5 proc_pid_stat)."""
 
@@ -90,8 +91,13 @@ class OneCpu:
     def _settle(self, thread: int) -> None:
         if self._loose or len(self._everywhere) < 2:
             return
-        if self._cpu is None:
-            self._cpu = _current()
+        try:
+            self._cpu = _current() if self._cpu is None else self._cpu
+        except OSError:
+            self._everywhere = (
+                frozenset()
+            )  # where nothing of /proc is to be seen, all go wherever there is room
+            return
         self._put(thread, frozenset([self._cpu]))
 
     def _let_go(self, thread: int) -> None:
@@ -116,8 +122,7 @@ def _allowed() -> frozenset[int]:
 
 def _current() -> int:
     """On which CPU the calling thread is."""
-    stat = Path("/proc/thread-self/stat").read_text()
-    return int(stat.rpartition(")")[2].split()[_PROCESSOR])
+    return int(_STAT.read_text().rpartition(")")[2].split()[_PROCESSOR])
 
 
 one_cpu = OneCpu()

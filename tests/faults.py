@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from dualcert.clock import SystemClock
+from dualcert.errors import StoreUnavailable
 from tests.warm import import_everything
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parent.parent
 _clock = SystemClock()
 
-BEFORE, AFTER = "before", "after"
+BEFORE, AFTER, UNHEARD = "before", "after", "unheard"
 _PATIENCE = 60
 """Seconds that a child may take; one that takes longer is ended by SIGALRM."""
 
@@ -59,7 +60,8 @@ class Point(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A point that a process has come to; ``side`` after: it is done."""
+    """A point that a process has come to; ``side`` after: it is done; unheard: and nobody is told, which a commit
+    alone can be."""
 
     point: Point
     side: str
@@ -100,13 +102,13 @@ class Points:
         self._lock = threading.Lock()
 
     @contextmanager
-    def at(self, what: str) -> Iterator[None]:
+    def at(self, what: str) -> Iterator[Point]:
         """What happens inside is one point; after a failure there is no other side of it."""
         with self._lock:
             self._counts[what] += 1
             point = Point(what, self._counts[what])
         self._come_to(point, BEFORE)
-        yield
+        yield point
         self._come_to(point, AFTER)
 
     def _come_to(self, point: Point, side: str) -> None:
@@ -124,8 +126,11 @@ class Points:
         ending = self.at(what)
         with unit as tx:
             yield tx
-            ending.__enter__()
+            point = ending.__enter__()
         ending.__exit__(None, None, None)
+        self._come_to(point, UNHEARD)
+        if self._death == Death(point, UNHEARD):
+            raise StoreUnavailable("the database could not be used: nothing was heard of a commit")
 
 
 class Watched:

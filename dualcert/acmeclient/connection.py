@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _KEPT = 64  # idle connections to one server; more than threads ever talk to it
 _HTTPS = 443
-_MOMENT = 0.1
 _CONNECTING = 3  # a name's addresses are tried one after another, each for a third of the time
 
 # The deadline of the call that this thread is making: a connection is lent to one call after another.
@@ -48,8 +47,7 @@ class Deadline:
 class _DeadlineSocket(ssl.SSLSocket):
     """Gives each read what is left of the call; to wait for every byte the whole time anew.
 
-    Writing needs none of it: a request is too short to fill a socket's buffer. To set a time is a call into the
-    kernel: one that is right but for a moment stays.
+    Writing needs none of it: a request is too short to fill a socket's buffer.
     """
 
     def do_handshake(self, block: bool = False) -> None:
@@ -60,9 +58,7 @@ class _DeadlineSocket(ssl.SSLSocket):
             raise ConnectTimeout("timed out") from error
 
     def read(self, *arguments: Any, **keywords: Any) -> Any:
-        left = _call.deadline.left()
-        if abs((self.gettimeout() or 0.0) - left) > _MOMENT:
-            self.settimeout(left)
+        self.settimeout(_call.deadline.left())
         return super().read(*arguments, **keywords)
 
 

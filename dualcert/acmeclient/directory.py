@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dualcert.acmeclient.connection import Deadline
     from dualcert.acmeclient.transport import Transport
 
-log = logging.getLogger("dualcert.acmeclient")
+_log = logging.getLogger("dualcert.acmeclient")
 
 _DAY = 24 * 3600.0
 _AGAIN = 300.0
@@ -82,7 +82,7 @@ class SharedDirectory:
             found = self._ask(wire, deadline)
         except DualcertError as error:
             ca = self._settings.name
-            log.info("CA %s: its directory is a day old, and cannot be had anew: %s", ca, error.reason)
+            _log.info("CA %s: its directory is a day old, and cannot be had anew: %s", ca, error.reason)
             return known.result()
         fresh: Future[Directory] = Future()
         fresh.set_result(found)

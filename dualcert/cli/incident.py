@@ -241,8 +241,8 @@ def run(
         note(f"stopped: {ended.stopped}")
         return EXIT_PARTIAL
     if not ended.done:
-        now = f"refills are due at {', '.join(ended.refills)}" if ended.refills else "nothing was done"
-        note(f"this plan was carried out before; {now}")
+        rest = f"refills are due at {', '.join(ended.refills)}" if ended.refills else "nothing was done"
+        note(f"this plan was carried out before; {rest}")
         return EXIT_DONE
     left = shown["promoted"] - shown["observed"] + shown["skipped"] + shown["not_usable"]
     return EXIT_PARTIAL if left else EXIT_DONE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from dualcert.cli.output import cell, hanging, note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, UsageProblem
 from dualcert.model.wording import many
-from dualcert.model.work import BUDGET
+from dualcert.model.work import BUDGET, FROZEN
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.world import World
@@ -117,18 +117,22 @@ def run_due(context: Context, seconds: float, *, once: bool = False) -> int:
             )
             say(f"  destroyed: {ended} ended")
         for one in left:
-            _say_left(one, world.clock.now())
+            _say_left(world, one)
     for one in not_asked:
         note(f"CA {one['ca']} does not say when it would like renewals: {one['reason'] or 'under way'}")
     return _status(before, left)
 
 
-def _say_left(step: Mapping[str, Any], now: datetime) -> None:
+def _say_left(world: World, step: Mapping[str, Any]) -> None:
+    from dualcert.lifecycle import closing
+
     where = step["ca"] or step["target"] or ""
     say(f"  {step['pair']} {where}: {step['step']}: {hanging(step['reason'] or 'under way', 4)}")
     at = step["due_at"]
+    if step["waiting_for"] == FROZEN:
+        say(f"    When that is over: dualcert {closing.recorded(world, step['ca']).reopening}")
     # What waits for a budget says until when by itself.
-    if at is not None and at > now and step["waiting_for"] != BUDGET:
+    elif at is not None and at > world.clock.now() and step["waiting_for"] != BUDGET:
         say(f"    Next try at {cell(at)}; to try sooner: dualcert renew {step['pair']}")
 
 

@@ -120,7 +120,7 @@ class _Run:
         try:
             # What is held already goes on in its threads while more is looked for.
             self._runner.turn()
-            if self._runner.busy or self._runner.returns_before(self._until):
+            if self._runner.busy or self._runner.unheard or self._runner.returns_before(self._until):
                 return False
             if self._others_at_work():
                 self._runner.others_move()

@@ -305,6 +305,18 @@ class Engine:
                         tx, one.row, due_at=now + _RECHECK, reason=one.reason, waiting_for=ANOTHER_STEP
                     )
 
+    def release_all_but(self, known: Collection[int]) -> None:
+        """Give back what this engine claimed without hearing of it: its own lease would keep everybody away for good.
+
+        ``known``: the numbers of the rows that it does hold.
+        """
+        with self.world.store.read() as tx:
+            unknown = [row for row in claims.of_owner(tx, self.owner) if row.id not in known]
+        if unknown:
+            with self.world.store.write() as tx:
+                pairs.lock(tx, {row.pair_id for row in unknown})
+                work.release(tx, unknown)
+
     def renew_leases(self) -> None:
         """What this engine holds is its own for another minute. Raises ``StoreUnavailable``."""
         with self.world.store.write() as tx:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from dualcert.errors import CaError, CaRejected, ChallengeFailed, DnsError, DnsUnreachable, DualcertError
 from dualcert.lifecycle import accounts, budgeting, keymaking, replacing, storing, validation, weakkeys
 from dualcert.lifecycle.looking import look_again
-from dualcert.lifecycle.world import CaBinding, World
+from dualcert.lifecycle.world import CaBinding, Placing, World
 from dualcert.model.events import EventKind
 from dualcert.model.order import ChallengeRecord, Order, OrderStep
 from dualcert.model.pair import Lineage, Pair
@@ -49,13 +49,25 @@ def advance(world: World, row: WorkRow) -> Outcome:
         pair = pairs.by_id(tx, row.pair_id)
         order = orders.open_order(tx, row.pair_id, row.ca)
         records = validation.records_of(tx, order)
-        placing = order is None or (order.step is OrderStep.PLACING and order.id not in world.unrecorded)
-        closed = standings.get(tx, row.ca).closed if placing else None
+        closed = standings.get(tx, row.ca).closed if _is_to_leave(world, row, order) else None
     if pair is None:
         return _drop(world, row)
     if closed is not None:
         return Later(began + _CLOSED_LOOK, f"no order goes there: {closed}", waiting_for=FROZEN)
     return _recovering(world, row, pair, began, lambda: _step(world, row, pair, order, records))
+
+
+def _known(world: World, row: WorkRow, order: Order | None) -> Placing | None:
+    """What this process knows of an order without a URL."""
+    known = world.placing.get((row.pair_id, row.ca))
+    return known if known and order and known.order.spki == order.spki else None
+
+
+def _is_to_leave(world: World, row: WorkRow, order: Order | None) -> bool:
+    if order is not None and order.step is not OrderStep.PLACING:
+        return False
+    known = _known(world, row, order)
+    return known is None or known.answer is None
 
 
 def _go_on(world: World, row: WorkRow, known: _UnderWay, began: datetime) -> Outcome:
@@ -114,20 +126,22 @@ def _place(
 ) -> Outcome:
     """newOrder. An order found without its URL may exist at the CA, but its key is spent: it is given up.
 
-    Not where the answer came to us, and only the database was away when it was to be written down.
+    Not where we know that it never left, nor where the answer came to us: only the database was away then.
     """
-    if lost is not None and lost.id in world.unrecorded:
-        order = lost
-    else:
+    known = _known(world, row, lost)
+    if known is None:
         budgeting.before_order(world, row, pair, ca)
-        order, replaces = _intend(world, row, pair, ca, lost)
-        world.unrecorded[order.id] = replacing.place(world, row, client, order, replaces)
-    answer = world.unrecorded[order.id]
+        known = _intend(world, row, pair, ca, lost)
+    order, answer = known.order, known.answer
+    if answer is None:
+        del world.placing[pair.id, ca.name]
+        answer = replacing.place(world, row, client, order, known.replaces)
+        world.placing[pair.id, ca.name] = replace(known, answer=answer)
     with world.store.write() as tx:
         work.hold(tx, row)
         orders.placed(tx, order.id, answer.url, answer.finalize, answer.authorizations)
         events.record(tx, EventKind.PLACED, answer.url, pair=pair.id, ca=ca.name)
-    del world.unrecorded[order.id]
+    del world.placing[pair.id, ca.name]
     order = replace(
         order,
         step=OrderStep.PLACED,
@@ -140,9 +154,7 @@ def _place(
     return _knowing(pair, order, validation.prepare(world, row, pair, order, client, []))
 
 
-def _intend(
-    world: World, row: WorkRow, pair: Pair, ca: CaBinding, lost: Order | None
-) -> tuple[Order, str | None]:
+def _intend(world: World, row: WorkRow, pair: Pair, ca: CaBinding, lost: Order | None) -> Placing:
     """Make the attempt's key and CSR, and write the order down before it leaves, with what it replaces."""
     key = weakkeys.sound(world, lambda: keymaking.make(pair.key_type, pair.names), ca=ca.name, pair=pair.id)
     wrapped = keymaking.wrap(world, ca.domain, key)
@@ -159,7 +171,9 @@ def _intend(
         budgeting.take_order(tx, row, pair, ca, replaces)
         cause = f"a new key of type {pair.key_type.value}"
         events.record(tx, EventKind.ORDERING, cause, pair=pair.id, ca=ca.name)
-    return order, replaces
+        # Before the commit: where the answer to that is lost, the order may be written down and has not left.
+        known = world.placing[pair.id, ca.name] = Placing(order, replaces)
+    return known
 
 
 def _independent_lineage(world: World, tx: Transaction, pair_id: int, ca: CaBinding) -> Lineage:

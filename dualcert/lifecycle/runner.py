@@ -89,7 +89,8 @@ class _Kept:
 class Runner:
     """A context manager: at its end what is still held is given back, and nobody waits for the steps under way.
 
-    ``look_every``: after how many seconds the table is looked at without anybody's nudge.
+    ``look_every``: after how many seconds the table is looked at without anybody's nudge. ``unheard``: rows may have
+    been claimed whose claim was not heard of; the next one gives them back.
     """
 
     def __init__(self, engine: Engine, scope: Scope, patience: Patience, look_every: float) -> None:
@@ -112,6 +113,7 @@ class Runner:
         self._stepper = Stepper(engine, mishaps=patience.mishaps)
         self._look_at = self._now()
         self._more = False
+        self.unheard = False
         self._away_since: float | None = None
         self._events = EventLog(engine.names)
         self._tells = self._events.wanted()
@@ -256,12 +258,25 @@ class Runner:
         limit = min(_AT_ONCE, max([*cas.values(), *free.values()]))
         taken = 0
         if limit:
-            for batch in self._engine.claim(kinds, limit, self._scope.pairs, full, expected=expected):
+            for batch in self._claimed(kinds, limit, full, expected):
                 taken += len(batch)
                 self._start(batch)
         self._more = bool(full) or len(kinds) < len(self._scope.kinds)
         if limit and taken >= limit:
             self._look_at = self._now()
+
+    def _claimed(
+        self, kinds: list[WorkKind], limit: int, full: list[str], expected: bool
+    ) -> list[list[WorkRow]]:
+        if self.unheard:
+            held = {one.held.row.id for one in self._kept.values()}
+            self._engine.release_all_but(held | {number for number, _ in self._busy})
+            self.unheard = False
+        try:
+            return self._engine.claim(kinds, limit, self._scope.pairs, full, expected=expected)
+        except StoreUnavailable:
+            self.unheard = True
+            raise
 
     def _free(self, name: str, kept: Counter[str]) -> int:
         """The slots of a pool that has run half empty, so that rows are taken by the handful and threads never lack."""

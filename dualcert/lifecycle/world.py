@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     # Named in annotations only: a failover needs no DNS, a list no CA.
     from dualcert.dcv import Zones
     from dualcert.lifecycle.permits import RequestPermits
+    from dualcert.model.order import Order
     from dualcert.policy.budget import Kind, Limit
     from dualcert.ports.ca import CertificateAuthority, OrderSnapshot
     from dualcert.ports.deploy import Deployer
@@ -127,6 +128,18 @@ class WatchRules:
     brake_then: str = "wait"
 
 
+@dataclass(frozen=True)
+class Placing:
+    """An order whose key is this process's to use. ``answer``: to newOrder; None until it has left.
+
+    ``replaces``: the ARI identifier that it names.
+    """
+
+    order: Order
+    replaces: str | None
+    answer: OrderSnapshot | None = None
+
+
 def _no_evidence() -> Evidence:
     raise ConfigurationError("nothing here asks CAs what they have revoked")
 
@@ -139,9 +152,9 @@ def _no_inspector() -> KeyInspector | None:
 class World:
     """``draw`` gives a random number in [0, 1): the lifecycle draws, a policy is told.
 
-    ``inspector``: who looks for weaknesses in keys that enter; None where nobody does. ``unrecorded``: answers to
-    newOrder, by the order's number, that are not in the database yet. ``pools`` and ``leases`` are shared by all
-    that runs in this process: a CA's ``max_concurrency`` is for all of it.
+    ``inspector``: who looks for weaknesses in keys that enter; None where nobody does. ``placing``: by pair and CA,
+    what is known here of newOrder and perhaps not in the database. ``pools`` and ``leases`` are shared by all that
+    runs in this process: a CA's ``max_concurrency`` is for all of it.
     """
 
     clock: Clock
@@ -155,7 +168,7 @@ class World:
     watch: WatchRules = field(default_factory=WatchRules)
     evidence: Lazy[Evidence] = field(default_factory=lambda: Lazy(_no_evidence))
     inspector: Lazy[KeyInspector | None] = field(default_factory=lambda: Lazy(_no_inspector))
-    unrecorded: dict[int, OrderSnapshot] = field(default_factory=dict, repr=False, compare=False)
+    placing: dict[tuple[int, str], Placing] = field(default_factory=dict, repr=False, compare=False)
     pools: Pools = field(default_factory=Pools, repr=False, compare=False)
     leases: LeaseKeeper = field(default_factory=LeaseKeeper, repr=False, compare=False)
 

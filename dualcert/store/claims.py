@@ -203,6 +203,16 @@ def _still_free(tx: Transaction, found: Sequence[Any]) -> Sequence[Any]:
 
 
 @prepared
+def _of_owner() -> Select[Any]:
+    return select(table).where(table.c.owner == bindparam("of"))
+
+
+def of_owner(tx: Transaction, owner: str) -> list[WorkRow]:
+    """All that an owner holds. No index knows that: every row is looked at."""
+    return rows_of(tx.execute(_of_owner(), {"of": owner}))
+
+
+@prepared
 def _due_before(form: _Form, *, free: bool) -> Select[Any]:
     query = select(func.min(table.c.due_at)).where(
         table.c.due_at <= bindparam("at"),

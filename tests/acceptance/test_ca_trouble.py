@@ -44,6 +44,10 @@ def test_no_order_goes_to_a_frozen_ca_and_that_is_said(issued: Program, name: st
     assert "dualcert thaw beta" in forced.err
     assert "to ask sooner" not in forced.err
     assert orders_at(issued, "beta") == before
+    due = issued.run("renew", "--due")
+    assert due.status == 3
+    assert f"  {name} beta: order: no order goes there: CA beta is frozen since" in due.out
+    assert due.out.endswith("\n    When that is over: dualcert thaw beta\n")
     shown = issued.show(name)
     assert shown["backup"]["renewal"]["state"] == "waiting"
     assert "CA beta is frozen since" in shown["backup"]["renewal"]["error"]

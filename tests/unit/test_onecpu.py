@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -154,6 +155,17 @@ def test_a_system_that_does_not_let_us_is_asked_once(monkeypatch: pytest.MonkeyP
         home.look_round(MINUTE + 1)
         assert where() == other() == EVERYWHERE
     assert len(asked) <= 1
+
+
+def test_where_nothing_tells_which_cpu_it_is_nobody_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: OneCpu
+) -> None:
+    monkeypatch.setattr(onecpu, "_STAT", tmp_path / "stat")
+    with home.stays(), another(home) as other, home.elsewhere():
+        home.look_round(0.0)
+        home.look_round(MINUTE)
+        home.look_round(MINUTE + 1)
+        assert where() == other() == EVERYWHERE
 
 
 def test_on_other_systems_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
