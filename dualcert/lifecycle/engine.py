@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -108,6 +109,7 @@ class Engine:
         self.owner = str(new_owner())
         self.names = PairNames(world.store)
         self._at_work = False
+        self._renewing = threading.Lock()
         self._ahead = ahead(world.clock)
         # Whether the clock was put the moment before cannot be seen.
         wary = _OTHERS_NOTICE if world.store.goes_by_our_clock else 0.0
@@ -319,14 +321,15 @@ class Engine:
 
     def renew_leases(self) -> None:
         """What this engine holds is its own for another minute. Raises ``StoreUnavailable``."""
-        with self.world.store.write() as tx:
+        with self._renewing, self.world.store.write() as tx:
             leases.renew(tx, self.owner, at_work=self._at_work)
 
     def end(self) -> None:
         """It holds nothing any more, and claims nothing."""
         if self._at_work:
-            self._at_work = False
-            with self.world.store.write() as tx:
+            # A renewal that is under way would bring the lease back.
+            with self._renewing, self.world.store.write() as tx:
+                self._at_work = False
                 leases.end(tx, self.owner)
 
     def take_from_the_dead(self) -> None:

@@ -35,7 +35,19 @@ from dualcert.model.pair import Pair
 from dualcert.model.work import PERSON, Later, Waiting, WorkKind, WorkRow
 from dualcert.ports.ca import CertificateAuthority
 from dualcert.scheduling import serve
-from dualcert.store import Store, claims, daemons, events, leases, pairs, seals, sqlite, tables, work
+from dualcert.store import (
+    Store,
+    Transaction,
+    claims,
+    daemons,
+    events,
+    leases,
+    pairs,
+    seals,
+    sqlite,
+    tables,
+    work,
+)
 from tests.shifted import ShiftedClock
 from tests.store import databaseclock
 from tests.store.building import BACKUP, PRIMARY, a_pair
@@ -367,6 +379,32 @@ def test_a_step_that_outlasts_the_end_writes_nothing(world: World, setting: Sett
     for thread in {*threading.enumerate()} - others:
         thread.join(10)
     assert row(world, pair, PRIMARY) == before
+
+
+def test_a_lease_that_is_given_back_while_it_is_renewed_does_not_come_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders_due(world, 1, PRIMARY)
+    engine, renewing, over = Engine(world), threading.Event(), threading.Event()
+    assert engine.claim([ORDER], 1)
+    begin = leases.begin
+
+    def slowly(tx: Transaction, owner: str) -> None:
+        renewing.set()
+        over.wait(10)
+        begin(tx, owner)
+
+    monkeypatch.setattr(leases, "begin", slowly)
+    threads = [threading.Thread(target=act) for act in (engine.renew_leases, engine.end)]
+    threads[0].start()
+    assert renewing.wait(10)
+    threads[1].start()
+    threads[1].join(0.3)  # it may have to wait for the other one
+    over.set()
+    for thread in threads:
+        thread.join(10)
+    with world.store.read() as tx:
+        assert leases.owners(tx) == []
 
 
 def test_what_waits_for_another_goes_back_to_the_table_after_a_while(
