@@ -152,14 +152,16 @@ def why_not() -> ColumnElement[str]:
 @prepared
 def _plan() -> Insert:
     member, state = incident_member.c, pair_state.c
-    in_use = or_(state.serving == member.certificate_id, state.standby == member.certificate_id)
+    serves, stands_by = (held == member.certificate_id for held in (state.serving, state.standby))
+    # Of a pair both of whose certificates are members, one writes the row: two batches may be written at once.
+    in_use = or_(serves, and_(stands_by, ~_is_member(state.serving)))
     found = (
         select(
             state.pair_id,
             state.epoch,
             state.serving,
             state.standby,
-            or_(state.serving == member.certificate_id, _is_member(state.serving)).label("leaves"),
+            serves.label("leaves"),
             promotion.standby_usable(bindparam("now")).label("usable"),
         )
         .select_from(incident_member)

@@ -18,8 +18,8 @@ COUNT = 4
 @pytest.mark.parametrize(
     "point",
     [
-        at(BEFORE, "commit main: running._promote", 1),
-        at(AFTER, "commit main: running._promote", 2),
+        at(BEFORE, "commit main: lots.unit", 1),
+        at(AFTER, "commit main: lots.unit", 2),
         at(AFTER, "files: rename", 2),
         at(BEFORE, "commit deploy: deployment._seen", 2),
         at(BEFORE, "commit main: running._see_all", 1),

@@ -32,8 +32,8 @@ from tests.store.racing import Arena
 from tests.store.worlds import Setting, issued, ordered, signed
 
 COUNT = 4
-_PROMOTE = 4
-"""Which unit of a run's promotes: before it are its beginning, what is to be hurried, and backups to be ordered."""
+_PROMOTE = 3
+"""Which unit of a run's promotes: before it are its beginning, and what is to be hurried."""
 
 
 @pytest.fixture

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dualcert.errors import Refused, UsageProblem
+from dualcert.lifecycle.incidents.abreast import abreast
 from dualcert.lifecycle.incidents.pace import Pace
 from dualcert.lifecycle.world import World
 from dualcert.model.incident import Counts, Incident
@@ -60,14 +63,14 @@ def plan(world: World, incident_id: int) -> Plan:
     with world.store.write() as tx:
         opened(tx, incident_id)
         number, members = incident_plans.begin(tx, incident_id)
-    after, pace = 0, Pace(world, incident_plans.BATCH)
-    while True:
+    pace = Pace(world, incident_plans.BATCH)
+
+    def add(batch: _Members) -> None:
         with pace.unit(), world.store.write() as tx:
-            up_to = incident_plans.members_up_to(tx, incident_id, after, pace.size)
-            if up_to is None:
-                break
-            incident_plans.add(tx, incident_id, number, after, up_to)
-        after = up_to
+            incident_plans.add(tx, incident_id, number, batch.after, batch.up_to)
+
+    for _ in abreast(world, _batches(world, incident_id, pace), add):
+        pass
     with world.store.read() as tx:
         digest = _digest(tx, incident_id, number)
         counts = incident_plans.count(tx, incident_id, number)
@@ -80,6 +83,24 @@ def plan(world: World, incident_id: int) -> Plan:
         found = existing(tx, incident_id)
     _forget_older(world, incident_id, number)
     return Plan(found, number, digest.hex(), counts)
+
+
+class _Members(NamedTuple):
+    """A batch: those with numbers above ``after`` up to ``up_to``."""
+
+    after: int
+    up_to: int
+
+
+def _batches(world: World, incident_id: int, pace: Pace) -> Iterator[_Members]:
+    after = 0
+    while True:
+        with world.store.glance() as tx:
+            up_to = incident_plans.members_up_to(tx, incident_id, after, pace.size)
+        if up_to is None:
+            return
+        yield _Members(after, up_to)
+        after = up_to
 
 
 def _digest(tx: Transaction, incident_id: int, number: int) -> bytes:
@@ -106,3 +127,20 @@ def newest_plan(tx: Transaction, incident: Incident) -> Plan | None:
     if incident.plan_hash is None or counts is None:
         return None
     return Plan(incident, incident.plan, incident.plan_hash.hex(), counts)
+
+
+def the_plan(tx: Transaction, incident_id: int, digest: str, *, lock: bool = False) -> Plan:
+    """The newest plan. ``lock``: it stays so. Raises ``Refused`` where ``digest`` is not its hash."""
+    incident = opened(tx, incident_id, lock=lock)
+    plan = newest_plan(tx, incident)
+    if plan is None:
+        raise Refused(
+            f"incident {incident_id} has no plan that is complete",
+            remedy=f"Make one: dualcert incident plan {incident_id}",
+        )
+    if digest.lower() != plan.hash:
+        raise Refused(
+            f"{digest[:16]} is not the hash of the newest plan of incident {incident_id}",
+            remedy=f"Look at the plan again, then run it: dualcert incident plan {incident_id}",
+        )
+    return plan
