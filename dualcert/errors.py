@@ -38,7 +38,8 @@ class DualcertError(Exception):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        about = ", ".join(part for part in (self.name, self.ca and f"CA {self.ca}") if part)
+        ca = f"CA {self.ca}" if self.ca and not self.reason.startswith(f"CA {self.ca} ") else None
+        about = ", ".join(part for part in (self.name, ca) if part)
         text = f"{about}: {self.reason}" if about else self.reason
         return f"{text}\n  {self.remedy}" if self.remedy else text
 

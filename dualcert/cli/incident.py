@@ -240,7 +240,7 @@ def run(
     if ended.stopped is not None:
         note(f"stopped: {ended.stopped}")
         return EXIT_PARTIAL
-    if not ended.done:
+    if not ended.done and not watcher.heard:
         rest = f"refills are due at {', '.join(ended.refills)}" if ended.refills else "nothing was done"
         note(f"this plan was carried out before; {rest}")
         return EXIT_DONE

@@ -30,6 +30,11 @@ class Watcher:
         self._began = self._told = self._clock.monotonic()
         self._first: int | None = None
 
+    @property
+    def heard(self) -> bool:
+        """Whether this command has come to anything, be it before the database went away and it began anew."""
+        return self._first is not None
+
     def __call__(self, progress: Progress) -> None:
         if self._first is None:
             self._first = progress.turned

@@ -51,9 +51,10 @@ def check(world: World, move: Move) -> None:
     if move.old == move.new:
         raise UsageProblem("old and new CA are the same", remedy="Write it like --ca alpha=gamma.")
     with world.store.read() as tx:
-        closed = standings.get(tx, move.new).closed
-    if closed is not None:
-        raise Refused(closed, remedy=f"Move to another CA, or: dualcert thaw {move.new}", ca=move.new)
+        standing = standings.get(tx, move.new)
+    if standing.closed is not None:
+        remedy = f"Move to another CA, or: dualcert {standing.reopening}"
+        raise Refused(standing.closed, remedy=remedy, ca=move.new)
 
 
 def everyone(world: World, ca: str) -> Iterator[int]:

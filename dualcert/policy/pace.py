@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 LEAST = 250
-LONG, SHORT = 0.25, 0.1
+LONG, SHORT = 0.2, 0.08
 """Seconds, between which a unit is as it should be."""
 
 

@@ -34,7 +34,7 @@ from dualcert.store import batches, promotion
 from dualcert.store.expressions import upsert
 from dualcert.store.fitness import distrusted
 from dualcert.store.incident_tables import incident, incident_member, plan_row
-from dualcert.store.incidents import named
+from dualcert.store.incidents import count_members, named
 from dualcert.store.statements import prepared
 from dualcert.store.tables import (
     blocked_key,
@@ -255,9 +255,7 @@ def count(tx: Transaction, incident_id: int, plan: int) -> Counts:
     found = actions(tx, incident_id, plan)
     usable, not_usable = found.get(Action.PROMOTE.value, 0), found.get(Action.ORDER.value, 0)
     standby = int(tx.execute(_standing_by(), values).scalar_one())
-    members = select(func.count()).where(incident_member.c.incident_id == incident_id)
-    total = int(tx.execute(members).scalar_one())
-    serving = usable + not_usable
+    serving, total = usable + not_usable, count_members(tx, incident_id)
     return Counts(serving, standby, max(0, total - serving - standby), usable, not_usable)
 
 

@@ -77,10 +77,15 @@ def create(
     return int(tx.execute(statement).scalar_one())
 
 
-def loaded(tx: Transaction, incident_id: int, *, unknown: int, unreadable: int) -> None:
+def count_members(tx: Transaction, incident_id: int) -> int:
+    """How many certificates it names, one by one: ``Incident.members`` is known when all are there."""
+    members = select(func.count()).where(incident_member.c.incident_id == incident_id)
+    return int(tx.execute(members).scalar_one())
+
+
+def loaded(tx: Transaction, incident_id: int, *, members: int, unknown: int, unreadable: int) -> None:
     """All that was named is written."""
-    count = select(func.count()).where(incident_member.c.incident_id == incident_id).scalar_subquery()
-    values = {"plan": 0, "members": count, "unknown": unknown, "unreadable": unreadable}
+    values = {"plan": 0, "members": members, "unknown": unknown, "unreadable": unreadable}
     tx.execute(update(incident).where(incident.c.id == incident_id).values(values))
 
 

@@ -209,6 +209,19 @@ def test_a_move_that_would_bring_both_sides_together_is_refused(with_gamma: Prog
         assert with_gamma.run("pair", "move", name, *arguments).status == status, arguments
 
 
+@pytest.mark.parametrize("close", ["freeze", "distrust"])
+def test_nothing_moves_to_a_ca_that_gets_no_orders(with_gamma: Program, name: str, close: str) -> None:
+    with_gamma.done("issue", name)
+    with_gamma.run(close, "gamma")
+
+    refused = with_gamma.run("pair", "move", name, "--ca", "beta=gamma")
+
+    assert refused.status == 4
+    assert refused.err.count("CA gamma") == 1
+    remedy = "dualcert thaw gamma" if close == "freeze" else "dualcert distrust gamma --lift"
+    assert refused.err.endswith(f"or: {remedy}\n")
+
+
 @pytest.mark.parametrize("program", ["sqlite", "postgresql"], indirect=True)
 def test_all_pairs_of_a_distrusted_ca_move_to_a_spare(lab: ProjectLab, with_gamma: Program) -> None:
     names = [f"n{number}.{lab.domain}" for number in range(3)]

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from tests.acceptance.test_outage import SHORT, Scene, at, on_postgresql, struck
-from tests.faults import AFTER, BEFORE, Death
+from tests.faults import AFTER, BEFORE, UNHEARD, Death
 
 __all__ = ["on_postgresql"]
 
@@ -25,6 +25,10 @@ COUNT = 4
         at(BEFORE, "commit main: running._see_all", 1),
         at(BEFORE, "commit main: running.carry_out", 1),
         at(AFTER, "commit main: running.carry_out", 1),
+        at(UNHEARD, "commit main: running.run", 1),
+        at(UNHEARD, "commit main: lots.unit", 1),
+        at(UNHEARD, "commit main: running._see_all", 1),
+        at(UNHEARD, "commit main: running.carry_out", 1),
     ],
     ids=str,
 )

@@ -289,3 +289,15 @@ def test_a_server_that_goes_away_at_every_point_of_an_issuance(on_postgresql: Sc
     assert len(points) > (20 if side == UNHEARD else 50)
     missed = each(points, lambda one: scene.issue(scene.new_pair(), one, 0.5))
     assert len(missed) < len(points) / 10, missed
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("side", [BEFORE, AFTER, UNHEARD])
+def test_a_server_that_goes_away_at_every_point_of_a_failover(on_postgresql: Scene, side: str) -> None:
+    scene = on_postgresql
+    name = scene.new_pair()
+    scene.run("issue", name)
+    points = scene.run("failover", name, "--revoke").deaths(side)
+    assert len(points) > (10 if side == UNHEARD else 30)
+    missed = each(points, lambda one: scene.fail_over(scene.new_pair(), one, 0.5))
+    assert len(missed) < len(points) / 10, missed

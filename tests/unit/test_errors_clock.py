@@ -30,6 +30,8 @@ def test_an_error_says_to_what_it_happened_and_what_to_do() -> None:
         (DualcertError("it hangs", ca="alpha"), "CA alpha: it hangs"),
         (DualcertError("it hangs", name="example.com"), "example.com: it hangs"),
         (DualcertError("it hangs", remedy="Wait."), "it hangs\n  Wait."),
+        (DualcertError("CA alpha hangs", ca="alpha", name="example.com"), "example.com: CA alpha hangs"),
+        (DualcertError("CA alphabet hangs", ca="alpha"), "CA alpha: CA alphabet hangs"),
     ],
 )
 def test_what_is_not_known_leaves_no_gap(error: DualcertError, text: str) -> None:

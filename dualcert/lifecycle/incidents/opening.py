@@ -102,8 +102,11 @@ def open_incident(
         _select(world, number, certificates, tally)
     else:
         _add_numbers(world, number, certificates)
+    # Nobody else adds to one that is being opened; to count millions would make a long unit of work.
+    with world.store.glance() as tx:
+        members = incidents.count_members(tx, number)
     with _naming(world, number) as tx:
-        incidents.loaded(tx, number, unknown=tally.unknown, unreadable=tally.unreadable)
+        incidents.loaded(tx, number, members=members, unknown=tally.unknown, unreadable=tally.unreadable)
         found = existing(tx, number)
         events.record(
             tx, EventKind.INCIDENT_OPENED, f"incident {number}, {found.members} certificates: {title}", ca=ca

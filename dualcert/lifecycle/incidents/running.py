@@ -94,9 +94,11 @@ def run(
     """
     shares = policy.waves(terms.waves)
     limits = policy.share(terms.max_failures), policy.share(terms.max_drift)
+    with world.store.read() as tx:
+        plan = the_plan(tx, incident_id, digest)
+        ca = None if terms.refill else _ca_in_trouble(tx, plan)
     with world.store.write() as tx:
         plan = the_plan(tx, incident_id, digest, lock=True)
-        ca = None if terms.refill else _ca_in_trouble(tx, plan)
         before = incident_runs.get(tx, incident_id, lock=True)
         through = before is not None and before.plan == plan.number and before.ended_at is not None
         if not through:
