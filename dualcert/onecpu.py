@@ -94,9 +94,8 @@ class OneCpu:
         try:
             self._cpu = _current() if self._cpu is None else self._cpu
         except OSError:
-            self._everywhere = (
-                frozenset()
-            )  # where nothing of /proc is to be seen, all go wherever there is room
+            # Nothing of /proc is to be seen: all go wherever there is room.
+            self._everywhere = frozenset()
             return
         self._put(thread, frozenset([self._cpu]))
 

@@ -116,24 +116,27 @@ def run_due(context: Context, seconds: float, *, once: bool = False) -> int:
                 destroyed, "private key whose certificate has", "private keys whose certificates have"
             )
             say(f"  destroyed: {ended} ended")
-        for one in left:
-            _say_left(world, one)
+        _say_left(world, left)
     for one in not_asked:
         note(f"CA {one['ca']} does not say when it would like renewals: {one['reason'] or 'under way'}")
     return _status(before, left)
 
 
-def _say_left(world: World, step: Mapping[str, Any]) -> None:
+def _say_left(world: World, left: Sequence[Mapping[str, Any]]) -> None:
     from dualcert.lifecycle import closing
 
-    where = step["ca"] or step["target"] or ""
-    say(f"  {step['pair']} {where}: {step['step']}: {hanging(step['reason'] or 'under way', 4)}")
-    at = step["due_at"]
-    if step["waiting_for"] == FROZEN:
-        say(f"    When that is over: dualcert {closing.recorded(world, step['ca']).reopening}")
-    # What waits for a budget says until when by itself.
-    elif at is not None and at > world.clock.now() and step["waiting_for"] != BUDGET:
-        say(f"    Next try at {cell(at)}; to try sooner: dualcert renew {step['pair']}")
+    now = world.clock.now()
+    closed = {step["ca"] for step in left if step["waiting_for"] == FROZEN}
+    reopening = {ca: closing.recorded(world, ca).reopening for ca in closed}
+    for step in left:
+        where = step["ca"] or step["target"] or ""
+        say(f"  {step['pair']} {where}: {step['step']}: {hanging(step['reason'] or 'under way', 4)}")
+        at = step["due_at"]
+        if step["waiting_for"] == FROZEN:
+            say(f"    When that is over: dualcert {reopening[step['ca']]}")
+        # What waits for a budget says until when by itself.
+        elif at is not None and at > now and step["waiting_for"] != BUDGET:
+            say(f"    Next try at {cell(at)}; to try sooner: dualcert renew {step['pair']}")
 
 
 def _status(before: Sequence[Mapping[str, Any]], left: Sequence[Mapping[str, Any]]) -> int:

@@ -239,7 +239,6 @@ def test_a_daemon_outlives_its_database(on_postgresql: Scene, server: Postgres, 
 
 
 MORE_IN_AN_ISSUANCE = [
-    at(UNHEARD, "commit main: engine.claim"),
     at(BEFORE, "ca alpha: register"),
     at(AFTER, "commit ca-beta: ordering._place"),
     at(AFTER, "dns lab: add"),

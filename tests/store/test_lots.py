@@ -19,7 +19,6 @@ from dualcert.lifecycle.incidents import lots, open_incident, plan, running, tel
 from dualcert.lifecycle.incidents.planning import Plan
 from dualcert.lifecycle.incidents.running import Ended, Terms
 from dualcert.lifecycle.world import World
-from dualcert.model.events import EventKind
 from dualcert.model.pair import Pair
 from dualcert.store import Store, Transaction, incidents, pairs
 from dualcert.testing.clock import FakeClock
@@ -101,13 +100,11 @@ def demand_each_turned_once(world: World, held: list[Pair], planned: Plan) -> No
 
 
 def test_every_other_lot_has_a_unit_of_its_own(arena: Arena, held: list[Pair], planned: Plan) -> None:
-    promoted: Counter[bool] = Counter()
+    units: Counter[bool] = Counter()
 
     def hear(tx: Transaction) -> None:
-        promoted[beside()] += sum(one.kind is EventKind.PROMOTED for one in tx.recorded)
         units[beside()] += bool(tx.made_due)
 
-    units: Counter[bool] = Counter()
     arena.first.store.watchers.add(hear)
 
     assert run(arena.first, planned) == Ended(done=True, stopped=None)
