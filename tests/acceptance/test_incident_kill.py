@@ -20,8 +20,8 @@ COUNT = 5
     "point",
     [
         Point("commit main: running.run", 1),
-        Point("commit main: lots.unit", 1),
-        Point("commit main: lots.unit", 2),
+        Point("commit main: running._promote", 1),
+        Point("commit main: running._promote", 2),
         Point("commit main: running._see_all", 1),
         Point("commit main: running._see_all", 2),
         Point("target web: deploy", 1),

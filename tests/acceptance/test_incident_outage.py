@@ -18,15 +18,15 @@ COUNT = 4
 @pytest.mark.parametrize(
     "point",
     [
-        at(BEFORE, "commit main: lots.unit", 1),
-        at(AFTER, "commit main: lots.unit", 2),
+        at(BEFORE, "commit main: running._promote", 1),
+        at(AFTER, "commit main: running._promote", 2),
         at(AFTER, "files: rename", 2),
         at(BEFORE, "commit deploy: deployment._seen", 2),
         at(BEFORE, "commit main: running._see_all", 1),
         at(BEFORE, "commit main: running.carry_out", 1),
         at(AFTER, "commit main: running.carry_out", 1),
         at(UNHEARD, "commit main: running.run", 1),
-        at(UNHEARD, "commit main: lots.unit", 1),
+        at(UNHEARD, "commit main: running._promote", 1),
         at(UNHEARD, "commit main: running._see_all", 1),
         at(UNHEARD, "commit main: running.carry_out", 1),
     ],

@@ -69,8 +69,7 @@ def plan(world: World, incident_id: int) -> Plan:
         with pace.unit(), world.store.write() as tx:
             incident_plans.add(tx, incident_id, number, batch.after, batch.up_to)
 
-    for _ in abreast(world, _batches(world, incident_id, pace), add):
-        pass
+    abreast(world, _batches(world, incident_id, pace), add)
     with world.store.read() as tx:
         digest = _digest(tx, incident_id, number)
         counts = incident_plans.count(tx, incident_id, number)
@@ -127,20 +126,3 @@ def newest_plan(tx: Transaction, incident: Incident) -> Plan | None:
     if incident.plan_hash is None or counts is None:
         return None
     return Plan(incident, incident.plan, incident.plan_hash.hex(), counts)
-
-
-def the_plan(tx: Transaction, incident_id: int, digest: str, *, lock: bool = False) -> Plan:
-    """The newest plan. ``lock``: it stays so. Raises ``Refused`` where ``digest`` is not its hash."""
-    incident = opened(tx, incident_id, lock=lock)
-    plan = newest_plan(tx, incident)
-    if plan is None:
-        raise Refused(
-            f"incident {incident_id} has no plan that is complete",
-            remedy=f"Make one: dualcert incident plan {incident_id}",
-        )
-    if digest.lower() != plan.hash:
-        raise Refused(
-            f"{digest[:16]} is not the hash of the newest plan of incident {incident_id}",
-            remedy=f"Look at the plan again, then run it: dualcert incident plan {incident_id}",
-        )
-    return plan

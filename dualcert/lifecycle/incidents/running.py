@@ -16,8 +16,8 @@ from dualcert.errors import Refused, StoreError
 from dualcert.lifecycle.driver import run_until
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.incidents import refills
-from dualcert.lifecycle.incidents.lots import Lots
-from dualcert.lifecycle.incidents.planning import Plan, the_plan
+from dualcert.lifecycle.incidents.pace import Pace
+from dualcert.lifecycle.incidents.planning import Plan, newest_plan, opened
 from dualcert.lifecycle.runner import Scope
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
@@ -36,6 +36,9 @@ from dualcert.store import (
 from dualcert.store.incident_runs import Range
 
 log = logging.getLogger(__name__)
+
+_BATCH = 2_500
+"""How many are promoted in one unit of work, at most: whoever wants one of these pairs meanwhile waits for it."""
 
 _MARKED = 5_000
 _TOGETHER = 1000
@@ -95,10 +98,10 @@ def run(
     shares = policy.waves(terms.waves)
     limits = policy.share(terms.max_failures), policy.share(terms.max_drift)
     with world.store.read() as tx:
-        plan = the_plan(tx, incident_id, digest)
+        plan = _the_plan(tx, incident_id, digest)
         ca = None if terms.refill else _ca_in_trouble(tx, plan)
     with world.store.write() as tx:
-        plan = the_plan(tx, incident_id, digest, lock=True)
+        plan = _the_plan(tx, incident_id, digest, lock=True)
         before = incident_runs.get(tx, incident_id, lock=True)
         through = before is not None and before.plan == plan.number and before.ended_at is not None
         if not through:
@@ -111,6 +114,23 @@ def run(
         return Ended(one.see_the_rest(), None, released)
     one.order_backups()
     return Ended(True, one.carry_out(), released)
+
+
+def _the_plan(tx: Transaction, incident_id: int, digest: str, *, lock: bool = False) -> Plan:
+    """The newest plan. ``lock``: it stays so. Raises ``Refused`` where ``digest`` is not its hash."""
+    incident = opened(tx, incident_id, lock=lock)
+    plan = newest_plan(tx, incident)
+    if plan is None:
+        raise Refused(
+            f"incident {incident_id} has no plan that is complete",
+            remedy=f"Make one: dualcert incident plan {incident_id}",
+        )
+    if digest.lower() != plan.hash:
+        raise Refused(
+            f"{digest[:16]} is not the hash of the newest plan of incident {incident_id}",
+            remedy=f"Look at the plan again, then run it: dualcert incident plan {incident_id}",
+        )
+    return plan
 
 
 def _ca_in_trouble(tx: Transaction, plan: Plan) -> str | None:
@@ -161,8 +181,8 @@ class _Run:
         self._max_failures, self._max_drift = limits
         self._tell = tell
         self._engine = Engine(world)
+        self._pace = Pace(world, _BATCH)
         self._cause = f"incident {self._id}: {plan.incident.title}"
-        self._lots = Lots(world, plan, self._cause)
         self._tally = Tally(0, 0, 0)
         self._up_to = 0
         self._ca_in_trouble = ca
@@ -198,31 +218,35 @@ class _Run:
         return policy.failing(self._counted(), self._max_failures)
 
     def _promote(self, wave: int, most: int) -> None:
-        """The next lots. What others have turned meanwhile is behind ``up_to_pair`` already."""
+        """One batch. What others have turned meanwhile is behind ``up_to_pair`` already."""
         began = self._world.clock.monotonic()
-        with self._lots.unit() as tx:
+        limit = min(self._pace.size, most, self._terms.rate or most)
+        with self._pace.unit(), self._world.store.write() as tx:
             run = self._ours(tx)
             alone = run.up_to_pair == self._up_to
-            held = None if self._held_at(tx) is None else incident_progress.held_for(self._id)
-            turned = self._lots.turn(tx, run.up_to_pair, most, held, rate=self._terms.rate)
-            if not turned.rows and alone:
+            up_to, many = incident_runs.bound(tx, self._id, self._plan.number, run.up_to_pair, limit)
+            if not many and alone:
                 raise StoreError(
                     f"rows of the plan of incident {self._id} are missing", remedy="Make a new plan."
                 )
-            incident_runs.set_wave(tx, self._id, wave, turned.up_to)
-        before, self._up_to = self._tally, turned.up_to
+            batch = Range(self._id, self._plan.number, run.up_to_pair, up_to)
+            held = None if self._held_at(tx) is None else incident_progress.held_for(self._id)
+            promoted, skipped = incident_runs.promote(tx, batch)
+            incident_runs.follow_up(tx, batch, self._cause, refills_held=held)
+            incident_runs.set_wave(tx, self._id, wave, up_to)
+        before = self._tally
+        self._up_to = up_to
         if alone:
-            unseen = before.unseen + turned.promoted
-            self._tally = Tally(before.turned + turned.rows, before.skipped + turned.skipped, unseen)
+            self._tally = Tally(before.turned + many, before.skipped + skipped, before.unseen + promoted)
         else:
             self._tally = self._counted()
         if self._terms.rate:
             spent = self._world.clock.monotonic() - began
-            self._world.clock.sleep(max(0.0, turned.rows / self._terms.rate - spent))
+            self._world.clock.sleep(max(0.0, many / self._terms.rate - spent))
 
     def _ours(self, tx: Transaction) -> Run:
         """The run as it stands, held. Raises ``Refused`` where the incident was closed or planned anew meanwhile."""
-        the_plan(tx, self._id, self._plan.hash, lock=True)
+        _the_plan(tx, self._id, self._plan.hash, lock=True)
         run = incident_runs.get(tx, self._id, lock=True)
         if run is None or run.plan != self._plan.number:
             raise Refused(
