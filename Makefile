@@ -63,8 +63,9 @@ demo: setup  ## a whole incident played on loopback: issue, revoke, fail over, r
 test: setup  ## all tests but those marked long
 	$(PYTEST) -m "not long"
 
-test-long: setup  ## the tests marked long
+test-long: setup  ## the tests marked long; those of the database on an older PostgreSQL
 	$(PYTEST) -m long --timeout 1800
+	DUALCERT_TEST_POSTGRESQL=16 $(PYTEST) -m "not long" tests/store tests/migrations
 
 bench: setup  ## how fast, and against what: a table and bench/results.json
 	$(BIN)/python -m bench

@@ -22,7 +22,7 @@ from dualcert.clock import SystemClock, to_microseconds
 BATCH = 10_000
 CA = "alpha"
 _LOOKED_UP = (
-    "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
+    "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL seq_page_cost = 100"
 )
 
 _OPEN = """

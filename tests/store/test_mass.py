@@ -11,7 +11,6 @@ from sqlalchemy import select, text, update
 
 from dualcert.errors import Refused
 from dualcert.lifecycle.incidents import close, open_incident, plan, running, telling, zones
-from dualcert.lifecycle.incidents.opening import Entry, Selection
 from dualcert.lifecycle.incidents.running import Terms
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
@@ -55,10 +54,7 @@ def undeployed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def an_incident(world: World, count: int = MANY, *, ca: str = PRIMARY) -> Incident:
-    offset = 1 if ca == PRIMARY else 0
-    entries = [Entry(n, serial=masses.serial(2 * n - offset)) for n in range(1, count + 1)]
-    deadline = world.clock.now() + timedelta(hours=24)
-    return open_incident(world, "a test", "a test", deadline, ca, Selection("serials", entries, ca=ca))
+    return masses.an_incident(world, 1, count, ca)
 
 
 def promote(tx: Transaction, batch: Range) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from dualcert.lifecycle import closing, inventory, renewal
 from dualcert.lifecycle.incidents import (
     add_to_incident,
     close,
-    open_incident,
     plan,
     planning,
     refills,
@@ -22,7 +20,6 @@ from dualcert.lifecycle.incidents import (
     telling,
     undoing,
 )
-from dualcert.lifecycle.incidents.opening import Entry, Selection
 from dualcert.lifecycle.incidents.running import Terms
 from dualcert.lifecycle.world import World
 from dualcert.model.incident import Incident
@@ -49,13 +46,6 @@ def world(store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Wo
     monkeypatch.setattr(running._Run, "_see_all", lambda self, batch, wave: None)
     monkeypatch.setattr(undoing, "_deploy", lambda world, incident_id, plan: None)
     return a_world(store, clock, Setting())
-
-
-def an_incident(world: World, first: int, last: int, ca: str = PRIMARY) -> Incident:
-    offset = 1 if ca == PRIMARY else 0
-    entries = [Entry(n, serial=masses.serial(2 * n - offset)) for n in range(first, last + 1)]
-    deadline = world.clock.now() + timedelta(hours=24)
-    return open_incident(world, "a test", "a test", deadline, ca, Selection("serials", entries, ca=ca))
 
 
 def carry_out(world: World, incident: Incident, meanwhile: Callable[[], object] = lambda: None) -> None:
@@ -89,7 +79,7 @@ def refills_by(store: Store) -> dict[str | None, int]:
 def test_refills_that_are_let_go_during_a_run_are_held_by_none_of_its_later_batches(
     world: World, store: Store, let_go: Callable[[World, Incident], object]
 ) -> None:
-    incident = an_incident(world, 1, MANY)
+    incident = masses.an_incident(world, 1, MANY)
 
     carry_out(world, incident, lambda: let_go(world, incident))
 
@@ -97,7 +87,7 @@ def test_refills_that_are_let_go_during_a_run_are_held_by_none_of_its_later_batc
 
 
 def test_thaw_says_whether_it_has_let_anything_go(world: World) -> None:
-    carry_out(world, an_incident(world, 1, 10))
+    carry_out(world, masses.an_incident(world, 1, 10))
     assert closing.thaw(world, PRIMARY)
     assert not closing.thaw(world, PRIMARY)
 
@@ -105,7 +95,7 @@ def test_thaw_says_whether_it_has_let_anything_go(world: World) -> None:
 def test_the_end_of_one_incident_lets_nothing_go_while_another_one_holds_at_its_ca(
     world: World, store: Store
 ) -> None:
-    first, second = an_incident(world, 1, 10), an_incident(world, 11, 30)
+    first, second = masses.an_incident(world, 1, 10), masses.an_incident(world, 11, 30)
     for one in (first, second):
         carry_out(world, one)
         assert telling.status(world, one.id)["refills_held_at"] == [PRIMARY]
@@ -121,7 +111,7 @@ def test_the_end_of_one_incident_lets_nothing_go_while_another_one_holds_at_its_
 def test_refill_now_means_the_ca_whichever_incident_was_the_last_to_hold_there(
     world: World, store: Store
 ) -> None:
-    first, second = an_incident(world, 1, 10), an_incident(world, 11, 30)
+    first, second = masses.an_incident(world, 1, 10), masses.an_incident(world, 11, 30)
     carry_out(world, first)
     carry_out(world, second)
 
@@ -135,7 +125,7 @@ def test_refill_now_means_the_ca_whichever_incident_was_the_last_to_hold_there(
 def test_a_renewal_of_what_serves_orders_nothing_at_the_ca_where_refills_are_held(
     world: World, store: Store
 ) -> None:
-    carry_out(world, an_incident(world, 1, MANY))
+    carry_out(world, masses.an_incident(world, 1, MANY))
     with store.write() as tx:
         pairs.set_renew_at(tx, 2 * 7, tx.now)
         pairs.set_next_action(tx, 7, tx.now)
@@ -154,7 +144,7 @@ def test_a_renewal_of_what_serves_orders_nothing_at_the_ca_where_refills_are_hel
 
 
 def test_what_serves_is_renewed_although_a_refill_of_it_is_held(world: World, store: Store) -> None:
-    carry_out(world, an_incident(world, 1, MANY))
+    carry_out(world, masses.an_incident(world, 1, MANY))
     with store.write() as tx:
         assert promotion.swap(tx, pairs.state(tx, 7)) is False
         revocations.revoked(tx, 2 * 7, "superseded", "a test")
@@ -170,7 +160,7 @@ def test_what_serves_is_renewed_although_a_refill_of_it_is_held(world: World, st
 
 
 def test_a_run_that_ends_when_a_newer_plan_is_carried_out_does_not_end_that_one(world: World) -> None:
-    incident = an_incident(world, 1, 20)
+    incident = masses.an_incident(world, 1, 20)
     old = plan(world, incident.id)
     newer: list[str] = []
 
@@ -195,7 +185,7 @@ def test_a_run_that_ends_when_a_newer_plan_is_carried_out_does_not_end_that_one(
 
 
 def test_whoever_dies_while_he_adds_certificates_leaves_no_plan_without_them(world: World) -> None:
-    incident = an_incident(world, 1, 20)
+    incident = masses.an_incident(world, 1, 20)
     old = plan(world, incident.id)
 
     def numbers() -> Iterator[int]:
@@ -214,7 +204,7 @@ def test_whoever_dies_while_he_adds_certificates_leaves_no_plan_without_them(wor
 def test_a_plan_is_none_of_certificates_that_are_added_while_it_is_made(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    incident = an_incident(world, 11, 20)
+    incident = masses.an_incident(world, 11, 20)
     look = planning._digest
 
     def add_meanwhile(*what: Any) -> bytes:
@@ -233,7 +223,7 @@ def test_a_plan_is_none_of_certificates_that_are_added_while_it_is_made(
 
 
 def test_what_serves_again_after_an_undo_is_not_ordered_anew(world: World, store: Store) -> None:
-    incident = an_incident(world, 1, 20)
+    incident = masses.an_incident(world, 1, 20)
     carry_out(world, incident)
     with store.write() as tx:
         assert revocations.revoked(tx, 2 * 5 - 1, "superseded", "a test")
