@@ -136,7 +136,7 @@ def _must_wait(world: World, pair: Pair, request: RevocationRequest, subject: Ce
     """A certificate that may still be served somewhere is not revoked yet."""
     with world.store.read() as tx:
         state = pairs.state(tx, pair.id)
-        seen = deployments.verified_in(tx, pair.id, state.epoch, but=subject.id)
+        seen = deployments.verified_in(tx, pair.id, state.epoch, after=subject.id)
         was_deployed = deployments.was_deployed(tx, pair.id, subject.id)
     if state.serving == subject.id:
         # A leaked key that nothing could replace in time: its CA is bound to the same deadline.

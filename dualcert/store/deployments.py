@@ -60,20 +60,27 @@ def verified(tx: Transaction, pair_id: int, target: str, epoch: int, certificate
 
 @prepared
 def _verified_in() -> Select[Any]:
-    other = deployment.c.certificate_id != bindparam("but")
+    before = deployment.alias("before")
+    last = select(func.coalesce(func.max(before.c.id), 0)).where(
+        before.c.pair_id == deployment.c.pair_id,
+        before.c.target == deployment.c.target,
+        before.c.certificate_id == bindparam("after"),
+    )
+    later = deployment.c.id > last.correlate(deployment).scalar_subquery()
     return (
         select(deployment.c.target, func.min(deployment.c.verified_at).label("at"))
-        .where(*_of("pair_id", "epoch"), other, deployment.c.verified_at.is_not(None))
+        .where(*_of("pair_id", "epoch"), later, deployment.c.verified_at.is_not(None))
         .group_by(deployment.c.target)
     )
 
 
-def verified_in(tx: Transaction, pair_id: int, epoch: int, *, but: int = 0) -> dict[str, datetime]:
+def verified_in(tx: Transaction, pair_id: int, epoch: int, *, after: int = 0) -> dict[str, datetime]:
     """When each target was first seen to serve what this epoch serves; targets never seen so are missing.
 
-    ``but``: a certificate that served in this epoch, and was replaced in its place: to be seen with it counts for none.
+    ``after``: a certificate that has been replaced in its place. A target counts when it was seen with what came there
+    later; neither with that one, nor with what it had replaced itself.
     """
-    rows = tx.execute(_verified_in(), {"of_pair_id": pair_id, "of_epoch": epoch, "but": but})
+    rows = tx.execute(_verified_in(), {"of_pair_id": pair_id, "of_epoch": epoch, "after": after})
     return {row.target: instant(row.at) for row in rows}
 
 

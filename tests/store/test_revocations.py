@@ -106,6 +106,32 @@ def test_what_was_replaced_in_its_place_is_revoked_when_every_target_was_seen_wi
     assert waiting.reason.startswith("mail was not yet seen")
 
 
+def test_what_was_seen_before_the_leaked_one_came_is_no_sight_of_what_replaces_it(
+    store: Store, clock: FakeClock
+) -> None:
+    """Three in one place, in one epoch: a pair that was renewed once, without a failover."""
+    world = a_world(store, clock, Setting())
+    with store.write() as tx:
+        pair = a_pair(tx, targets=["web"])
+        first, leaked = (give_role(tx, pair, a_certificate(tx, pair, PRIMARY)) for _ in range(2))
+        for one in (first, leaked):
+            seen(tx, pair.id, "web", one.id)
+        revocations.want(
+            tx, leaked.id, pair.id, Reason.KEY_COMPROMISE, tx.now + timedelta(hours=24), unverified=False
+        )
+        work.schedule(tx, WorkKind.REVOCATION, pair.id, tx.now, ca=PRIMARY)
+        new = give_role(tx, pair, a_certificate(tx, pair, PRIMARY))
+    [[row]] = Engine(world).claim([WorkKind.REVOCATION], 1)
+
+    waiting = revocation.advance(world, row)
+
+    assert isinstance(waiting, Waiting)
+    assert waiting.reason.startswith("web was not yet seen")
+    with store.write() as tx:
+        seen(tx, pair.id, "web", new.id)
+        assert set(deployments.verified_in(tx, pair.id, 0, after=leaked.id)) == {"web"}
+
+
 def test_a_revocation_that_must_wait_keeps_no_other_one_waiting(store: Store, clock: FakeClock) -> None:
     def away(ca: str) -> CertificateAuthority:
         raise CaUnreachable("it does not answer", ca=ca)
