@@ -86,20 +86,39 @@ def _switch(world: World, rows: Sequence[WorkRow], target: TargetBinding) -> lis
     outcomes = []
     for row in rows:
         failure = Failure(began, row.attempts, row.since, world.draw())
-        outcomes.append(_concluded(world, row, wanted[row.id], problems.get(row.id), failure))
+        handed = wanted[row.id] if row.id in placements else None
+        outcomes.append(_concluded(world, row, wanted[row.id], handed, problems.get(row.id), failure))
     return outcomes
 
 
 def _concluded(
-    world: World, row: WorkRow, want: Wanted | None, problem: DualcertError | None, failure: Failure
+    world: World,
+    row: WorkRow,
+    want: Wanted | None,
+    handed: Wanted | None,
+    problem: DualcertError | None,
+    failure: Failure,
 ) -> Outcome:
     try:
-        return _record(world, row, want) if problem is None else _failed(world, row, problem, failure)
+        return _record(world, row, want) if problem is None else _failed(world, row, handed, problem, failure)
     except LeaseLost:
         # This row is somebody else's by now; the others of the batch are not concerned.
         with world.store.write() as tx:
+            if handed is not None and _overtaken(tx, handed):
+                _was_there(tx, row, handed)
             removal.came_late(tx, row.pair_id, row.target)
         return Done()
+
+
+def _overtaken(tx: Transaction, handed: Wanted) -> bool:
+    """Whether another certificate should serve by now, so that nobody else writes down that this one was there."""
+    state = pairs.states(tx, [handed.pair.id]).get(handed.pair.id)
+    return state is None or (state.epoch, state.serving) != (handed.state.epoch, handed.state.serving)
+
+
+def _was_there(tx: Transaction, row: WorkRow, handed: Wanted) -> bool:
+    """Its key has been at the target from now on, as far as anybody knows. False where that was written down before."""
+    return deployments.arrived(tx, handed.pair.id, row.target, handed.state.epoch, handed.certificate.id)
 
 
 def _placement(world: World, want: Wanted) -> Placement:
@@ -135,9 +154,15 @@ def _apply(target: TargetBinding, placements: dict[int, Placement]) -> dict[int,
     return found
 
 
-def _failed(world: World, row: WorkRow, problem: DualcertError, failure: Failure) -> Outcome:
+def _failed(
+    world: World, row: WorkRow, handed: Wanted | None, problem: DualcertError, failure: Failure
+) -> Outcome:
     with world.store.write() as tx:
         work.hold(tx, row)
+        if handed is not None:
+            # A server that does not reload has the key on its disk all the same: who asks what leaked with a target, or
+            # whether the certificate can be revoked, is to hear of it.
+            _was_there(tx, row, handed)
         if row.reason != str(problem):
             events.record(tx, EventKind.FAILED, problem.reason, pair=row.pair_id, target=row.target)
     return Later(_again_at(world, problem, failure), str(problem), failed=True)
@@ -155,7 +180,7 @@ def _record(world: World, row: WorkRow, want: Wanted | None) -> Outcome:
             work.finish(tx, row)
             return Done()
         pair, serving = want.pair, want.certificate
-        if deployments.arrived(tx, pair.id, row.target, want.state.epoch, serving.id):
+        if _was_there(tx, row, want) or row.attempts:  # what failed wrote it down, and told nobody
             cause = "read back as written"
             events.record(
                 tx, EventKind.DEPLOYED, cause, pair=pair.id, target=row.target, certificate=serving.id

@@ -10,9 +10,10 @@ from dualcert.lifecycle.promotion import Wish
 from dualcert.lifecycle.world import World
 from dualcert.model.work import Done, Later, WorkKind
 from dualcert.ports.deploy import Placement, Version
-from dualcert.store import Store, claims, deployments, pairs, work
+from dualcert.store import Store, claims, compromise, deployments, events, pairs, work
 from dualcert.testing.clock import FakeClock
 from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
+from tests.store.renewing import step
 from tests.store.worlds import Setting, a_world, issued
 
 AT_A_TARGET = [WorkKind.DEPLOYMENT, WorkKind.VERIFICATION]
@@ -80,3 +81,56 @@ def test_what_was_deployed_while_an_earlier_certificate_was_looked_for_is_looked
         assert pairs.state(tx, pair.id).epoch == 1
         assert set(deployments.verified_in(tx, pair.id, 1)) == {"web"}
         assert work.of_pairs(tx, [pair.id], AT_A_TARGET) == []
+
+
+def test_a_key_at_a_target_that_did_not_reload_is_known_to_be_there(
+    store: Store, world: World, setting: Setting
+) -> None:
+    with store.write() as tx:
+        pair = a_pair(tx)
+        held = give_role(tx, pair, issued(tx, world, pair, PRIMARY))
+        work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target="web")
+    target = setting.targets["web"]
+    target.activation_fails = True
+
+    [failed] = step(world, WorkKind.DEPLOYMENT)
+
+    assert isinstance(failed, Later)
+    with store.read() as tx:
+        assert compromise.at_target(tx, "web", None, None) == [held.id]
+        assert deployments.was_deployed(tx, pair.id, held.id)
+        assert deployments.verified_in(tx, pair.id, 0) == {}
+        assert [one.kind for one in events.page(tx, pairs=[pair.id])].count("deployed") == 0
+    target.activation_fails = False
+    with store.write() as tx:
+        work.hurry(tx, pair.id, [WorkKind.DEPLOYMENT])
+    take_steps(world)
+    with store.read() as tx:
+        assert set(deployments.verified_in(tx, pair.id, 0)) == {"web"}
+        assert [one.kind for one in events.page(tx, pairs=[pair.id])].count("deployed") == 1
+
+
+def test_a_key_that_came_to_a_target_too_late_is_known_to_have_been_there(
+    store: Store, world: World, setting: Setting
+) -> None:
+    with store.write() as tx:
+        pair = a_pair(tx)
+        late = give_role(tx, pair, issued(tx, world, pair, PRIMARY))
+        give_role(tx, pair, issued(tx, world, pair, BACKUP))
+        work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target="web")
+    with store.write() as tx:
+        [row] = claims.claim(tx, "slow", kinds=AT_A_TARGET, limit=1)
+
+    def lose() -> None:
+        setting.targets["web"].before_step = lambda: None
+        with store.write() as tx:
+            work.release(tx, [row])
+        promotion.failover(world, pair, Wish())
+        with store.write() as tx:
+            claims.claim(tx, "fast", kinds=AT_A_TARGET, limit=1)
+
+    setting.targets["web"].before_step = lose
+    Engine(world).advance([row])
+
+    with store.read() as tx:
+        assert late.id in compromise.at_target(tx, "web", None, None)
