@@ -114,7 +114,7 @@ def ask(world: World, row: WorkRow) -> Outcome:
         finished = trouble is None and not renewal_info.cas_due(tx, [row.ca])
         if finished:
             work.finish(tx, row)
-    turning.decide(world, warned)
+    turning.decide(world, warned, early=True)
     if finished:
         return Done()
     if trouble is None:

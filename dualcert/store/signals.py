@@ -187,6 +187,7 @@ def accusation(tx: Transaction, pair_id: int, *, early: bool) -> tuple[int, str]
 _HELD = "brake"
 _INCIDENT = "brake-incident"
 _PLAN = "brake-plan"
+_WARNED = "brake-warned"
 _OPENED_WITHIN = timedelta(minutes=10)
 
 
@@ -214,6 +215,15 @@ def being_opened(tx: Transaction, number: int) -> bool:
     """Whether somebody is opening the incident, unless he must have died."""
     found = incidents.get(tx, number)
     return found is not None and found.loading and found.opened_at > tx.now - _OPENED_WITHIN
+
+
+def remember_warned(tx: Transaction, number: int) -> None:
+    """Mere warnings are among what the brake's incident names: no plan of it is carried out without a person."""
+    counters.put(tx, _WARNED, number)
+
+
+def is_warned(tx: Transaction, number: int) -> bool:
+    return counters.value(tx, _WARNED) == number
 
 
 def remember_incident(tx: Transaction, number: int, plan: int = 0) -> None:

@@ -8,9 +8,10 @@ from datetime import timedelta
 import pytest
 
 from dualcert.clock import to_microseconds
+from dualcert.lifecycle.watching import braked
 from dualcert.lifecycle.world import WatchRules, World
 from dualcert.model.work import WorkKind
-from dualcert.store import Store, pairs, signals, work
+from dualcert.store import Store, incident_runs, pairs, signals, work
 from dualcert.testing.clock import FakeClock
 from tests.store.building import BACKUP, PRIMARY
 from tests.store.renewing import (
@@ -113,3 +114,22 @@ def test_a_warning_promotes_where_that_is_wished(store: Store, clock: FakeClock,
     with store.read() as tx:
         assert pairs.state(tx, pair.id).serving == held.id
     assert WHY in causes(world, pair, "promoted")[0]
+
+
+def test_what_the_brake_holds_of_warnings_waits_for_a_person_whatever_comes_later(
+    store: Store, clock: FakeClock, oracle: Oracle
+) -> None:
+    world = asking_world(store, clock, oracle)
+    world = replace(world, watch=WatchRules(early=True, brake_then="waves"))
+    for _ in range(11):
+        a_held(world, age=20 * DAY)
+    warns(oracle, clock)
+
+    ask(world)
+    braked.run_in_waves(world)
+
+    with store.read() as tx:
+        standing = signals.brake_incident(tx)
+        assert standing is not None
+        assert standing[1] == 1
+        assert incident_runs.get(tx, standing[0]) is None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
 import pytest
 from cryptography import x509
@@ -11,18 +12,22 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import ocsp
 from sqlalchemy import func, select
 
+from dualcert.errors import EvidenceError
 from dualcert.lifecycle import incidents
+from dualcert.lifecycle.incidents import running
 from dualcert.lifecycle.watching import asking, places, telling, turning
 from dualcert.lifecycle.watching.asking import Round
-from dualcert.lifecycle.world import WatchRules, World
+from dualcert.lifecycle.world import Lazy, WatchRules, World
 from dualcert.model.certificate import Certificate
 from dualcert.model.pair import Pair
 from dualcert.model.work import WorkKind
+from dualcert.ports.evidence import Crl, Evidence, KnownCrl, OcspAnswer
 from dualcert.store import (
     Store,
     certificates,
     counters,
     events,
+    incident_runs,
     pairs,
     removal,
     revocations,
@@ -197,6 +202,72 @@ def test_where_that_is_wished_what_the_brake_holds_goes_on_in_waves(
     assert done.decided.held == 11
     assert [serves(world, pair) for pair, _, _ in made] == [standby.id for _, _, standby in made]
     assert turning_pairs(world) == 0
+
+
+def test_a_run_that_has_stopped_waits_for_a_person_though_more_is_found(
+    store: Store, clock: FakeClock, publisher: Publisher, tiny: TinyCa
+) -> None:
+    world = a_watching_world(store, clock, WatchRules(brake_then="waves"))
+    place = publisher.put("/crl", b"")
+    made = [a_pair_of(world, tiny, crl=[place]) for _ in range(13)]
+    found = publish(publisher, tiny, world, [serving for _, serving, _ in made[:11]])
+    number = found.decided.incident
+    assert number is not None
+    with store.write() as tx:
+        incident_runs.set_end(tx, number, 1, stopped="4 of 11 pairs are not served by their targets")
+
+    more = publish(publisher, tiny, world, [serving for _, serving, _ in made[:12]], number=3)
+
+    assert (more.decided.incident, more.decided.held) == (number, 1)
+    pair, serving, _ = made[11]
+    assert serves(world, pair) == serving.id
+    with store.read() as tx:
+        planned = incidents.newest_plan(tx, incidents.planning.existing(tx, number))
+    assert planned is not None
+    running.run(world, number, planned.hash, running.Terms())
+    publish(publisher, tiny, world, [serving for _, serving, _ in made], number=4)
+    pair, _, standby = made[12]
+    assert serves(world, pair) == standby.id, "a person has run it since"
+
+
+@dataclass
+class _Hanging:
+    """Places that let one wait, as those of a CA whose servers are gone; the others are asked."""
+
+    real: Evidence
+    clock: FakeClock
+    meet: Callable[[], int]
+    turning: list[int] = field(default_factory=list)
+
+    def crl(self, place: str, issuer: bytes, known: KnownCrl, now: datetime, *, of_cas: bool) -> Crl | None:
+        if "hanging" not in place:
+            return self.real.crl(place, issuer, known, now, of_cas=of_cas)
+        self.turning.append(self.meet())
+        self.clock.advance(timedelta(seconds=15))
+        raise EvidenceError("it does not answer")
+
+    def ocsp(self, place: str, issuer: bytes, certificate: bytes, now: datetime) -> OcspAnswer:
+        return self.real.ocsp(place, issuer, certificate, now)
+
+
+@pytest.mark.parametrize("all_of_them", [True, False])
+def test_what_was_found_is_decided_while_other_places_hang(
+    world: World, clock: FakeClock, publisher: Publisher, tiny: TinyCa, all_of_them: bool
+) -> None:
+    served = many(world.store, tiny, 5, publisher.put("/crl", b""))
+    publisher.put("/crl", crl(tiny.intermediate, [served[0].serial], now=clock.now()))
+    clock.advance(timedelta(seconds=1))
+    for number in range(12):
+        many(world.store, tiny, 1, f"http://localhost/hanging/{number}")
+    hanging = _Hanging(world.evidence(), clock, lambda: turning_pairs(world))
+    world = replace(world, evidence=Lazy(lambda: hanging))
+
+    done = asking.ask_due(world, all_of_them=all_of_them)
+
+    assert hanging.turning[:3] == [0, 1, 1]
+    assert len(done.decided.turning) == 1
+    # In the daemon it ends after a minute: the first of them would be due again before the last one was asked.
+    assert done.failed == (12 if all_of_them else 4)
 
 
 @pytest.mark.parametrize(("rule", "asked"), [("ask", 2), ("never", 0)])

@@ -32,6 +32,10 @@ _LONGEST = timedelta(seconds=30)
 _FAILURES = 3
 _FAR = timedelta(days=3650)
 _POSTPONED = timedelta(minutes=1)
+_TOGETHER = 10.0
+"""Seconds for which what was found waits for what others say: they may be hanging for hours."""
+
+_ROUND = 60.0
 
 
 @dataclass
@@ -62,16 +66,16 @@ class _Answer:
 
 
 def ask_due(world: World, *, all_of_them: bool = False, found: Sequence[Turning] = ()) -> Round:
-    """Ask every source that is due, or all there are, each once; then decide for all that was found together, with what
-    was ``found`` elsewhere.
+    """Ask every source that is due, for a minute, or all there are, each once; and decide for what was found within
+    some seconds together, with what was ``found`` elsewhere.
 
     A source that told of a serving certificate is settled only when that was decided: whatever happens between, it is
     asked again and tells it again.
     """
     done = Round()
     after = 0 if all_of_them else None
-    turnings = list(found)
-    kept: list[tuple[Source, _Answer]] = []
+    pending = _Pending(list(found))
+    began = since = world.clock.monotonic()
     while (source := _claim(world, after)) is not None:
         after = None if after is None else source.id
         answer = _ask(world, source, all_of_them)
@@ -79,19 +83,39 @@ def ask_due(world: World, *, all_of_them: bool = False, found: Sequence[Turning]
         done.failed += answer.problem
         done.revoked += answer.suspects
         done.unasked += answer.unasked
-        turnings += answer.turnings
+        now = world.clock.monotonic()
         if answer.turnings:
-            kept.append((source, answer))
+            since = since if pending.turnings else now
+            pending.turnings += answer.turnings
+            pending.kept.append((source, answer))
         else:
             _settle(world, source, answer)
-    done.decided = turning.decide(world, turnings)
-    for source, answer in kept:
-        if done.decided.postponed:
+        if pending.turnings and now >= since + _TOGETHER:
+            done.decided += _decide(world, pending)
+            pending = _Pending()
+        if after is None and now >= began + _ROUND:
+            break  # what fails is due again in a minute: one that goes on until nothing is due may never end
+    done.decided += _decide(world, pending)
+    braked.run_in_waves(world)
+    return done
+
+
+@dataclass
+class _Pending:
+    """What was found and is not decided yet, and what is to be written of the sources that told it."""
+
+    turnings: list[Turning] = field(default_factory=list)
+    kept: list[tuple[Source, _Answer]] = field(default_factory=list)
+
+
+def _decide(world: World, pending: _Pending) -> Decided:
+    decided = turning.decide(world, pending.turnings)
+    for source, answer in pending.kept:
+        if decided.postponed:
             _ask_again(world, source)
         else:
             _settle(world, source, answer)
-    braked.run_in_waves(world)
-    return done
+    return decided
 
 
 def _claim(world: World, after: int | None) -> Source | None:

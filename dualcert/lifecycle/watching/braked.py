@@ -7,6 +7,7 @@ import logging
 from dualcert.lifecycle import incidents
 from dualcert.lifecycle.incidents import running
 from dualcert.lifecycle.world import World
+from dualcert.model.incident import Run
 from dualcert.store import incident_runs, signals
 from dualcert.store import incidents as incident_store
 
@@ -16,7 +17,9 @@ log = logging.getLogger(__name__)
 def run_in_waves(world: World) -> None:
     """Where `[watch] brake_then` says so, carry out the plan that was made when the brake took hold, or go on with it.
 
-    A plan that somebody made anew is theirs, and one that has stopped waits for a person.
+    A plan that somebody made anew is theirs, and where mere warnings are among what is named, a person looks. What has
+    stopped waits for a person, too, also when more was found since and it was planned anew: pairs that the targets did
+    not serve are in no row of the new plan, and would not be counted.
     """
     if world.watch.brake_then != "waves":
         return
@@ -25,13 +28,18 @@ def run_in_waves(world: World) -> None:
         found = incident_store.get(tx, standing[0]) if standing is not None else None
         if standing is None or found is None or found.closed_at is not None:
             return
+        if signals.is_warned(tx, found.id):
+            return
         planned = incidents.newest_plan(tx, found)
         before = incident_runs.get(tx, found.id)
     if planned is None or planned.number != standing[1]:
         return
-    mine = before if before is not None and before.plan == planned.number else None
-    if mine is not None and (mine.ended_at is not None or mine.stopped is not None):
+    if before is not None and (before.stopped is not None or _through(before, planned.number)):
         return
     ended = running.run(world, found.id, planned.hash, running.Terms())
     if ended.stopped is not None:
         log.error("incident %d has stopped: %s", found.id, ended.stopped)
+
+
+def _through(run: Run, plan: int) -> bool:
+    return run.plan == plan and run.ended_at is not None

@@ -45,9 +45,25 @@ class Decided:
     command: str | None = None
     postponed: bool = False
 
+    def __add__(self, after: Decided) -> Decided:
+        """What was decided first, and what after it; of an incident that was planned twice the last plan's command."""
+        last = after if after.held else self
+        return Decided(
+            turning=self.turning + after.turning,
+            asked=self.asked + after.asked,
+            held=self.held + after.held,
+            why=last.why,
+            incident=last.incident,
+            command=last.command,
+            postponed=self.postponed or after.postponed,
+        )
 
-def decide(world: World, turnings: Sequence[Turning]) -> Decided:
-    """Decide for all that were found together, before the first of them turns; no other process decides meanwhile."""
+
+def decide(world: World, turnings: Sequence[Turning], *, early: bool = False) -> Decided:
+    """Decide for all that were found together, before the first of them turns; no other process decides meanwhile.
+
+    ``early``: because of mere warnings. What the brake holds of these waits for a person in any case.
+    """
     if not turnings:
         return Decided()
     rules = world.watch
@@ -69,12 +85,14 @@ def decide(world: World, turnings: Sequence[Turning]) -> Decided:
                 return Decided(held=len(wanted), why=why, incident=standing[0], postponed=True)
             if standing is not None:
                 signals.remember_incident(tx, standing[0])  # its plan is void from here on
+                if early:
+                    signals.remember_warned(tx, standing[0])
         else:
             for one in wanted:
                 signals.promoting(tx, one)
                 work.schedule(tx, WorkKind.SIGNAL, one.pair_id, tx.now)
             return Decided(turning=tuple(one.pair_id for one in wanted))
-    return _held(world, wanted, decision, standing[0] if standing is not None else None)
+    return _held(world, wanted, decision, standing[0] if standing is not None else None, early=early)
 
 
 def _ask(tx: Transaction, wanted: Sequence[Turning]) -> Decided:
@@ -93,8 +111,16 @@ def _ask(tx: Transaction, wanted: Sequence[Turning]) -> Decided:
 # --- the brake -------------------------------------------------------------------------------------------
 
 
-def _held(world: World, wanted: Sequence[Turning], decision: Hold, number: int | None) -> Decided:
+def _held(
+    world: World, wanted: Sequence[Turning], decision: Hold, number: int | None, *, early: bool
+) -> Decided:
     """Nothing turns: what is wanted becomes an incident with its plan, for a person to look at."""
+
+    def begun(tx: Transaction, fresh: int) -> None:
+        signals.remember_incident(tx, fresh)
+        if early:
+            signals.remember_warned(tx, fresh)
+
     affected = [one.certificate_id for one in wanted]
     opened = _add(world, number, affected) if number is not None else None
     if opened is None:
@@ -104,7 +130,7 @@ def _held(world: World, wanted: Sequence[Turning], decision: Hold, number: int |
             f"the brake: {decision.reason}",
             world.clock.now() + DEADLINE,
             certificates=affected,
-            begun=signals.remember_incident,
+            begun=begun,
         )
     planned = incidents.plan(world, opened.id)
     command = f"dualcert incident run {opened.id} --plan {planned.hash}"
