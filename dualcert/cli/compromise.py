@@ -19,8 +19,9 @@ from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_REFUSED, UsageProblem
 from dualcert.model.wording import many
 
 if TYPE_CHECKING:
-    from dualcert.lifecycle.compromise import Containment, Extent
+    from dualcert.lifecycle.compromise import Containment
     from dualcert.lifecycle.leaked import Leak
+    from dualcert.lifecycle.reach import Extent
     from dualcert.lifecycle.world import World
     from dualcert.store.compromise import Held
 
@@ -123,13 +124,14 @@ def compromise(
     meant first, for an hour and as long as anything is left to do; --again means those that have their place now.
     """
     from dualcert.lifecycle import compromise as leaks
+    from dualcert.lifecycle import reach as concerned
 
     seconds = duration(timeout)
     world = context.application.world
     within = until(revoke_by, "--revoke-by", world.clock.now())
     leak = _leak(world, name, role, spki, key, cert, target, since, domain, again)
     leak = replace(leak, revoke_within=within)
-    reach = leaks.extent(world, leak)
+    reach = concerned.extent(world, leak)
     if not reach.known:
         raise UsageProblem(
             f"no key of ours has the hash {leak.key.hex() if leak.key else ''}",
@@ -230,6 +232,7 @@ def _instant(text: str, now: datetime) -> datetime:
 
 def _foretell(context: Context, leak: Leak, reach: Extent) -> int:
     from dualcert.lifecycle import compromise as leaks
+    from dualcert.lifecycle import reach as concerned
 
     world = context.application.world
     if context.json:
@@ -239,8 +242,8 @@ def _foretell(context: Context, leak: Leak, reach: Extent) -> int:
         len(reach.certificates), "certificate that has not expired", "certificates that have not expired"
     )
     say(f"{leak.described}: {alive}")
-    held = leaks.may_turn(world, reach)
-    for one in leaks.held(world, reach.certificates):
+    held = leaks.may_turn(world, leak, reach)
+    for one in concerned.held(world, reach.certificates):
         say(f"  {_about(one)}: {leaks.foretold(world, reach, one)}")
     for attempt in reach.attempts:
         say(f"  an order under way at {attempt.ca}: given up, and placed again under another key")
@@ -256,8 +259,9 @@ def _foretell(context: Context, leak: Leak, reach: Extent) -> int:
 
 def _foretold(world: World, leak: Leak, reach: Extent) -> Iterator[dict[str, Any]]:
     from dualcert.lifecycle import compromise as leaks
+    from dualcert.lifecycle import reach as concerned
 
-    for one in leaks.held(world, reach.certificates):
+    for one in concerned.held(world, reach.certificates):
         yield {**_shown(one), "would": leaks.foretold(world, reach, one)}
     for ca in reach.accounts:
         yield {"account": ca, "would": "its key is rolled over"}
@@ -266,7 +270,7 @@ def _foretold(world: World, leak: Leak, reach: Extent) -> Iterator[dict[str, Any
         "certificates": len(reach.certificates),
         "orders": len(reach.attempts),
         "accounts": list(reach.accounts),
-        "brake": leaks.may_turn(world, reach),
+        "brake": leaks.may_turn(world, leak, reach),
         "dry_run": True,
     }
 
@@ -295,12 +299,13 @@ def _shown(one: Held) -> dict[str, Any]:
 def _drive(context: Context, leak: Leak, result: Containment, seconds: float) -> None:
     """Until nothing more comes by itself. What is stored meanwhile may be what a pair can be moved to."""
     from dualcert.lifecycle import compromise as leaks
+    from dualcert.lifecycle import reach as concerned
     from dualcert.lifecycle.driver import Scope
 
     world = context.application.world
     if result.incident is not None:
         return
-    ids = {one.certificate.pair_id for one in leaks.held(world, result.extent.certificates)}
+    ids = {one.certificate.pair_id for one in concerned.held(world, result.extent.certificates)}
     ids |= {one.pair_id for one in result.extent.attempts}
     if not ids:
         return
@@ -313,11 +318,11 @@ def _drive(context: Context, leak: Leak, result: Containment, seconds: float) ->
 
 
 def _conclude(context: Context, leak: Leak, result: Containment) -> int:
-    from dualcert.lifecycle import compromise as leaks
+    from dualcert.lifecycle import reach as concerned
 
     world = context.application.world
     if result.incident is None:
-        result.problems += leaks.unfinished(world, result.extent)
+        result.problems += concerned.unfinished(world, result.extent)
     if context.json:
         print_json_lines(_told(world, leak, result))
     else:
@@ -330,9 +335,9 @@ def _conclude(context: Context, leak: Leak, result: Containment) -> int:
 
 
 def _told(world: World, leak: Leak, result: Containment) -> Iterator[dict[str, Any]]:
-    from dualcert.lifecycle import compromise as leaks
+    from dualcert.lifecycle import reach as concerned
 
-    for one in leaks.held(world, result.extent.certificates):
+    for one in concerned.held(world, result.extent.certificates):
         yield _shown(one)
     yield {
         "compromised": leak.described,

@@ -8,14 +8,14 @@ nothing where that one ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 from dualcert.errors import CaError, ConfigurationError, DualcertError, KeyProblem, Refused, UsageProblem
 from dualcert.lifecycle import accountcare, accounts, keymaking, promotion, renewal, rewrapping, validation
 from dualcert.lifecycle.incidents import add_to_incident, open_incident
 from dualcert.lifecycle.leaked import Leak, remember
+from dualcert.lifecycle.reach import Extent, batches, extent, held
 from dualcert.lifecycle.weakkeys import account_key
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
@@ -40,26 +40,12 @@ from dualcert.store import (
     work,
 )
 from dualcert.store import accounts as account_table
+from dualcert.store import promotion as predicate
 from dualcert.store.compromise import Attempt, Held
 
-_BATCH = 500
 _RACES = 100
 _ROLLS = 3
 _ORDERING = (WorkKind.ORDER, WorkKind.PUBLICATION)
-
-
-@dataclass(frozen=True)
-class Extent:
-    """What a leak concerns: certificates by their numbers, orders under way, and the CAs whose account's key it was.
-
-    ``before``: of a domain, until when its keys were made. ``known``: whether there ever was anything.
-    """
-
-    certificates: tuple[int, ...]
-    attempts: tuple[Attempt, ...] = ()
-    accounts: tuple[str, ...] = ()
-    before: datetime | None = None
-    known: bool = True
 
 
 @dataclass
@@ -75,56 +61,20 @@ class Containment:
     problems: list[str] = field(default_factory=list)
 
 
-# --- what is concerned -----------------------------------------------------------------------------------
+def may_turn(world: World, leak: Leak, reach: Extent) -> str | None:
+    """Why so many pairs do not turn on one word; None where they may.
 
-
-def extent(world: World, leak: Leak) -> Extent:
-    """What the leak concerns; nothing is changed. Raises ``UsageProblem`` where the domain is not configured."""
-    if leak.domain is not None and leak.domain not in world.protectors:
-        raise UsageProblem(
-            f"there is no isolation domain {leak.domain!r}",
-            remedy=f"There is: {', '.join(sorted(world.protectors))}.",
-        )
-    with world.store.read() as tx:
-        if leak.key is not None:
-            found = Extent(
-                tuple(compromise.of_key(tx, leak.key)),
-                tuple(compromise.attempts_with(tx, leak.key)),
-                tuple(compromise.accounts_with(tx, leak.key)),
-            )
-            known = found.certificates or found.accounts or compromise.blocked(tx, [leak.key])
-            return found if known or compromise.made_at(tx, leak.key) else Extent((), known=False)
-        if leak.target is not None:
-            return Extent(tuple(compromise.at_target(tx, leak.target, leak.since, leak.before)))
-        told = None if leak.again else compromise.last_told(tx, leak.described)
-        before = told.at if told else tx.now
-        return _in_domain(tx, leak.domain or "", before)
-
-
-def _in_domain(tx: Transaction, domain: str, before: datetime) -> Extent:
-    return Extent(
-        tuple(compromise.in_domain(tx, domain, before)),
-        tuple(compromise.attempts_in(tx, domain, before)),
-        tuple(compromise.accounts_in(tx, domain)),
-        before,
-    )
-
-
-def _batches(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    return (ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH))
-
-
-def held(world: World, ids: Sequence[int]) -> Iterator[Held]:
-    """The certificates of an extent as they stand now, some hundred read at once."""
-    for some in _batches(ids):
-        with world.store.read() as tx:
-            found = compromise.held(tx, some)
-        yield from found
-
-
-def may_turn(world: World, reach: Extent) -> str | None:
-    """Why so many pairs do not turn on one word; None where they may."""
-    wanted = sum(one.role == "primary" for one in held(world, reach.certificates))
+    Where the leak's incident was planned, pairs that have no backup to turn to are not counted: a person has seen that
+    they are ordered anew, and they must not keep the rest from being revoked.
+    """
+    serving = [one.certificate.pair_id for one in held(world, reach.certificates) if one.role == "primary"]
+    standing = _standing(world, leak)
+    wanted = len(serving)
+    if standing is not None and standing.plan:
+        wanted = 0
+        for some in batches(serving):
+            with world.store.read() as tx:
+                wanted += len(predicate.usable(tx, some))
     with world.store.read() as tx:
         decision = brake.decide(Numbers(0, wanted, counters.value(tx, counters.PAIRS) or 0), tx.now)
     return decision.reason if isinstance(decision, Hold) else None
@@ -169,12 +119,12 @@ def contain(world: World, leak: Leak) -> Containment:
         _give_up(world, attempt)
     for ca in reach.accounts:
         _roll(world, ca, leak, result)
-    result.held = may_turn(world, reach)
+    for some in batches(reach.certificates):
+        _block_idle(world, leak, some)
+    result.held = may_turn(world, leak, reach)
     if result.held is not None:
         result.incident = _incident(world, leak, reach)
         return result
-    for some in _batches(reach.certificates):
-        _block_idle(world, leak, some)
     go_on(world, leak, result)
     if leak.key is not None:
         _block_for_good(world, leak, leak.key)
@@ -363,23 +313,14 @@ def _order_anew(world: World, leak: Leak, subject: Certificate, *, revoked: bool
 
 def _incident(world: World, leak: Leak, reach: Extent) -> Incident:
     """The one that is open for this leak already, or a new one."""
-    cause = _said(leak)
+    standing = _standing(world, leak)
+    if standing is not None:
+        return add_to_incident(world, standing.id, reach.certificates)
+    title, deadline = f"Leak of {leak.described}", world.clock.now() + leak.revoke_within
+    return open_incident(world, title, _said(leak), deadline, certificates=reach.certificates)
+
+
+def _standing(world: World, leak: Leak) -> Incident | None:
     with world.store.read() as tx:
-        same = [one for one in incidents.page(tx) if one.closed_at is None and one.cause == cause]
-    for one in same:
-        return add_to_incident(world, one.id, reach.certificates)
-    deadline = world.clock.now() + leak.revoke_within
-    return open_incident(world, f"Leak of {leak.described}", cause, deadline, certificates=reach.certificates)
-
-
-def unfinished(world: World, reach: Extent) -> Iterator[str]:
-    """What is left to do about an extent, a text each."""
-    for one in held(world, reach.certificates):
-        subject = one.certificate
-        about = f"{one.pair}, CA {subject.ca}, serial {subject.serial.hex()}"
-        if one.role == "primary":
-            yield f"{about}: it serves until another one is there"
-        elif not one.revoked:
-            with world.store.read() as tx:
-                row = work.get(tx, WorkKind.REVOCATION, subject.pair_id, ca=subject.ca)
-            yield f"{about}: it is not revoked: {(row.reason if row else None) or 'under way'}"
+        found = (one for one in incidents.page(tx) if one.closed_at is None and one.cause == _said(leak))
+        return next(found, None)

@@ -228,7 +228,8 @@ def test_without_a_usable_backup_it_is_ordered_at_once_and_revoked_when_the_new_
     old = issued.show(name)["primary"]["certificate"]
     issued.done("revoke", name, "--role", "backup")
     key = issued.show(name)["backup"]["certificate"]["spki_sha256"]
-    issued.done("compromise", "--spki", key, "--timeout", "0")  # nothing serves under that one
+    # Nothing serves under that one; and nobody waits for the next backup.
+    assert issued.run("compromise", "--spki", key, "--timeout", "0").status == 3
 
     done = issued.done("compromise", name, "--json")
 
@@ -389,7 +390,9 @@ def test_above_the_brake_an_incident_is_opened_and_no_pair_turns(lab: ProjectLab
     assert {one["serial"] for one in done.lines[:-1]} == leaked
     assert (summary(done)["promoted"], summary(done)["incident"]) == (0, None)
     assert {status(lab, "alpha", one) for one in leaked} == {("Revoked", 1)}
-    assert {program.show(one)["epoch"] for one in names} == {1}
+    shown = [program.show(one) for one in names]
+    # No CA is in trouble where keys have leaked: refills at the one that all of them served from are not held.
+    assert {(one["epoch"], one["protection"]) for one in shown} == {(1, "protected")}
 
 
 def test_an_order_under_a_leaked_key_is_given_up_and_placed_again(
@@ -521,7 +524,9 @@ def test_where_both_keys_lay_on_the_server_neither_takes_over(
     }
 
     issued.done("freeze", late)
-    done = issued.done("compromise", "--target", "web", "--json")
+    done = issued.run("compromise", "--target", "web", "--json")
+    assert done.status == 3
+    assert f"its backup is not there yet: no order goes there: CA {late} is frozen" in done.err
     issued.done("thaw", late)
     issued.done("renew", "--due")
 

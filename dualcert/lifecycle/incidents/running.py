@@ -22,6 +22,7 @@ from dualcert.lifecycle.runner import Scope
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
 from dualcert.model.incident import Action, Run
+from dualcert.model.signal import Reason
 from dualcert.model.work import WorkKind
 from dualcert.policy import waves as policy
 from dualcert.policy.waves import Tally
@@ -134,7 +135,12 @@ def _the_plan(tx: Transaction, incident_id: int, digest: str, *, lock: bool = Fa
 
 
 def _ca_in_trouble(tx: Transaction, plan: Plan) -> str | None:
-    """Whose incident it is: said when it was opened, or the only CA that is left by it. Refills are held there."""
+    """Whose incident it is: said when it was opened, or the only CA that is left by it. Refills are held there.
+
+    Where keys have leaked, no CA is in trouble.
+    """
+    if plan.incident.cause.startswith(f"{Reason.KEY_COMPROMISE.value}: "):
+        return None
     if plan.incident.ca is not None:
         return plan.incident.ca
     by_ca = incident_plans.grouped(tx, plan.incident.id, plan.number, "ca")
