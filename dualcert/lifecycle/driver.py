@@ -51,22 +51,26 @@ def run_until(
 def patiently(world: World, seconds: float, act: Callable[[], T]) -> T:
     """What ``act`` gives; taken again while the database is away, for at most so many seconds.
 
-    For what a command does beside its steps, and what may be done twice. Raises ``StoreUnavailable`` after that.
+    For what a command does beside its steps, and what may be done twice. Raises ``StoreUnavailable`` after that. What
+    has gone on for longer than that before it failed has met another outage.
     """
-    until = world.clock.monotonic() + seconds
-    away = False
+    until: float | None = None
     while True:
+        began = world.clock.monotonic()
         try:
             result = act()
         except StoreUnavailable as error:
-            if world.clock.monotonic() >= until:
+            now = world.clock.monotonic()
+            fresh = until is None or now - began > seconds
+            if until is None or fresh:
+                until = now + seconds
+            if now >= until:
                 raise
-            if not away:
+            if fresh:
                 log.warning("%s", error.reason)
-            away = True
             world.clock.sleep(_AGAIN)
         else:
-            if away:
+            if until is not None:
                 log.warning("the database answers again")
             return result
 

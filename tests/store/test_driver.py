@@ -36,6 +36,7 @@ from dualcert.store import (
     tables,
     work,
 )
+from dualcert.testing.clock import FakeClock
 from tests.postgres import Postgres
 from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
 from tests.store.worlds import Setting, a_world, issued
@@ -471,3 +472,28 @@ def test_leases_are_renewed_while_a_step_lasts(
     meeting.open()
     running.join(PATIENCE)
     assert not running.is_alive()
+
+
+def test_an_outage_is_sat_out_however_long_the_command_had_gone_on_before_it(store: Store) -> None:
+    clock = FakeClock()
+    world = a_world(store, clock, Setting())
+    lasts = iter([3600, 0, 0, 3600, 0])
+
+    def act() -> str:
+        last = next(lasts, None)
+        if last is None:
+            return "done"
+        clock.advance(timedelta(seconds=last))
+        raise StoreUnavailable("the database does not answer", remedy="")
+
+    assert driver.patiently(world, 60.0, act) == "done"
+
+    def never() -> str:
+        raise StoreUnavailable("the database does not answer", remedy="")
+
+    began = clock.monotonic()
+    with pytest.raises(StoreUnavailable):
+        driver.patiently(world, 60.0, never)
+    assert 60 <= clock.monotonic() - began < 70
+    with pytest.raises(StoreUnavailable):
+        driver.patiently(world, 0.0, never)
