@@ -13,22 +13,23 @@ from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.output import Column, note, print_columns, print_json, print_json_lines, say
 from dualcert.clock import rfc3339
-from dualcert.errors import EXIT_DONE, EXIT_FAILED, UsageProblem
+from dualcert.errors import EXIT_DONE, EXIT_FAILED, StoreError, UsageProblem
 from dualcert.model.wording import many
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dualcert.lifecycle.sealing import Head
-    from dualcert.lifecycle.signing import Checked
+    from dualcert.lifecycle.signing import Checked, PublicKey
+    from dualcert.lifecycle.world import World
     from dualcert.model.seal import Seal
 
 _EXAMPLES = """
 dualcert events example.com
 dualcert events --json | jq -c 'select(.kind == "promoted")'
-dualcert events --head >> heads.jsonl           # then copy that file to another machine
-dualcert events --public-key > signing-key.pem  # once, and by hand to whoever will verify
-dualcert events --verify --against heads.jsonl --signed-by signing-key.pem
+dualcert events --head >> heads.jsonl             # then copy that file to another machine
+dualcert events --public-key >> signing-keys.pem  # for each new key once, and by hand to whoever will verify
+dualcert events --verify --against heads.jsonl --signed-by signing-keys.pem
 """
 _EXITS = {
     EXIT_DONE: "Told; with --verify: every seal is right, and every head of --against was found.",
@@ -69,7 +70,8 @@ _COLUMNS = (
     "--signed-by",
     metavar="FILE",
     type=click.Path(dir_okay=False),
-    help="With --against: what --public-key gave, kept elsewhere: each of these heads must be signed with it.",
+    help="With --against: what --public-key gave, kept elsewhere, be it several times: each of these heads must be "
+    "signed with one of these keys.",
 )
 @click.option(
     "--head",
@@ -90,7 +92,7 @@ def events(
     """Show what happened to a pair, or to all, oldest first: who, what, why and when.
 
     The history is sealed as it grows: each seal holds the hash of its events and of the seal before it. --verify
-    computes them all anew, and compares with the head that was signed here last. Whoever can write to the database
+    computes them all anew, and compares with all heads that were signed here. Whoever can write to the database
     can compute seals anew as well, so keep the line that --head prints where he cannot write, and compare with it by
     --against. Whoever has the public key from before can take that line from anybody.
     """
@@ -154,21 +156,13 @@ def _shown(seal: Seal) -> dict[str, Any]:
 
 
 def _verify(context: Context, against: str | None, signed_by: str | None) -> int:
-    from dualcert.lifecycle import sealing, signing
+    from dualcert.lifecycle import signing
 
     world = context.application.world
-    key = None if signed_by is None else _read(signed_by).encode()
-    try:
-        checked = signing.verify(world, [] if against is None else _kept(against), key)
-    except ValueError as error:
-        raise UsageProblem(
-            f"{signed_by} holds no public key in PEM of the kind that signs heads",
-            remedy="Name what `events --public-key` printed.",
-        ) from error
+    by = None if signed_by is None else _keys(signed_by)
+    checked = signing.verify(world, [] if against is None else _kept(against), by)
     verdict = checked.verdict
-    if verdict.broken is None and verdict.newer:
-        # Where no daemon runs, nobody else does it.
-        sealing.seal_everything(world)
+    unsealed = _seal_newer(world) if verdict.broken is None and verdict.newer else None
     if context.json:
         print_json(
             {
@@ -180,15 +174,30 @@ def _verify(context: Context, against: str | None, signed_by: str | None) -> int
                 "signed": None
                 if checked.signed is None
                 else {"no": checked.signed[0], "at": checked.signed[1]},
+                "unchecked": None
+                if checked.unchecked is None
+                else {"count": checked.unchecked[0], "reason": checked.unchecked[1]},
                 "broken": verdict.broken,
+                "unsealed": unsealed,
             }
         )
     else:
-        _tell(checked)
+        _tell(checked, unsealed)
     return EXIT_DONE if verdict.broken is None else EXIT_FAILED
 
 
-def _tell(checked: Checked) -> None:
+def _seal_newer(world: World) -> str | None:
+    """Where no daemon runs, nobody else does it. Why it could not be: no reason to keep the verdict back."""
+    from dualcert.lifecycle import sealing
+
+    try:
+        sealing.seal_everything(world)
+    except StoreError as error:
+        return error.reason
+    return None
+
+
+def _tell(checked: Checked, unsealed: str | None) -> None:
     verdict = checked.verdict
     head = verdict.head
     if verdict.broken is not None:
@@ -200,12 +209,17 @@ def _tell(checked: Checked) -> None:
     if head is not None:
         say(f"  {many(head.no, 'seal is', 'seals are')} right; the last is {head.digest.hex()}")
     if verdict.compared:
-        signed = ", each signed with the key that was given" if checked.by_signature else ""
+        signed = ", each signed with a key that was given" if checked.by_signature else ""
         kept = "of them was kept elsewhere, and is the same"
         say(f"  {many(verdict.compared, kept, 'of them were kept elsewhere, and are the same')}{signed}")
     if checked.signed is not None:
         say(f"  seal {checked.signed[0]} is the one that was signed at {rfc3339(checked.signed[1])}")
-    if verdict.newer:
+    if checked.unchecked is not None:
+        count, why = checked.unchecked
+        say(f"  {many(count, 'older signature', 'older signatures')} could not be checked: {why}")
+    if unsealed is not None:
+        say(f"  what is newer could not be sealed: {unsealed}")
+    elif verdict.newer:
         say("  what was newer is sealed now")
 
 
@@ -215,6 +229,19 @@ def _read(file: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise UsageProblem(f"{file} cannot be read: {why}", remedy="Name what `events` printed.") from None
+
+
+def _keys(file: str) -> list[PublicKey]:
+    """Raises ``UsageProblem`` for a file that is not what --public-key prints."""
+    from dualcert.lifecycle import signing
+
+    try:
+        return signing.public_keys(_read(file).encode())
+    except ValueError as error:
+        raise UsageProblem(
+            f"{file} holds no public key in PEM of the kind that signs heads, or something else besides",
+            remedy="Name what `events --public-key` printed; of several keys, one after another.",
+        ) from error
 
 
 def _kept(file: str) -> list[tuple[Head, Mapping[str, Any]]]:
@@ -229,7 +256,9 @@ def _kept(file: str) -> list[tuple[Head, Mapping[str, Any]]]:
             continue
         try:
             read = json.loads(line)
-            heads.append((Head(int(read["no"]), bytes.fromhex(read["digest"]), number), read))
+            if type(read["no"]) is not int or read["no"] < 1:
+                raise ValueError("no seal has that number")
+            heads.append((Head(read["no"], bytes.fromhex(read["digest"]), number), read))
         except (ValueError, TypeError, KeyError):
             raise UsageProblem(
                 f"{file}, line {number}: this is not a head of the history",

@@ -121,14 +121,23 @@ def write_csv(columns: Sequence[str], lines: Iterable[dict[str, Any]]) -> None:
 
 def write_json(summary: dict[str, Any], lines: Iterable[dict[str, Any]]) -> None:
     """The summary, and with it the certificates one by one as they come."""
+    _note_unsealed(summary)
     write(to_json(summary)[:-1] + ', "certificates": [')
     for number, line in enumerate(lines):
         write((", " if number else "") + to_json(line))
     write("]}\n")
 
 
+def _note_unsealed(summary: dict[str, Any]) -> None:
+    """The report is for others; who writes it should know at once."""
+    if summary["unsealed"] is not None:
+        what = "without a signed head" if summary["sealed"] is None else "with an older head"
+        note(f"the report is {what} of the history: {summary['unsealed']}")
+
+
 def write_markdown(summary: dict[str, Any], columns: Sequence[str], lines: Iterable[dict[str, Any]]) -> None:
     """A page for people."""
+    _note_unsealed(summary)
     say(f"# Incident {summary['id']}: {summary['title']}\n")
     say(f"Opened {cell(summary['opened_at'])}, deadline {cell(summary['deadline'])}.\n")
     say("| what | how many |\n|---|---|")
@@ -145,6 +154,11 @@ def write_markdown(summary: dict[str, Any], columns: Sequence[str], lines: Itera
             "This line, signed (docs/audit.md says how it is verified):\n"
         )
         say(f"    {to_json(head)}")
+    if summary["unsealed"] is not None:
+        missing = (
+            "No signed head of the history" if head is None else "That head is older than what happened last"
+        )
+        say(f"\n{missing}: {summary['unsealed']}.")
     say(f"\n| {' | '.join(column.replace('_', ' ') for column in columns)} |\n|{'---|' * len(columns)}")
     for line in lines:
         say(f"| {' | '.join(cell(line[name]).replace('|', '/') for name in columns)} |")

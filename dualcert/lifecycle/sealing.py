@@ -6,18 +6,21 @@ computed anew by whoever holds the database; what convicts a forger is a head th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from dualcert.clock import to_microseconds
-from dualcert.errors import StoreUnavailable
+from dualcert.errors import StoreError, StoreUnavailable
 from dualcert.lifecycle.world import World
 from dualcert.model.seal import BEGINNING, Seal, digest
 from dualcert.store import events, seals
 
 MOST = 50_000
 """How many events one seal covers at most."""
+
+NO_GAP = "others write to it all the time"
 
 _IDLE = 60.0
 _PATIENCE = 10.0
@@ -49,7 +52,7 @@ class Verdict:
 
 def seal(world: World) -> float:
     """Seal what is decided, once, for the daemon; in how many seconds again."""
-    with world.store.read() as tx:
+    with readable(), world.store.read() as tx:
         previous = seals.last(tx)
         if events.last(tx) <= (previous.last_id if previous else 0):
             return _IDLE  # most of the time; no writer is held up for it
@@ -63,25 +66,45 @@ def seal(world: World) -> float:
 def seal_everything(world: World) -> Seal | None:
     """Seal all that has happened until now; the last seal then, None where nothing ever happened.
 
-    Raises ``StoreUnavailable`` where writers leave no moment's gap for a long time.
+    Raises ``StoreUnavailable`` where writers leave no moment's gap for a long time, ``StoreError`` where something
+    that is no event or no seal is in the way.
     """
+    last, everything = seal_what_can_be(world)
+    if not everything:
+        raise StoreUnavailable(
+            f"the history could not be sealed: {NO_GAP}",
+            remedy="Try again when less is going on; nothing waits for it.",
+        )
+    return last
+
+
+def seal_what_can_be(world: World) -> tuple[Seal | None, bool]:
+    """The same, without complaint: whether that was all, or writers have left no gap, and the seal is an older one."""
     decided = _decided(world)
-    while _seal_next(world, decided) is not None:
+    while decided is not None and _seal_next(world, decided) is not None:
         pass
-    with world.store.read() as tx:
-        return seals.last(tx)
+    with readable(), world.store.read() as tx:
+        return seals.last(tx), decided is not None
 
 
-def _decided(world: World) -> int:
+def _decided(world: World) -> int | None:
     until = world.clock.monotonic() + _PATIENCE
-    while (found := seals.decided(world.store)) is None:
-        if world.clock.monotonic() > until:
-            raise StoreUnavailable(
-                "the history could not be sealed: others write to it all the time",
-                remedy="Try again when less is going on; nothing waits for it.",
-            )
+    while (found := seals.decided(world.store)) is None and world.clock.monotonic() <= until:
         world.clock.sleep(_PAUSE)
     return found
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """What somebody has written there that is no event, no seal and no signature is told as what it is."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise StoreError(
+            f"the history can be neither sealed nor signed: {error}",
+            remedy="Nothing here writes such a thing: keep a copy of the database, find out who did, and compare with "
+            "heads from elsewhere (dualcert events --verify --against). It goes on once that row is as it was.",
+        ) from error
 
 
 def _seal_next(world: World, decided: int) -> Seal | None:
@@ -90,7 +113,7 @@ def _seal_next(world: World, decided: int) -> Seal | None:
     Where another sealer was faster, the next one is tried.
     """
     while True:
-        with world.store.read() as tx:
+        with readable(), world.store.read() as tx:
             previous = seals.last(tx)
             after = previous.last_id if previous else 0
             count, last = seals.bounds(tx, after, decided, MOST)
@@ -99,13 +122,15 @@ def _seal_next(world: World, decided: int) -> Seal | None:
             return None
         no, before = (previous.no + 1, previous.digest) if previous else (1, BEGINNING)
         rows = seals.rows(world.store, after, last)
+        with readable():
+            hashed = digest(no, after + 1, last, count, before, to_microseconds(at), rows)
         made = Seal(
             no=no,
             first_id=after + 1,
             last_id=last,
             count=count,
             previous=before,
-            digest=digest(no, after + 1, last, count, before, to_microseconds(at), rows),
+            digest=hashed,
             at=at,
         )
         with world.store.write() as tx:
@@ -114,11 +139,6 @@ def _seal_next(world: World, decided: int) -> Seal | None:
 
 
 # --- verifying --------------------------------------------------------------------------------------------
-
-_LOWEST = -(2**63)
-
-UNREADABLE = (OverflowError, TypeError, ValueError)
-"""What reading a row comes to where somebody has written into it what nothing here writes."""
 
 
 def verify(world: World, kept: Iterable[Head] = ()) -> Verdict:
@@ -129,6 +149,12 @@ def verify(world: World, kept: Iterable[Head] = ()) -> Verdict:
             return Verdict(
                 None, 0, 0, f"line {head.line} and line {wanted[head.no].line} differ about seal {head.no}"
             )
+    with world.store.read() as tx:
+        slipped_in = seals.slipped_in(tx)
+    if slipped_in is not None:
+        return Verdict(
+            None, 0, 0, f"event {slipped_in} stands before the first number, where no seal covers it"
+        )
     previous: Seal | None = None
     compared = 0
     size = _PAGE
@@ -137,7 +163,7 @@ def verify(world: World, kept: Iterable[Head] = ()) -> Verdict:
         try:
             with world.store.read() as tx:
                 found = seals.page(tx, no, size)
-        except UNREADABLE as error:
+        except ValueError as error:
             if size == 1:
                 return Verdict(previous, 0, compared, f"the seal after seal {no} cannot be read: {error}")
             size = 1  # those before it may be right
@@ -183,8 +209,6 @@ def _broken(world: World, one: Seal, previous: Seal | None) -> str | None:
             count += len(rows)
             yield rows
 
-    # What was slipped in before the first number would belong to no seal.
-    after = one.first_id - 1 if previous else _LOWEST
     try:
         made = digest(
             one.no,
@@ -193,7 +217,7 @@ def _broken(world: World, one: Seal, previous: Seal | None) -> str | None:
             one.count,
             one.previous,
             to_microseconds(one.at),
-            counted(seals.rows(world.store, after, one.last_id)),
+            counted(seals.rows(world.store, first - 1, one.last_id)),
         )
     except TypeError as error:
         return f"{where}: there is something that is no event ({error})"

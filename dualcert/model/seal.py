@@ -16,6 +16,11 @@ from typing import Any
 BEGINNING = bytes(32)
 """What the first seal stands on."""
 
+_COLUMNS = (
+    *("id", "at", "kind", "actor", "cause"),
+    *("pair_id", "ca", "target", "certificate_id", "previous_id"),
+)
+
 # Strings as RFC 8785 writes them; of numbers there are only whole ones, far below 2^53.
 _TEXT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
@@ -73,12 +78,28 @@ def digest(
     """SHA-256 over a seal's head (``at`` in UTC microseconds) and its events, which come in lists of rows.
 
     A row is id, at, kind, actor, cause, pair_id, ca, target, certificate_id, previous_id. Raises ``TypeError`` where
-    a row has what no event has.
+    a row has what no event has; it names the event.
     """
     head = [no, first_id, last_id, count, previous.hex(), at]
     hashed = hashlib.sha256(f"[{_TEXT(head)}".encode())
     for rows in events:
         if rows:
-            hashed.update(f",{_TEXT(rows)[1:-1]}".encode())
+            hashed.update(f",{_text(rows)[1:-1]}".encode())
     hashed.update(b"]")
     return hashed.digest()
+
+
+def _text(rows: Sequence[Sequence[Any]]) -> str:
+    try:
+        return _TEXT(rows)
+    except TypeError as error:
+        # Looked for only now: to look at each value of each event would take as long as to hash it.
+        odd = (
+            (row[0], name)
+            for row in rows
+            for name, value in zip(_COLUMNS, row, strict=True)
+            if value is not None and type(value) not in {int, str}
+        )
+        for event, name in odd:
+            raise TypeError(f"`{name}` of event {event} is neither a text nor a whole number") from error
+        raise

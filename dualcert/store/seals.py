@@ -6,7 +6,10 @@ of events may share has seen all of them end.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +20,7 @@ from dualcert.errors import StoreUnavailable
 from dualcert.model.seal import Seal
 from dualcert.store import events
 from dualcert.store.expressions import upsert
-from dualcert.store.incident_tables import seal
+from dualcert.store.incident_tables import seal, signed_head
 from dualcert.store.statements import prepared
 from dualcert.store.tables import event
 from dualcert.store.transaction import Transaction
@@ -54,12 +57,65 @@ def decided(store: Store) -> int | None:
         raise
 
 
+# --- reading what somebody else may have written -------------------------------------------------------------
+
+
+@contextmanager
+def undecoded(tx: Transaction) -> Iterator[None]:
+    """A text that is no UTF-8 comes as ``NoText`` meanwhile: of SQLite's driver it would come as an outage."""
+    if tx.dialect != "sqlite":
+        yield
+        return
+    driver = tx.link.driver
+    before, driver.text_factory = driver.text_factory, _decoded
+    try:
+        yield
+    finally:
+        driver.text_factory = before
+
+
+class NoText(bytes):
+    """What SQLite calls a text, and is none. A type of its own, for bytes have their place in other columns."""
+
+
+def _decoded(text: bytes) -> str | NoText:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return NoText(text)
+
+
+_NAMES: dict[type, str] = {int: "whole number", bytes: "bytes", str: "text"}
+
+
+def typed(row: Any, where: str, kind: type, *names: str) -> None:
+    """SQLite takes anything in any column. Raises ``ValueError`` where something of another type stands in these."""
+    for name in names:
+        if type(getattr(row, name)) is not kind:
+            raise ValueError(f"`{name}` of {where} holds no {_NAMES[kind]}")
+
+
+def moment(row: Any, where: str) -> datetime:
+    """When it was made. Raises ``ValueError`` where that is no time."""
+    typed(row, where, int, "at")
+    try:
+        return from_microseconds(row.at)
+    except OverflowError:
+        raise ValueError(f"`at` of {where} is no time") from None
+
+
+# --- seals -----------------------------------------------------------------------------------------------
+
+
 @prepared
 def _last() -> Select[Any]:
     return select(seal).where(seal.c.no == select(func.max(seal.c.no)).scalar_subquery())
 
 
 def _seal(row: Any) -> Seal:
+    where = f"seal {row.no}"
+    typed(row, where, int, "no", "first_id", "last_id", "count")
+    typed(row, where, bytes, "previous", "digest")
     return Seal(
         no=row.no,
         first_id=row.first_id,
@@ -67,12 +123,14 @@ def _seal(row: Any) -> Seal:
         count=row.count,
         previous=row.previous,
         digest=row.digest,
-        at=from_microseconds(row.at),
+        at=moment(row, where),
     )
 
 
 def last(tx: Transaction) -> Seal | None:
-    row = tx.execute(_last()).first()
+    """Raises ``ValueError`` where somebody has written into it what nothing here writes."""
+    with undecoded(tx):
+        row = tx.execute(_last()).first()
     return None if row is None else _seal(row)
 
 
@@ -82,8 +140,23 @@ def _page() -> Select[Any]:
 
 
 def page(tx: Transaction, after: int, limit: int = 1000) -> list[Seal]:
-    """Seals in the order of their numbers, from the one after ``after``."""
-    return [_seal(row) for row in tx.execute(_page(), {"after": after, "limit": limit})]
+    """Seals in the order of their numbers, from the one after ``after``. Raises ``ValueError`` as ``last``."""
+    with undecoded(tx):
+        found = tx.execute(_page(), {"after": after, "limit": limit}).all()
+    return [_seal(row) for row in found]
+
+
+@prepared
+def _signed() -> Select[Any]:
+    within = seal.c.no.between(bindparam("lowest"), bindparam("highest"))
+    return select(seal).where(within, seal.c.no.in_(select(signed_head.c.no)))
+
+
+def signed(tx: Transaction, lowest: int, highest: int) -> dict[int, Seal]:
+    """Those that were signed, of a range of numbers, by their numbers. Raises ``ValueError`` as ``last``."""
+    with undecoded(tx):
+        found = tx.execute(_signed(), {"lowest": lowest, "highest": highest}).all()
+    return {row.no: _seal(row) for row in found}
 
 
 def add(tx: Transaction, made: Seal) -> bool:
@@ -130,14 +203,46 @@ def _rows() -> Select[Any]:
 
 
 def rows(store: Store, after: int, up_to: int) -> Iterator[list[Any]]:
-    """The events of a range as they are sealed, some thousand at a time, each lot read by itself."""
+    """The events of a range as they are sealed, some thousand at a time, each lot read by itself.
+
+    A text that is none comes as ``NoText``, of which no seal can be made.
+    """
     while True:
-        with store.read() as tx:
-            found = tx.execute(_rows(), {"after": after, "up_to": up_to, "limit": _PAGE}).all()
+        found = _lot(store, after, up_to)
         yield found
         if len(found) < _PAGE:
             return
         after = found[-1].id
+
+
+def _lot(store: Store, after: int, up_to: int) -> list[Any]:
+    values = {"after": after, "up_to": up_to, "limit": _PAGE}
+    try:
+        with store.read() as tx:
+            return tx.execute(_rows(), values).all()
+    except StoreUnavailable as error:
+        if not _is_no_text(error):
+            raise
+    # Only now: decoded here, a text takes three times as long as in the driver.
+    with store.read() as tx, undecoded(tx):
+        return tx.execute(_rows(), values).all()
+
+
+def _is_no_text(error: StoreUnavailable) -> bool:
+    """Whether the driver could not decode what it read; what SQLite itself says has a code."""
+    cause = error.__cause__
+    return isinstance(cause, sqlite3.OperationalError) and not hasattr(cause, "sqlite_errorcode")
+
+
+@prepared
+def _lowest() -> Select[Any]:
+    return select(func.min(event.c.id))
+
+
+def slipped_in(tx: Transaction) -> int | None:
+    """The lowest number of an event that stands before the first number, and so in no seal; None for none."""
+    found = tx.execute(_lowest()).scalar()
+    return None if found is None or found >= 1 else int(found)
 
 
 @prepared

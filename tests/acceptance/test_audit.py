@@ -69,6 +69,36 @@ def test_a_head_that_was_kept_convicts_whoever_sealed_anew(
     assert "kept elsewhere (line 2)" in found.out
 
 
+def test_the_next_head_does_not_vouch_for_a_history_that_was_rewritten(
+    lab: ProjectLab, issued: Program
+) -> None:
+    issued.done("events", "--head")
+    changed(lab, "UPDATE event SET actor = 'nobody' WHERE id = 3")
+    sealed_anew(lab, 1)
+    issued.done("failover", lab.domain)
+    refused = issued.run("events", "--head")
+    assert (refused.status, refused.out) == (1, "")
+    assert "seal 1 is not the one that was signed" in refused.err
+    assert "seal 1, which was signed at" in issued.run("events", "--verify").out
+
+
+def test_a_verdict_is_told_where_what_is_newer_cannot_be_sealed(lab: ProjectLab, issued: Program) -> None:
+    assert "what was newer is sealed now" in issued.done("events", "--verify").out
+    assert issued.done("events", "--verify", "--json").json["unsealed"] is None
+    issued.done("failover", lab.domain)
+    changed(lab, "UPDATE event SET cause = CAST(x'ff' AS TEXT) WHERE id = (SELECT max(id) FROM event)")
+    told = issued.done("events", "--verify")
+    assert "1 seal is right" in told.out
+    assert "what is newer could not be sealed: " in told.out
+    assert "is sealed now" not in told.out
+    data = issued.done("events", "--verify", "--json").json
+    assert (data["ok"], data["broken"], data["head"]["no"], data["newer"] > 0) == (True, None, 1, True)
+    assert "`cause` of event" in data["unsealed"]
+    # What is wrong besides decides, as ever.
+    changed(lab, "UPDATE event SET actor = 'nobody' WHERE id = 3")
+    assert issued.run("events", "--verify").status == 1
+
+
 def test_a_history_that_ends_too_early_is_noticed(lab: ProjectLab, issued: Program, tmp_path: Path) -> None:
     kept = tmp_path / "heads.jsonl"
     kept.write_text(issued.done("events", "--head").out)
@@ -98,7 +128,13 @@ def test_what_cannot_be_asked_is_refused(program: Program, arguments: tuple[str,
 
 def test_a_file_that_holds_no_heads_is_refused(program: Program, tmp_path: Path) -> None:
     file = tmp_path / "heads"
-    for text, says in (("", "holds no head"), ("{}\n", "line 1: this is not a head"), ("[1]\n", "line 1")):
+    digest = "00" * 32
+    numbers = [f'{{"no": {no}, "digest": "{digest}"}}\n' for no in ("0", "-1", "3.7", "true", '"1"', "null")]
+    for text in ("{}\n", "[1]\n", *numbers):
+        file.write_text(text)
+        refused = program.run("events", "--verify", "--against", str(file))
+        assert (refused.status, "line 1: this is not a head" in refused.err) == (2, True), refused
+    for text, says in (("", "holds no head"), ("\n", "holds no head")):
         file.write_text(text)
         refused = program.run("events", "--verify", "--against", str(file))
         assert (refused.status, says in refused.err) == (2, True), refused
@@ -124,7 +160,7 @@ def test_a_signed_head_is_known_by_the_public_key_alone(
 
     told = issued.done("events", "--verify", "--against", str(kept), "--signed-by", str(key))
     assert (
-        "2 of them were kept elsewhere, and are the same, each signed with the key that was given" in told.out
+        "2 of them were kept elsewhere, and are the same, each signed with a key that was given" in told.out
     )
     assert "is the one that was signed at" in told.out
     data = issued.done("events", "--verify", "--against", str(kept), "--signed-by", str(key), "--json").json
@@ -246,8 +282,43 @@ def test_the_report_of_an_incident_carries_the_signed_head_of_all_that_has_happe
     issued.done("events", "--verify", "--against", str(kept), "--signed-by", str(key))
 
 
-def test_a_kek_that_leaked_takes_the_signing_key_with_it(lab: ProjectLab, issued: Program) -> None:
-    before = issued.done("events", "--head").json["key"]
+def test_an_older_signature_whose_key_is_under_no_configured_kek_is_told(
+    lab: ProjectLab, issued: Program
+) -> None:
+    issued.done("events", "--head")
+    assert issued.done("events", "--verify", "--json").json["unchecked"] is None
+    changed(lab, "UPDATE wrapped_key SET domain = 'gone' WHERE spki IN (SELECT spki FROM signing_key)")
+    told = issued.run("events", "--verify")
+    assert told.status == 1
+    assert "whether it is the same is not known, for its key lies under the KEK of [keys.gone]" in told.out
+    issued.done("events", "--head")
+    assert "  1 older signature could not be checked: its key lies" in issued.done("events", "--verify").out
+    unchecked = issued.done("events", "--verify", "--json").json["unchecked"]
+    assert (unchecked["count"], "[keys.gone]" in unchecked["reason"]) == (1, True)
+
+
+def test_a_report_is_written_where_no_head_can_be_signed(lab: ProjectLab, issued: Program) -> None:
+    issued.done("incident", "open", "--title", "t", "--within", "24h", "--ca", "alpha")
+    before = issued.done("incident", "report", "1", "--format", "json")
+    assert (before.json["unsealed"], before.err) == (None, "")
+    changed(lab, "UPDATE wrapped_key SET wrapped = x'00' WHERE spki IN (SELECT spki FROM signing_key)")
+    data = issued.done("incident", "report", "1", "--format", "json")
+    assert data.json["sealed"] is None
+    assert len(data.json["certificates"]) == len(before.json["certificates"]) > 0
+    told = issued.done("incident", "report", "1")
+    assert f"No signed head of the history: {data.json['unsealed']}." in told.out
+    assert "Sealed history" not in told.out
+    for one in (data, told):
+        assert "the report is without a signed head of the history" in one.err
+
+
+def test_a_kek_that_leaked_takes_the_signing_key_with_it(
+    lab: ProjectLab, issued: Program, tmp_path: Path
+) -> None:
+    keys, kept = tmp_path / "signing-keys.pem", tmp_path / "heads.jsonl"
+    keys.write_text(issued.done("events", "--public-key").out)
+    kept.write_text(issued.done("events", "--head").out)
+    before = json.loads(kept.read_text())["key"]
     issued.done("keys", "rotate", "backup")
     assert issued.done("events", "--head").json["key"] == before
     result = issued.run("compromise", "--domain", "backup")
@@ -255,3 +326,13 @@ def test_a_kek_that_leaked_takes_the_signing_key_with_it(lab: ProjectLab, issued
     after = issued.done("events", "--head").json
     assert after["key"] != before
     assert issued.done("events", "--verify", "--json").json["signed"]["no"] == after["no"]
+
+    # One file of heads, and one of keys, go on through the change.
+    kept.write_text(f"{kept.read_text()}{json.dumps(after)}\n")
+    verify = ("events", "--verify", "--against", str(kept), "--signed-by", str(keys))
+    broken = issued.run(*verify)
+    assert broken.status == 1
+    assert f"line 2 (seal {after['no']}) is not signed with that key" in broken.out
+    assert after["key"] in broken.out
+    keys.write_text(keys.read_text() + issued.done("events", "--public-key").out)
+    assert "each signed with a key that was given" in issued.done(*verify).out

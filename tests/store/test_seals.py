@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from typing import Any
 
@@ -9,6 +10,7 @@ from sqlalchemy import delete, insert, text, update
 from sqlalchemy.event import listen
 
 from dualcert.clock import SystemClock
+from dualcert.errors import StoreError, StoreUnavailable
 from dualcert.lifecycle import sealing
 from dualcert.lifecycle.sealing import Head
 from dualcert.model.events import EventKind
@@ -122,8 +124,9 @@ A_ROW = {"at": 1, "kind": "promoted", "actor": "nobody", "cause": "slipped in"}
         (
             "added",
             insert(event).values(id=0, **A_ROW),
-            "seal 1, events 1 to 3: 3 events were sealed, and there are 4",
+            "event 0 stands before the first number",
         ),
+        ("added far below", insert(event).values(id=-(2**63), **A_ROW), "event -9223372036854775808 stands"),
         ("skipped", delete(seal).where(seal.c.no == 2), "seal 2 is missing"),
         (
             "moved",
@@ -170,6 +173,87 @@ def test_a_history_that_was_sealed_anew_is_convicted_by_a_head_kept_elsewhere(
     assert shorter == "seal 9 was kept elsewhere, and is not in the database"
     both = verdict(store, clock, Head(1, b"a", 1), Head(1, b"b", 2)).broken
     assert both == "line 2 and line 1 differ about seal 1"
+
+
+@pytest.mark.parametrize("id", [0, -(2**63)])
+def test_what_is_slipped_in_before_the_first_event_is_found_before_anything_is_sealed(
+    store: Store, clock: FakeClock, id: int
+) -> None:
+    tampered(store, insert(event).values(id=id, **A_ROW))
+    assert (
+        verdict(store, clock).broken == f"event {id} stands before the first number, where no seal covers it"
+    )
+
+
+# --- what SQLite takes in any column -------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small", "database")
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("at = at + 0.25", "`at` of seal 3 holds no whole number"),
+        ("at = 4611686018427387904", "`at` of seal 3 is no time"),
+        ("last_id = 'seven'", "`last_id` of seal 3 holds no whole number"),
+        ("count = 1.5", "`count` of seal 3 holds no whole number"),
+        ("previous = 5", "`previous` of seal 3 holds no bytes"),
+        ("digest = 'digest'", "`digest` of seal 3 holds no bytes"),
+        ("digest = CAST(x'ff' AS TEXT)", "`digest` of seal 3 holds no bytes"),
+    ],
+)
+def test_a_seal_that_holds_what_no_seal_does_is_told_as_one(
+    store: Store, clock: FakeClock, change: str, says: str
+) -> None:
+    record_some(store, 7)
+    world = a_world(store, clock, Setting())
+    sealing.seal_everything(world)
+    tampered(store, text(f"UPDATE seal SET {change} WHERE no = 3"))
+    found = verdict(store, clock)
+    assert found.broken == f"the seal after seal 2 cannot be read: {says}"
+    assert found.head is not None
+    assert found.head.no == 2
+    for act in (sealing.seal, sealing.seal_everything):
+        with pytest.raises(StoreError, match=re.escape(says)) as told:
+            act(world)
+        assert not isinstance(told.value, StoreUnavailable)
+        assert told.value.remedy
+
+
+@pytest.mark.usefixtures("small", "database")
+@pytest.mark.parametrize("value", ["CAST(x'ff' AS TEXT)", "CAST(x'6100c3' AS TEXT)", "x'61'"])
+def test_a_text_that_is_none_is_no_outage(store: Store, clock: FakeClock, value: str) -> None:
+    record_some(store, 7)
+    world = a_world(store, clock, Setting())
+    sealing.seal_everything(world)
+    record_some(store, 3)
+    for number in (5, 9):
+        tampered(store, text(f"UPDATE event SET cause = {value} WHERE id = {number}"))
+    broken = verdict(store, clock).broken
+    assert broken is not None
+    assert broken.startswith("seal 2, events 4 to 6: ")
+    assert "`cause` of event 5 is neither a text nor a whole number" in broken
+    for act in (sealing.seal, sealing.seal_everything):
+        with pytest.raises(StoreError, match="`cause` of event 9 is neither") as told:
+            act(world)
+        assert not isinstance(told.value, StoreUnavailable)
+        assert told.value.remedy
+    # Once it is a text again it is sealed, and all others read what they did before.
+    tampered(store, update(event).where(event.c.id == 9).values(cause="ü"))
+    last = sealing.seal_everything(world)
+    assert last is not None
+    assert last.last_id == 10
+    with store.read() as tx:
+        assert events.page(tx, after=8, limit=1)[0].cause == "ü"
+
+
+@pytest.mark.usefixtures("database")
+def test_only_a_look_at_what_may_be_none_takes_texts_as_they_are(store: Store) -> None:
+    with store.read() as tx:
+        before = tx.link.driver.text_factory
+        with seals.undecoded(tx):
+            [odd] = tx.link.driver.execute("SELECT CAST(x'ff' AS TEXT)").fetchone()
+            assert (type(odd), odd) == (seals.NoText, b"\xff")
+        assert tx.link.driver.text_factory is before
 
 
 def test_two_sealers_make_one_chain(store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:

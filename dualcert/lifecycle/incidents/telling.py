@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from dualcert.clock import from_microseconds
-from dualcert.lifecycle import signing
+from dualcert.errors import ConfigurationError, KeyProblem, StoreError
+from dualcert.lifecycle import sealing, signing
 from dualcert.lifecycle.incidents import zones
 from dualcert.lifecycle.incidents.planning import existing, newest_plan
 from dualcert.lifecycle.world import World
@@ -204,5 +205,16 @@ def summary(world: World, incident_id: int) -> dict[str, Any]:
                 for at in [incident_report.reached(tx, incident_id, step, share)]
             }
     shown["seconds_to"] = times
-    shown["sealed"] = signing.last_head(world)
+    shown["sealed"], shown["unsealed"] = _sealed(world)
     return shown
+
+
+def _sealed(world: World) -> tuple[dict[str, Any] | None, str | None]:
+    """The head, and why there is none, or what is missing in it: for want of one no report stays unwritten."""
+    try:
+        head, everything = signing.last_head(world)
+    except (StoreError, KeyProblem, ConfigurationError) as error:
+        return None, error.reason
+    if everything:
+        return head, None
+    return head, f"what happened last could not be sealed: {sealing.NO_GAP}"
