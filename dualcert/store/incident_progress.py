@@ -24,10 +24,11 @@ from dualcert.model.incident import Action, RowState
 from dualcert.model.work import HELD, WorkKind
 from dualcert.store import batches
 from dualcert.store.expressions import upsert
+from dualcert.store.incident_observation import seen
 from dualcert.store.incident_runs import Range, in_range
 from dualcert.store.incident_tables import incident, plan_row
 from dualcert.store.statements import prepared
-from dualcert.store.tables import ca_standing, deployment, lineage, pair_state, pair_target, work
+from dualcert.store.tables import ca_standing, lineage, pair_state, work
 from dualcert.store.transaction import Transaction
 from dualcert.store.work import or_sooner
 
@@ -191,18 +192,6 @@ def release_refills(tx: Transaction, ca: str, after: int = 0, limit: int = 10_00
 
 
 # --- looking whether it is served --------------------------------------------------------------------------
-
-
-def seen() -> ColumnElement[bool]:
-    """Whether every target of a promoted row's pair was seen with what serves since then, whoever looked."""
-    there = exists().where(
-        deployment.c.pair_id == pair_target.c.pair_id,
-        deployment.c.target == pair_target.c.target,
-        deployment.c.epoch > _row.epoch,
-        deployment.c.verified_at.is_not(None),
-    )
-    missing = exists().where(pair_target.c.pair_id == _row.pair_id, ~there.correlate(pair_target, plan_row))
-    return ~missing.correlate(plan_row)
 
 
 @prepared

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, fun
 
 from dualcert.model.incident import Action, RowState
 from dualcert.model.work import HELD, WorkKind
-from dualcert.store.incident_progress import seen
+from dualcert.store.incident_observation import is_observed, observed_at, without_targets
 from dualcert.store.incident_tables import incident_member, plan_row
 from dualcert.store.statements import prepared
 from dualcert.store.tables import (
@@ -49,11 +49,6 @@ def _is(states: Collection[RowState]) -> ColumnElement[bool]:
     return or_(*(_row.state == state.value for state in states))
 
 
-def _observed() -> ColumnElement[bool]:
-    """What a run has seen, and what was seen by others since."""
-    return or_(_row.state == RowState.OBSERVED.value, and_(_row.state == RowState.PROMOTED.value, seen()))
-
-
 def _leaving() -> ColumnElement[bool]:
     return or_(_row.action == Action.PROMOTE.value, _row.action == Action.ORDER.value)
 
@@ -80,7 +75,7 @@ def _in_state(*states: RowState) -> Select[Any]:
 
 @prepared
 def _seen() -> Select[Any]:
-    return _count(_of_incident(), _observed())
+    return _count(_of_incident(), is_observed())
 
 
 @prepared
@@ -90,7 +85,15 @@ def _deployed() -> Select[Any]:
         deployment.c.target == pair_target.c.target,
         deployment.c.epoch > _row.epoch,
     )
-    missing = exists().where(pair_target.c.pair_id == _row.pair_id, ~there.correlate(pair_target, plan_row))
+    # What failed may have come there all the same: its arrival is written down, and its step is still there.
+    failing = exists().where(
+        work.c.pair_id == pair_target.c.pair_id,
+        work.c.kind == WorkKind.DEPLOYMENT.value,
+        work.c.target == pair_target.c.target,
+        work.c.attempts > 0,
+    )
+    lacking = or_(~there.correlate(pair_target, plan_row), failing.correlate(pair_target))
+    missing = exists().where(pair_target.c.pair_id == _row.pair_id, lacking)
     return _count(_of_incident(), _is(_PROMOTED), ~missing.correlate(plan_row))
 
 
@@ -166,6 +169,7 @@ class _Sort(Enum):
 
     SKIPPED = "skipped"
     UNSEEN = "not seen"
+    GONE = "removed before it was seen"
     NOT_ORDERED = "no backup, none ordered"
     ORDERED = "no backup, one ordered"
     UNPROTECTED = "left, and without a backup"
@@ -193,13 +197,16 @@ def _sorted(sort: _Sort) -> tuple[ColumnElement[bool], ColumnElement[Any]]:
             return and_(promote, _row.state == RowState.SKIPPED.value), told
         case _Sort.UNSEEN:
             return and_(promote, _row.state == RowState.PROMOTED.value, _failing()), _why(_SERVING)
+        case _Sort.GONE:
+            unseen = and_(promote, _row.state == RowState.PROMOTED.value, without_targets(), ~is_observed())
+            return unseen, literal("it was taken from its targets before it was seen there")
         case _Sort.NOT_ORDERED:
             return and_(order, _row.state == RowState.PLANNED.value), told
         case _Sort.ORDERED:
             come = literal("its backup has come: plan and run once more")
             return and_(order, ordered), case((_usable(), come), else_=func.coalesce(_why(_REFILLING), told))
         case _Sort.UNPROTECTED:
-            left = or_(and_(promote, _observed()), and_(_row.action == Action.REFILL.value, ordered))
+            left = or_(and_(promote, is_observed()), and_(_row.action == Action.REFILL.value, ordered))
             troubled = exists().where(*_troubles(_REFILLING), func.coalesce(work.c.waiting_for, "") != HELD)
             return and_(left, ~_usable(), troubled.correlate(plan_row)), _why(_REFILLING)
 
@@ -229,7 +236,10 @@ def stuck(tx: Transaction, incident_id: int, plan: int, limit: int) -> list[Stuc
 
 
 class Affected(NamedTuple):
-    """A member and what became of its pair. Instants are microseconds, None where it has not come to that."""
+    """A member and what became of its pair. Instants are microseconds, None where it has not come to that.
+
+    ``undone_at``: when the pair was turned back to it; what the promotion had brought is not told then.
+    """
 
     pair_id: int
     ca: str
@@ -244,6 +254,7 @@ class Affected(NamedTuple):
     replaced_at: int | None
     state: str | None
     problem: str | None
+    undone_at: int | None
 
 
 def plans_carried_out(tx: Transaction, incident_id: int) -> list[int]:
@@ -288,9 +299,9 @@ def _members(incident_id: int, plans: Collection[int], after: int, up_to: int) -
             _row.plan,
             _row.state,
             _row.at,
-            case((_observed(), literal(1))).label("seen"),
+            case((is_observed(), literal(1))).label("seen"),
             func.coalesce(_row.problem, _row.why).label("problem"),
-            _observed_at().label("observed_at"),
+            observed_at().label("observed_at"),
             _how().label("how"),
             revocation.c.at.label("revoked_at"),
             _replaced_at(held).label("replaced_at"),
@@ -318,12 +329,13 @@ def affected(
     found: dict[int, Any] = {}
     for row in tx.execute(_members(incident_id, plans, after, up_to)):
         known = found.get(row.id)
-        if known is None or known.state not in _ACTED or row.state in _ACTED:
+        if known is None or known.state not in _CARRIED_OUT or row.state in _CARRIED_OUT:
             found[row.id] = row
     return [_affected(row) for row in found.values()]
 
 
 _ACTED = {state.value for state in _PROMOTED}
+_CARRIED_OUT = {*_ACTED, RowState.UNDONE.value}
 
 
 def _affected(row: Any) -> Affected:
@@ -343,40 +355,34 @@ def _affected(row: Any) -> Affected:
         replaced_at=row.replaced_at,
         state=row.state,
         problem=row.problem,
+        undone_at=row.at if row.state == RowState.UNDONE.value else None,
     )
 
 
 # --- how long it took --------------------------------------------------------------------------------------
 
 
-def _observed_at() -> Any:
-    return (
-        select(func.max(deployment.c.verified_at))
-        .where(
-            deployment.c.pair_id == _row.pair_id,
-            deployment.c.certificate_id == _row.standby,
-            deployment.c.epoch > _row.epoch,
-        )
-        .correlate(plan_row)
-        .scalar_subquery()
-    )
+def _undone() -> ColumnElement[bool]:
+    # Of any of its plans: one that was turned back need not leave anything, whatever was planned for it before.
+    return func.max(case((_row.state == RowState.UNDONE.value, 1), else_=0)) == 1
 
 
 @prepared
 def _reached(step: str) -> Select[Any]:
-    come = _is(_PROMOTED) if step == "promoted" else _observed()
-    at = _row.at if step == "promoted" else func.coalesce(_observed_at(), _row.at)
-    when = select(func.max(at).label("at")).where(_of_incident(), come)
-    times = when.group_by(_row.pair_id).subquery()
-    ranked = select(times.c.at, func.row_number().over(order_by=times.c.at).label("place")).subquery()
-    return select(ranked.c.at).where(ranked.c.place == bindparam("place"))
+    come, at = (_is(_PROMOTED), _row.at) if step == "promoted" else (is_observed(), observed_at())
+    when = func.max(case((come, at)))
+    times = (
+        select(when.label("at")).where(_of_incident()).group_by(_row.pair_id).having(~_undone()).subquery()
+    )
+    ranked = select(times.c.at, func.row_number().over(order_by=times.c.at).label("place"))
+    come_to_it = ranked.where(times.c.at.is_not(None)).subquery()
+    return select(come_to_it.c.at).where(come_to_it.c.place == bindparam("place"))
 
 
 @prepared
 def _wanted() -> Select[Any]:
-    return _count(
-        _row.incident_id == bindparam("of_incident"), _leaving(), _row.state != RowState.UNDONE.value
-    )
+    leaving = select(_row.pair_id).where(_row.incident_id == bindparam("of_incident"), _leaving())
+    return select(func.count()).select_from(leaving.group_by(_row.pair_id).having(~_undone()).subquery())
 
 
 def reached(tx: Transaction, incident_id: int, step: str, percent: int) -> int | None:

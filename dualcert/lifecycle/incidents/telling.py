@@ -151,6 +151,7 @@ COLUMNS = (
     "revoked_at",
     "replaced_at",
     "problem",
+    "undone_at",
 )
 
 
@@ -188,6 +189,7 @@ def _line(row: incident_report.Affected, name: str | None) -> dict[str, Any]:
         "revoked_at": at(row.revoked_at),
         "replaced_at": at(row.replaced_at),
         "problem": row.problem,
+        "undone_at": at(row.undone_at),
     }
 
 
