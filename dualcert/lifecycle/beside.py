@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from dualcert.errors import StoreUnavailable
+from dualcert.errors import DualcertError, StoreUnavailable
 from dualcert.lifecycle.world import World
 from dualcert.onecpu import one_cpu
 
@@ -42,6 +42,8 @@ class Job:
                 pause = self._act(self._world)
         except StoreUnavailable as error:
             log.warning("%s waits for the database: %s", self._name, error.reason)
+        except DualcertError as error:
+            log.error("%s has failed; again in %.0f s: %s", self._name, _MISHAP_PAUSE, error)  # noqa: TRY400
         except Exception:
             # It goes on; whatever this is, it is told again and again.
             log.exception("%s has failed; again in %.0f s", self._name, _MISHAP_PAUSE)

@@ -22,7 +22,7 @@ from sqlalchemy import update
 
 from dualcert import scheduling
 from dualcert.cli.logs import _Json
-from dualcert.errors import CaRejected, StoreUnavailable
+from dualcert.errors import CaRejected, StoreError, StoreUnavailable
 from dualcert.lifecycle import daemon as daemons_module
 from dualcert.lifecycle import leasekeeper, runner, telling
 from dualcert.lifecycle.daemon import Daemon
@@ -291,11 +291,17 @@ def test_trouble_beside_is_told_and_ends_nothing(
     def away(_world: World) -> float:
         raise StoreUnavailable("the database is being moved")
 
-    monkeypatch.setattr(daemons_module, "_BESIDE", {"breaking": broken, "moving": away})
+    def told(_world: World) -> float:
+        raise StoreError("a row is no event", remedy="Look at it.")
+
+    jobs = {"breaking": broken, "moving": away, "telling": told}
+    monkeypatch.setattr(daemons_module, "_BESIDE", jobs)
     setting.meet = no
     with running(world) as daemon:
         soon(lambda: "breaking has failed" in caplog.text)
         soon(lambda: "moving waits for the database: the database is being moved" in caplog.text)
+        soon(lambda: "telling has failed; again in 60 s: a row is no event\n  Look at it." in caplog.text)
+        assert [one.exc_info is None for one in caplog.records if "telling" in one.getMessage()] == [True]
         [pair] = orders_due(world, 1, PRIMARY)
         soon(lambda: refused(world, pair))
         daemon.check()
