@@ -6,7 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from dualcert.errors import CaError, CaRejected, ChallengeFailed, DnsError, DnsUnreachable, DualcertError
+from dualcert.errors import (
+    CaError,
+    CaRejected,
+    ChallengeFailed,
+    DnsError,
+    DnsUnreachable,
+    DualcertError,
+    ResourceGone,
+)
 from dualcert.lifecycle import accounts, budgeting, keymaking, replacing, storing, validation, weakkeys
 from dualcert.lifecycle.looking import look_again
 from dualcert.lifecycle.world import CaBinding, Placing, World
@@ -17,7 +25,7 @@ from dualcert.model.work import DAY, FROZEN, Done, Failed, Later, Outcome, Waiti
 from dualcert.policy import backoff, pairing
 from dualcert.policy.backoff import Failure
 from dualcert.policy.pairing import CaIdentity
-from dualcert.policy.recovery import Recovery, passing, recover
+from dualcert.policy.recovery import Recovery, is_overdue, passing, recover
 from dualcert.ports.ca import CertificateAuthority, OrderSnapshot
 from dualcert.store import Transaction, events, orders, pairs, standings, work
 from dualcert.store import accounts as stored_accounts
@@ -262,8 +270,17 @@ def _received(
 ) -> Outcome:
     """``since`` when the CA may have been issuing; None: it was told to just now."""
     if snapshot.status == "valid" and snapshot.certificate is not None:
-        return storing.store(world, row, pair, order, client.certificate(snapshot.certificate))
+        try:
+            issued = client.certificate(snapshot.certificate)
+        except ResourceGone as error:
+            # The order has just said that it is there: a copy at the CA that lags behind. Another order would be
+            # another certificate of the few that a set gets.
+            validation.refuse_overdue(order, snapshot, world.clock.now())
+            return _knowing(pair, order, look_again(world, row, str(error), since=since))
+        return storing.store(world, row, pair, order, issued)
     if snapshot.status in {"pending", "processing", "ready", "valid"}:
+        if since is not None:
+            validation.refuse_overdue(order, snapshot, world.clock.now())
         # Pending says a copy at the CA that lags behind what let us finalize. Valid without saying where the
         # certificate is: RFC 8555 section 7.1.3 has it say so, some do a moment later.
         reason = "the CA is issuing the certificate"
@@ -282,7 +299,8 @@ def _recovered(world: World, row: WorkRow, pair: Pair, error: CaError, began: da
         order = orders.open_order(tx, row.pair_id, row.ca)
     placed = order is not None and order.url is not None
     budgeting.obey(world, row, pair, error, placed=placed)
-    recovery = recover(error, placed=placed)
+    overdue = order is not None and is_overdue(order.created_at, began)
+    recovery = recover(error, placed=placed and not overdue)
     if recovery is not Recovery.SAME_ORDER:
         _give_up(world, row, pair, order, error)
     match recovery:

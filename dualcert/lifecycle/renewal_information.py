@@ -148,6 +148,10 @@ def _ask_all(
 
 def _take_in(world: World, tx: Transaction, subject: Subject, told: Told) -> None:
     match told:
+        case None if subject.known is not None:
+            # It has answered before: what is missing in its directory today may be there again tomorrow.
+            at = due.next_ask(tx.now, subject.life.not_after, timedelta(days=1))
+            renewal_info.failed(tx, subject, "the CA's directory offers no renewal information any more", at)
         case None:
             renewal_info.stop_asking(tx, subject.certificate_id)
         case CaError():

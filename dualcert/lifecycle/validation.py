@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 
 from dualcert.errors import (
     CaError,
@@ -18,7 +19,8 @@ from dualcert.model.pair import Pair
 from dualcert.model.wording import many
 from dualcert.model.work import Later, Outcome, Waiting, WorkKind, WorkRow
 from dualcert.policy import gathering
-from dualcert.ports.ca import AuthorizationSnapshot, CertificateAuthority
+from dualcert.policy.recovery import is_overdue
+from dualcert.ports.ca import AuthorizationSnapshot, CertificateAuthority, OrderSnapshot
 from dualcert.store import Transaction, events, orders, work
 
 
@@ -182,9 +184,20 @@ def _answer_once(client: CertificateAuthority, record: ChallengeRecord) -> None:
             raise
 
 
+def refuse_overdue(order: Order, snapshot: OrderSnapshot, now: datetime) -> None:
+    """Raises ``ResourceGone`` where an order has been under way for so long that it is given up."""
+    if is_overdue(order.created_at, now, snapshot.expires):
+        raise ResourceGone(
+            f"the order is {snapshot.status} since {order.created_at:%Y-%m-%d %H:%M} UTC, and is given up",
+            problem=snapshot.status,
+            ca=order.ca,
+        )
+
+
 def _look(world: World, row: WorkRow, order: Order, client: CertificateAuthority) -> Outcome | None:
     snapshot = client.order(order.url or "")
     if snapshot.status == "pending":
+        refuse_overdue(order, snapshot, world.clock.now())
         return look_again(
             world,
             row,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from enum import Enum
 
 from dualcert.errors import (
@@ -34,6 +35,21 @@ _FOR_A_PERSON = frozenset(
         "paused",
     }
 )
+
+
+_LONGEST = timedelta(hours=36)
+"""A certificate of six days has half of its last three left then; and of one set CAs issue five in a week."""
+
+_CLOCKS = timedelta(hours=2)
+"""Ours may be an hour off, and then nothing would ever be issued by a CA that gives its orders an hour."""
+
+
+def is_overdue(placed_at: datetime, now: datetime, expires: datetime | None = None) -> bool:
+    """Whether an order that its CA does not end is given up: until then its lineage gets no other one.
+
+    ``expires``: until when the CA said that it would keep it (RFC 8555 section 7.1.3).
+    """
+    return now - placed_at >= _LONGEST or (expires is not None and now - expires >= _CLOCKS)
 
 
 def recover(error: CaError, *, placed: bool) -> Recovery:

@@ -585,6 +585,66 @@ def test_an_order_that_has_outlived_its_time_is_placed_anew_at_once_however_ofte
     assert [step for step, _ in scene.orders()] == ["abandoned", "stored"]
 
 
+def processing_for(scene: Broken, lasted: timedelta, expires: timedelta = timedelta(days=7)) -> None:
+    """An order that was finalized, and that the CA says to be processing ever since; it is looked at once more."""
+    scene.proxy.on(FINALIZE, order_document(scene, "processing"))
+    scene.proxy.on(ORDER, order_document(scene, "processing"), times=None)
+    assert scene.program.run("issue", scene.name, "--timeout", "2s").status == 3
+    began = to_microseconds(clock.now() - lasted)
+    change(scene.program, f"UPDATE acme_order SET created_at = {began}")
+    change(scene.program, f"UPDATE work SET due_at = {began} WHERE kind = 'order'")
+    scene.proxy.calm()
+    until = (clock.now() - lasted + expires).strftime("%Y-%m-%dT%H:%M:%SZ")
+    scene.proxy.on(ORDER, order_document(scene, "processing", expires=until))
+
+
+@pytest.mark.parametrize(
+    ("lasted", "expires"),
+    [(timedelta(hours=37), timedelta(days=7)), (timedelta(hours=4), timedelta(hours=1))],
+    ids=["long", "expired"],
+)
+def test_an_order_that_its_ca_never_ends_is_given_up_and_another_one_placed(
+    scene: Broken, lasted: timedelta, expires: timedelta
+) -> None:
+    processing_for(scene, lasted, expires)
+
+    scene.program.done("renew", "--due")
+
+    scene.demand_whole()
+    assert [step for step, _ in scene.orders()] == ["abandoned", "stored"]
+
+
+def test_an_order_that_has_just_expired_is_waited_for_as_our_clock_may_be_wrong(scene: Broken) -> None:
+    processing_for(scene, timedelta(hours=2), timedelta(hours=1))
+
+    scene.program.run("renew", "--due")
+
+    assert "abandoned" not in [step for step, _ in scene.orders()]
+
+
+def test_an_order_whose_url_never_answers_any_more_is_given_up(scene: Broken) -> None:
+    processing_for(scene, timedelta(hours=37))
+    scene.proxy.calm()
+    scene.proxy.on(ORDER, problem(500, "serverInternal"))
+
+    scene.program.run("renew", "--due")
+    scene.proxy.calm()
+    scene.program.done("renew", scene.name)
+
+    scene.demand_whole()
+    assert [step for step, _ in scene.orders()] == ["abandoned", "stored"]
+
+
+def test_a_certificate_that_is_not_there_yet_is_waited_for_and_not_ordered_again(scene: Broken) -> None:
+    scene.proxy.on(CERTIFICATE, problem(404, "malformed", "no such certificate"), times=3)
+
+    assert issue(scene).status == 0
+
+    scene.demand_whole()
+    assert [step for step, _ in scene.orders()] == ["stored"]
+    assert scene.proxy.count(CERTIFICATE) == 4
+
+
 # --- a certificate that must not be used ------------------------------------------------------------------
 
 

@@ -251,6 +251,20 @@ def test_a_ca_that_offers_nothing_is_not_asked_about_this_certificate_again(
     assert asking(world, PRIMARY) is None
 
 
+def test_a_ca_that_has_answered_before_is_asked_again_after_a_day(
+    world: World, oracle: Oracle, clock: FakeClock
+) -> None:
+    _, held = a_held(world)
+    oracle.says = window(clock.now() + 30 * DAY, clock.now() + 32 * DAY)
+    ask(world)
+    clock.advance(DAY)
+    oracle.says = None
+
+    ask(world)
+
+    assert checked_at(world, held) == clock.now() + DAY
+
+
 # --- when no answer comes --------------------------------------------------------------------------------
 
 AWAY = [CaUnreachable("nobody there", ca=PRIMARY), CaBusy("later", ca=PRIMARY, retry_after=2 * HOUR)]
