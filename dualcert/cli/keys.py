@@ -119,6 +119,11 @@ def _tell(done: Rotation) -> None:
         say(f"{done.domain}: KEK {done.kek} wraps from now on (keep a copy, apart from the other domain's)")
     elif not done.rewrapped and not done.dropped and not done.failed:
         say(f"{done.domain}: nothing to do, all keys lie under KEK {done.kek}")
+    else:
+        say(
+            f"{done.domain}: an earlier rotation is gone on with, and no new KEK was made: {done.kek} wraps as before"
+        )
+        say("  if that is the one that leaked, say --new")
     if done.rewrapped:
         say(f"{done.domain}: {_counted(done.rewrapped)} wrapped anew under KEK {done.kek}")
     for kek in done.dropped:

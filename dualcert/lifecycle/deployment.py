@@ -21,7 +21,7 @@ from dualcert.model.pair import Pair, PairState
 from dualcert.model.work import Done, Later, Outcome, WorkKind, WorkRow
 from dualcert.policy import backoff
 from dualcert.policy.backoff import Failure
-from dualcert.ports.deploy import Placement, Version
+from dualcert.ports.deploy import Deployer, Held, Placement, Version
 from dualcert.store import Transaction, certificates, deployments, events, pairs, work
 
 _LOOKS = 16
@@ -74,51 +74,46 @@ def _switch(world: World, rows: Sequence[WorkRow], target: TargetBinding) -> lis
         wanted = {row.id: read_wanted(tx, row.pair_id) for row in rows}
     problems: dict[int, DualcertError | None] = {}
     placements: dict[int, Placement] = {}
+    handed: list[tuple[WorkRow, Wanted]] = []
     for row in rows:
         want = wanted[row.id]
         if want is not None:
             try:
                 placements[row.id] = _placement(world, want)
+                handed.append((row, want))
             except (KeyProblem, ConfigurationError) as error:
                 problems[row.id] = error
     if placements:
+        _write_down(world, handed)
         problems.update(_apply(target, placements))
     outcomes = []
     for row in rows:
         failure = Failure(began, row.attempts, row.since, world.draw())
-        handed = wanted[row.id] if row.id in placements else None
-        outcomes.append(_concluded(world, row, wanted[row.id], handed, problems.get(row.id), failure))
+        outcomes.append(_concluded(world, row, wanted[row.id], problems.get(row.id), failure))
     return outcomes
 
 
+def _write_down(world: World, handed: Sequence[tuple[WorkRow, Wanted]]) -> None:
+    """The keys are at the target from here on, as far as anybody knows, whatever becomes of this.
+
+    A server that does not reload has the key on its disk, and one may serve it when we are killed: who asks what leaked
+    with a target, or whether a certificate can be revoked, is to hear of it.
+    """
+    with world.store.write() as tx:
+        for row, want in sorted(handed, key=lambda one: one[1].pair.id):
+            deployments.arrived(tx, want.pair.id, row.target, want.state.epoch, want.certificate.id)
+
+
 def _concluded(
-    world: World,
-    row: WorkRow,
-    want: Wanted | None,
-    handed: Wanted | None,
-    problem: DualcertError | None,
-    failure: Failure,
+    world: World, row: WorkRow, want: Wanted | None, problem: DualcertError | None, failure: Failure
 ) -> Outcome:
     try:
-        return _record(world, row, want) if problem is None else _failed(world, row, handed, problem, failure)
+        return _record(world, row, want) if problem is None else _failed(world, row, problem, failure)
     except LeaseLost:
         # This row is somebody else's by now; the others of the batch are not concerned.
         with world.store.write() as tx:
-            if handed is not None and _overtaken(tx, handed):
-                _was_there(tx, row, handed)
             removal.came_late(tx, row.pair_id, row.target)
         return Done()
-
-
-def _overtaken(tx: Transaction, handed: Wanted) -> bool:
-    """Whether another certificate should serve by now, so that nobody else writes down that this one was there."""
-    state = pairs.states(tx, [handed.pair.id]).get(handed.pair.id)
-    return state is None or (state.epoch, state.serving) != (handed.state.epoch, handed.state.serving)
-
-
-def _was_there(tx: Transaction, row: WorkRow, handed: Wanted) -> bool:
-    """Its key has been at the target from now on, as far as anybody knows. False where that was written down before."""
-    return deployments.arrived(tx, handed.pair.id, row.target, handed.state.epoch, handed.certificate.id)
 
 
 def _placement(world: World, want: Wanted) -> Placement:
@@ -137,14 +132,16 @@ def _apply(target: TargetBinding, placements: dict[int, Placement]) -> dict[int,
     deployer = target.deployer()
     try:
         results = deployer.deploy(list(placements.values()))
-        held = deployer.read_back([placement.pair for placement in placements.values()])
     except DeployError as error:
         return dict.fromkeys(placements, error)
+    held = _read_back(deployer, [placement.pair for placement in placements.values()])
     found: dict[int, DualcertError | None] = {}
     for number, placement in placements.items():
         there = held.get(placement.pair)
         problem = results.get(placement.pair)
-        if problem is None and (there is None or there.sha256 != placement.sha256):
+        if isinstance(there, DeployError):
+            problem = problem or there
+        elif problem is None and (there is None or there.sha256 != placement.sha256):
             problem = DeployError(
                 f"target {target.name} does not hold what was just put there",
                 remedy="See whether something else writes to this target.",
@@ -154,15 +151,19 @@ def _apply(target: TargetBinding, placements: dict[int, Placement]) -> dict[int,
     return found
 
 
-def _failed(
-    world: World, row: WorkRow, handed: Wanted | None, problem: DualcertError, failure: Failure
-) -> Outcome:
+def _read_back(deployer: Deployer, pairs: Sequence[str]) -> dict[str, Held | DeployError | None]:
+    """What is held for each; where that cannot be read of one, the others are asked about one by one."""
+    try:
+        return dict(deployer.read_back(pairs))
+    except DeployError as error:
+        if len(pairs) == 1:
+            return {pairs[0]: error}
+    return {pair: held for one in pairs for pair, held in _read_back(deployer, [one]).items()}
+
+
+def _failed(world: World, row: WorkRow, problem: DualcertError, failure: Failure) -> Outcome:
     with world.store.write() as tx:
         work.hold(tx, row)
-        if handed is not None:
-            # A server that does not reload has the key on its disk all the same: who asks what leaked with a target, or
-            # whether the certificate can be revoked, is to hear of it.
-            _was_there(tx, row, handed)
         if row.reason != str(problem):
             events.record(tx, EventKind.FAILED, problem.reason, pair=row.pair_id, target=row.target)
     return Later(_again_at(world, problem, failure), str(problem), failed=True)
@@ -180,7 +181,7 @@ def _record(world: World, row: WorkRow, want: Wanted | None) -> Outcome:
             work.finish(tx, row)
             return Done()
         pair, serving = want.pair, want.certificate
-        if _was_there(tx, row, want) or row.attempts:  # what failed wrote it down, and told nobody
+        if not deployments.is_held(tx, pair.id, row.target, serving.sha256):
             cause = "read back as written"
             events.record(
                 tx, EventKind.DEPLOYED, cause, pair=pair.id, target=row.target, certificate=serving.id

@@ -175,14 +175,16 @@ def _take_up(world: World, pair: Pair, seen: _Seen, before: _Before, wish: Wish)
     previous = before.last.previous if before.last else None
     with world.store.read() as tx:
         old = None if previous is None else certificates.get(tx, previous)
-    if before.unfinished and not wish.dry_run:
+        alive = old is not None and old.not_after > tx.now and not revocations.is_revoked(tx, old.id)
+    changed = before.unfinished or (wish.revoke and alive)
+    if changed and not wish.dry_run:
         with world.store.write() as tx:
             pairs.lock(tx, [pair.id])
-            if wish.revoke and old is not None and not revocations.is_revoked(tx, old.id):
+            if wish.revoke and old is not None and alive and not revocations.is_revoked(tx, old.id):
                 _want_revocation(tx, pair, old, wish)
             work.hurry(tx, pair.id, AFTERMATH)
     from_ca = old.ca if old else seen.backup.ca
-    return Turn(pair, seen.state.epoch, from_ca, old, seen.primary.ca, seen.serving, before.unfinished)
+    return Turn(pair, seen.state.epoch, from_ca, old, seen.primary.ca, seen.serving, changed)
 
 
 def _promote(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn | None:

@@ -127,6 +127,18 @@ def observe(
 
 
 @prepared
+def _held() -> Select[Any]:
+    here = (observation.c[name] == bindparam(f"of_{name}") for name in ("pair_id", "target", "sha256"))
+    return select(observation.c.at).where(*here)
+
+
+def is_held(tx: Transaction, pair_id: int, target: str, sha256: bytes) -> bool:
+    """Whether the last look at the target has shown this certificate."""
+    values = {"of_pair_id": pair_id, "of_target": target, "of_sha256": sha256}
+    return tx.execute(_held(), values).first() is not None
+
+
+@prepared
 def _observations(*, one: bool) -> Select[Any]:
     return (
         select(observation)

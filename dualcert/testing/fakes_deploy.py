@@ -30,6 +30,7 @@ class FakeTarget:
     activations: int = 0
     changes: int = 0
     fails_for: set[str] = field(default_factory=set)
+    unreadable: set[str] = field(default_factory=set)
     activation_fails: bool = False
     before_step: Callable[[], None] = _no_step
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -77,6 +78,8 @@ class FakeDeployer:
         return results
 
     def read_back(self, pairs: Sequence[str]) -> Mapping[str, Held | None]:
+        for pair in self.target.unreadable.intersection(pairs):
+            raise DeployError("what lies there cannot be read", remedy="let it be read", name=pair)
         with self.target.lock:
             serving = {pair: self.target.serving(pair) for pair in pairs}
         return {pair: None if one is None else Held(one.sha256, one.version) for pair, one in serving.items()}

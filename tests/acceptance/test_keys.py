@@ -209,6 +209,18 @@ def test_on_several_machines_each_takes_the_new_kek_and_finishes(
     assert other.run("keys", "rotate", "primary", "--finish", "--new").status == 2
 
 
+def test_who_finds_an_older_kek_beside_it_is_told_that_none_was_made(program: Program, name: str) -> None:
+    """Whoever rotates because a KEK has leaked must not believe that it wraps nothing any more."""
+    program.done("issue", name)
+    program.done("keys", "rotate", "primary", "--keep-old")
+
+    gone_on = program.done("keys", "rotate", "primary")
+    assert "no new KEK was made" in gone_on.out
+    assert "--new" in gone_on.out
+    fresh = program.done("keys", "rotate", "primary")
+    assert "no new KEK was made" not in fresh.out
+
+
 # --- beside others ----------------------------------------------------------------------------------------
 
 

@@ -102,6 +102,23 @@ def test_an_hour_later_it_is_a_wish_of_its_own_again(program: Program, name: str
     assert program.show(name)["primary"]["ca"] == "alpha"
 
 
+def test_a_revocation_that_is_asked_for_when_all_the_rest_is_done_is_made_up_for(
+    program: Program, name: str
+) -> None:
+    program.done("issue", name)
+    program.done("failover", name, "--to", "beta")
+    wish = ("failover", name, "--to", "beta", "--revoke", "--reason", "keyCompromise", "--json")
+
+    told = program.done(*wish, "--dry-run").json
+    assert not told["revoked"]
+    done = program.done(*wish).json
+
+    assert (done["epoch"], done["revoked"]) == (1, True)
+    assert [one["kind"] for one in program.events(name)].count("key-blocked") == 1
+    again = program.done(*wish).json
+    assert (again["epoch"], again["revoked"]) == (1, True)
+
+
 def test_failover_without_revocation_keeps_the_old_certificate_as_the_standby(
     program: Program, name: str
 ) -> None:

@@ -134,3 +134,42 @@ def test_a_key_that_came_to_a_target_too_late_is_known_to_have_been_there(
 
     with store.read() as tx:
         assert late.id in compromise.at_target(tx, "web", None, None)
+
+
+def test_a_key_is_known_to_be_at_a_target_before_it_goes_there(
+    store: Store, world: World, setting: Setting
+) -> None:
+    """Whoever kills the process while a server reloads must not have it forgotten."""
+    with store.write() as tx:
+        pair = a_pair(tx)
+        held = give_role(tx, pair, issued(tx, world, pair, PRIMARY))
+        work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target="web")
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    setting.targets["web"].before_step = die
+    with pytest.raises(KeyboardInterrupt):
+        step(world, WorkKind.DEPLOYMENT)
+
+    with store.read() as tx:
+        assert compromise.at_target(tx, "web", None, None) == [held.id]
+        assert deployments.was_deployed(tx, pair.id, held.id)
+
+
+def test_what_cannot_be_read_back_of_one_pair_is_that_pairs_trouble_alone(
+    store: Store, world: World, setting: Setting
+) -> None:
+    with store.write() as tx:
+        made = [a_pair(tx) for _ in range(3)]
+        for pair in made:
+            give_role(tx, pair, issued(tx, world, pair, PRIMARY))
+            work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target="web")
+    setting.targets["web"].unreadable.add(made[1].name)
+    [rows] = Engine(world).claim([WorkKind.DEPLOYMENT], 10)
+    by_pair = dict(zip((row.pair_id for row in rows), Engine(world).advance(rows), strict=True))
+
+    assert [type(by_pair[pair.id]) for pair in made] == [Done, Later, Done]
+    failed = by_pair[made[1].id]
+    assert isinstance(failed, Later)
+    assert made[1].name in failed.reason

@@ -140,6 +140,11 @@ def test_output_that_is_no_text_is_shown_as_well_as_it_can_be(tmp_path: Path) ->
     assert "�" in error_of(tmp_path, script(r"printf '\377\376'; exit 1")).reason
 
 
+def test_what_would_move_a_cursor_or_end_a_text_is_not_shown(tmp_path: Path) -> None:
+    reason = error_of(tmp_path, script(r"printf 'a\033[2Jb\000c\rd'; exit 1")).reason
+    assert reason.endswith("a�[2Jb�c�d")
+
+
 def test_the_command_closes_its_output_and_goes_on(tmp_path: Path) -> None:
     done = tmp_path / "done"
     reload = script('exec >&- 2>&-; sleep 0.2; : > "$1"', done)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dualcert.clock import Clock
 from dualcert.errors import DeployError
 from dualcert.plugins.execution import TAIL, How, carry_out
+from dualcert.plugins.plaintext import plain
 
 __all__ = ["TAIL", "run"]
 
@@ -36,7 +37,7 @@ def run(argv: Sequence[str], *, timeout: float, clock: Clock, variables: Sequenc
 
 def _failed(argv: Sequence[str], how: str, output: bytes) -> DeployError:
     # Only the first word is named: an argument may hold what is nobody's business.
-    said = output.decode("utf-8", "replace").strip()
+    said = plain(output.decode("utf-8", "replace"))
     reason = f"the reload command {argv[0]!r} {how}"
     return DeployError(
         f"{reason}, having said:\n{said}" if said else f"{reason} without a word",
