@@ -355,8 +355,8 @@ def test_a_deployment_that_ends_while_a_pair_is_failed_over_is_due_again(arena: 
     def deploy(w: World) -> Any:
         return deployment.deploy(w, [row], row.owner or "")
 
-    # Its first unit of work takes the target's lease, its second ends the row.
-    [outcome], turn = arena.race(deploy, lambda w: promotion.failover(w, pair, Wish()), nth=2)
+    # Its first unit of work takes the target's lease, the next one writes down what goes there, the third ends the row.
+    [outcome], turn = arena.race(deploy, lambda w: promotion.failover(w, pair, Wish()), nth=3)
     assert isinstance(turn, Turn)
     assert outcome == Done()
     with world.store.read() as tx:
@@ -387,7 +387,7 @@ def test_a_look_that_is_asked_for_while_one_is_given_up_is_not_lost(arena: Arena
     _, outcome = arena.race(
         lambda w: deployment.deploy(w, [deploying], deploying.owner or ""),
         lambda w: deployment.verify(w, looking),
-        nth=2,
+        nth=3,
     )
     assert isinstance(outcome, Later), outcome
     assert (WorkKind.VERIFICATION, "", "web") in rows(world, pair)
