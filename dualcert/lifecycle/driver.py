@@ -48,11 +48,15 @@ def run_until(
     _Run(engine, scope, deadline, on_event, follow).run()
 
 
+_OF_ITSELF = 60.0
+"""A lock, a connection that is dead or one that does not come about are waited for, too, before they fail."""
+
+
 def patiently(world: World, seconds: float, act: Callable[[], T]) -> T:
     """What ``act`` gives; taken again while the database is away, for at most so many seconds.
 
     For what a command does beside its steps, and what may be done twice. Raises ``StoreUnavailable`` after that. What
-    has gone on for longer than that before it failed has met another outage.
+    has gone on for longer before it failed, and for longer than an outage is waited for by itself, has met another one.
     """
     until: float | None = None
     while True:
@@ -61,7 +65,7 @@ def patiently(world: World, seconds: float, act: Callable[[], T]) -> T:
             result = act()
         except StoreUnavailable as error:
             now = world.clock.monotonic()
-            fresh = until is None or now - began > seconds
+            fresh = until is None or now - began > max(seconds, _OF_ITSELF)
             if until is None or fresh:
                 until = now + seconds
             if now >= until:

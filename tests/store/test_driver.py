@@ -497,3 +497,16 @@ def test_an_outage_is_sat_out_however_long_the_command_had_gone_on_before_it(sto
     assert 60 <= clock.monotonic() - began < 70
     with pytest.raises(StoreUnavailable):
         driver.patiently(world, 0.0, never)
+
+    tries = 0
+
+    def locked() -> str:
+        nonlocal tries
+        tries += 1
+        assert tries < 10
+        clock.advance(timedelta(seconds=15))  # before it gives up by itself
+        raise StoreUnavailable("the database is locked", remedy="")
+
+    with pytest.raises(StoreUnavailable):
+        driver.patiently(world, 2.0, locked)
+    assert tries == 2
