@@ -98,7 +98,8 @@ class DatedCa(AcmeCa):
         answer = super().order(url)
         if answer.status not in {"processing", "valid"}:
             self._demand_youth(url)
-        return answer
+        # Until when it is kept is told by the machine's time.
+        return replace(answer, expires=None)
 
     def finalize(self, url: str, order: str, csr: bytes) -> OrderSnapshot:
         self._demand_youth(order)
@@ -106,7 +107,7 @@ class DatedCa(AcmeCa):
             self._finalized.add(order)
             key = x509.load_der_x509_csr(csr).public_key()
             self.keys.append(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
-        return super().finalize(url, order, csr)
+        return replace(super().finalize(url, order, csr), expires=None)
 
     def _demand_youth(self, order: str) -> None:
         now = self._clock.now()

@@ -47,9 +47,10 @@ _CLOCKS = timedelta(hours=2)
 def is_overdue(placed_at: datetime, now: datetime, expires: datetime | None = None) -> bool:
     """Whether an order that its CA does not end is given up: until then its lineage gets no other one.
 
-    ``expires``: until when the CA said that it would keep it (RFC 8555 section 7.1.3).
+    ``expires``: until when the CA said that it would keep it (RFC 8555 section 7.1.3). Where the clocks are so far
+    apart that it is over at once, the order has its time nevertheless.
     """
-    return now - placed_at >= _LONGEST or (expires is not None and now - expires >= _CLOCKS)
+    return now - placed_at >= _LONGEST or (expires is not None and now - max(expires, placed_at) >= _CLOCKS)
 
 
 def recover(error: CaError, *, placed: bool) -> Recovery:

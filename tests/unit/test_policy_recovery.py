@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -17,7 +18,7 @@ from dualcert.errors import (
     ChallengeFailed,
     ResourceGone,
 )
-from dualcert.policy.recovery import Recovery, about_account, lost_account, passing, recover
+from dualcert.policy.recovery import Recovery, about_account, is_overdue, lost_account, passing, recover
 
 
 def rejected(problem: str) -> CaRejected:
@@ -97,3 +98,25 @@ def test_every_failure_at_a_ca_has_a_recovery() -> None:
 def test_an_order_that_is_not_ready_yet_is_looked_at_again() -> None:
     assert recover(rejected("orderNotReady"), placed=True) is Recovery.SAME_ORDER
     assert recover(rejected("orderNotReady"), placed=False) is Recovery.NEW_ORDER
+
+
+PLACED, HOUR = datetime(2026, 5, 4, 12, tzinfo=UTC), timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("age", "kept", "overdue"),
+    [
+        (35.9, None, False),
+        (36, None, True),
+        (36, 7 * 24, True),
+        (2.9, 1, False),  # clocks may be an hour apart
+        (3, 1, True),
+        (1.9, -30 * 24, False),  # or a month: it has its time nevertheless
+        (2, -30 * 24, True),
+    ],
+)
+def test_an_order_that_does_not_end_is_given_up_after_its_time(
+    age: float, kept: float | None, overdue: bool
+) -> None:
+    expires = PLACED + kept * HOUR if kept is not None else None
+    assert is_overdue(PLACED, PLACED + age * HOUR, expires) is overdue
