@@ -205,6 +205,10 @@ class ProbeFailed(DualcertError):
     """An endpoint could not be looked at."""
 
 
+class ProbeHindered(DualcertError):
+    """A certificate could not be tried on this machine, which says nothing of the certificate."""
+
+
 class StoreError(DualcertError):
     """The database failed, or does not hold what it should."""
 

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from dualcert.errors import CaError, CertificateUnfit, ConfigurationError, KeyProblem, ProbeFailed
+from dualcert.errors import (
+    CaError,
+    CertificateUnfit,
+    ConfigurationError,
+    KeyProblem,
+    ProbeFailed,
+    ProbeHindered,
+)
 from dualcert.lifecycle import inspection, keymaking, loopback, promotion
 from dualcert.lifecycle.world import World
 from dualcert.model import names as naming
@@ -101,7 +108,10 @@ def sample(world: World, share: float) -> Iterator[Pair]:
 
 
 def rehearse(world: World, pair: Pair) -> Drilled:
-    """Try the pair's backup. What its key's proof is worth is written down, for a mass failover goes by that."""
+    """Try the pair's backup. What its key's proof is worth is written down, for a mass failover goes by that.
+
+    Nothing is where this machine is to blame: a backup that was not tried is as good as it was before.
+    """
     with world.store.read() as tx:
         state = pairs.state(tx, pair.id)
         lineages = {one.id: one for one in pairs.lineages(tx, [pair.id])}
@@ -112,7 +122,10 @@ def rehearse(world: World, pair: Pair) -> Drilled:
     found, key = _opened(world, standby)
     version = None
     if key is not None:
-        seen, version = _shown(world, pair, standby, key)
+        try:
+            seen, version = _shown(world, pair, standby, key)
+        except (ConfigurationError, ProbeHindered) as error:
+            return Drilled(pair.name, ca, standby, None, (error.reason,))
         found += seen
     found += _life_left(standby, world.clock.now())
     problems = _record(world, pair, state, standby, found)
@@ -137,13 +150,19 @@ def _shown(world: World, pair: Pair, standby: Certificate, key: bytes) -> tuple[
     try:
         roots = world.ca(standby.ca).trust_roots
         arrival = inspection.parse(fullchain)
+        # A pair may have other names by now, and a certificate that covers them goes on counting.
+        uncovered = tuple(name for name in pair.names if not naming.covers(arrival.names, (name,)))
         found, _ = inspection.flaws(
-            arrival, spki=standby.spki, names=pair.names, now=world.clock.now(), trust_roots=roots
+            arrival,
+            spki=standby.spki,
+            names=uncovered or arrival.names,
+            now=world.clock.now(),
+            trust_roots=roots,
         )
         if found:
             return found, None
         seen, version = loopback.handshake(fullchain, key, naming.probe_name(pair.names), roots)
-    except (CertificateUnfit, ConfigurationError, ProbeFailed) as error:
+    except (CertificateUnfit, ProbeFailed) as error:
         return (error.reason,), None
     if seen != standby.sha256:
         return ("a handshake with it showed another certificate",), None

@@ -150,14 +150,14 @@ def _root_key(arrival: Arrival, names: Sequence[str], now: datetime, trust_roots
     instant = max(now, arrival.leaf.not_valid_before_utc)
     verifier = (
         verification.PolicyBuilder()
-        .store(_store(trust_roots, _stamp(trust_roots)))
+        .store(_store(trust_roots, stamp(trust_roots)))
         .time(instant)
         .build_server_verifier(x509.DNSName(naming.probe_name(tuple(names))))
     )
     return spki_of_ca(verifier.verify(arrival.leaf, list(arrival.intermediates))[-1])
 
 
-def _stamp(path: Path | None) -> tuple[int, int] | None:
+def stamp(path: Path | None) -> tuple[int, int] | None:
     """Changes whenever the file does."""
     try:
         found = None if path is None else path.stat()

@@ -7,9 +7,13 @@ import os
 import socket
 import ssl
 import threading
+from functools import lru_cache
 from pathlib import Path
 
-from dualcert.errors import ProbeFailed
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from dualcert.errors import ProbeFailed, ProbeHindered
+from dualcert.lifecycle import inspection
 
 _TIMEOUT = 5.0
 _ANYWHERE = ("127.0.0.1", 0)
@@ -20,12 +24,13 @@ def handshake(
 ) -> tuple[bytes, str]:
     """The SHA-256 of the leaf that a client was shown and has accepted, and the version of TLS.
 
-    ``trust_roots``: what the client trusts; None for what this machine trusts. Raises ``ProbeFailed``. The key lies in
-    memory alone.
+    ``trust_roots``: what the client trusts, as at the arrival of a certificate. The key lies in memory alone. Raises
+    ``ProbeFailed``; ``ProbeHindered`` where this machine cannot hold such a handshake, and ``ConfigurationError`` where
+    the roots cannot be read, which says nothing of the certificate.
     """
+    client = _client(trust_roots, inspection.stamp(trust_roots))
     try:
         server = _server(fullchain_pem, key_pem)
-        client = ssl.create_default_context(cafile=None if trust_roots is None else str(trust_roots))
         with socket.create_server(_ANYWHERE) as listening:
             listening.settimeout(_TIMEOUT)
             serving = threading.Thread(target=_serve, args=(listening, server), daemon=True)
@@ -34,8 +39,20 @@ def handshake(
                 return _look(client, listening.getsockname(), server_name)
             finally:
                 serving.join(_TIMEOUT)
-    except OSError as error:  # of which ssl.SSLError is one
+    except ssl.SSLError as error:
         raise ProbeFailed(f"no handshake with it: {error}", name=server_name) from error
+    except OSError as error:
+        raise ProbeHindered(f"no handshake could be held here: {error}", name=server_name) from error
+
+
+@lru_cache(maxsize=32)
+def _client(trust_roots: Path | None, _stamp: tuple[int, int] | None) -> ssl.SSLContext:
+    """As a certificate is looked at when it arrives: with the same roots, and whichever of them ends its chain."""
+    roots = inspection.trusted_roots(trust_roots)
+    context = ssl.create_default_context(cadata=b"".join(one.public_bytes(Encoding.DER) for one in roots))
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # how well the chain is made has been judged before
+    return context
 
 
 def _server(fullchain_pem: str, key_pem: bytes) -> ssl.SSLContext:

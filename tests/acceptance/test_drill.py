@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 
-from dualcert.lifecycle import loopback
+from dualcert.lifecycle import inspection, loopback
 from tests.brokenca import change, change_ca, rows
 from tests.labfixture import ProjectLab
 from tests.program import Program, finish
@@ -85,7 +88,7 @@ def revoked(lab: ProjectLab, program: Program) -> None:
 
 
 def other_names(lab: ProjectLab, program: Program) -> None:
-    change(program, "UPDATE pair_name SET reversed_name = reversed_name || '.other' WHERE position = 0")
+    change(program, "UPDATE pair_name SET reversed_name = 'other.' || reversed_name WHERE position = 0")
 
 
 def ended(lab: ProjectLab, program: Program) -> None:
@@ -161,6 +164,79 @@ def test_what_is_held_against_a_backup_while_it_is_drilled_is_not_forgotten(
     assert (status, told["ok"]) == (1, False)
     assert "named by an open incident" in "; ".join(told["problems"])
     assert ok_until(issued) is None
+
+
+def test_a_backup_that_covers_the_names_of_today_goes_on_counting(issued: Program, name: str) -> None:
+    before = issued.show(name)
+    issued.done("issue", name, f"www.{name}", "--name", name, "--replace-names")
+    change(issued, "UPDATE pair_state SET backup_ok_until = 1")
+    status, told = drilled(issued, name)
+    assert (status, told["problems"], told["serial"]) == (0, [], before["backup"]["certificate"]["serial"])
+    assert issued.show(name)["protection"] == "protected"
+    assert ok_until(issued) > 1
+
+
+def test_public_roots_are_those_of_an_arrival_where_the_machine_has_none(
+    lab: ProjectLab, issued: Program, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in a container without a store of its own: the roots that come with dualcert count.
+    with lab.config_path.open("rb") as file:
+        roots = lab.config_path.parent / tomllib.load(file)["ca"]["beta"]["trust_roots"]
+    monkeypatch.setattr(certifi, "where", lambda: str(roots))
+    inspection._public_roots.cache_clear()
+    inspection._store.cache_clear()
+    loopback._client.cache_clear()
+    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.setenv(variable, str(lab.directory / "none"))
+    try:
+        fullchain, key = _backup(lab, issued, name)
+        assert loopback.handshake(fullchain, key, name, None)[1] == "TLSv1.3"
+    finally:
+        inspection._public_roots.cache_clear()
+        inspection._store.cache_clear()
+        loopback._client.cache_clear()
+
+
+def _backup(lab: ProjectLab, program: Program, name: str) -> tuple[str, bytes]:
+    program.done("failover", name)
+    folder = lab.live / name
+    return (folder / "fullchain.pem").read_text(), (folder / "privkey.pem").read_bytes()
+
+
+def test_the_chain_may_end_at_any_certificate_that_is_trusted(
+    lab: ProjectLab, issued: Program, name: str
+) -> None:
+    issuer = lab.directory / "issuer.pem"
+    query = "SELECT pem FROM chain JOIN certificate ON hash = chain_hash WHERE ca = 'beta'"
+    issuer.write_text(rows(issued, query)[0][0])
+    change_ca(lab.config_path, "beta", trust_roots=str(issuer))
+    status, told = drilled(issued, name)
+    assert (status, told["problems"]) == (0, [])
+
+
+def test_what_hinders_this_machine_is_told_and_not_held_against_the_backup(
+    lab: ProjectLab, issued: Program, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = ok_until(issued)
+
+    def full() -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "memfd_create", lambda *_: full())
+        status, told = drilled(issued, name)
+    assert status == 1
+    assert "no handshake could be held here: [Errno 24] Too many open files" in told["problems"][0]
+
+    rubbish = lab.directory / "rubbish.pem"
+    rubbish.write_text("no certificate")
+    change_ca(lab.config_path, "beta", trust_roots=str(rubbish))
+    status, told = drilled(issued, name)
+    assert status == 1
+    assert "rubbish.pem cannot be read" in told["problems"][0]
+
+    assert ok_until(issued) == before
+    assert issued.show(name)["protection"] == "protected"
 
 
 def test_a_pair_without_a_backup_fails(issued: Program, name: str) -> None:
