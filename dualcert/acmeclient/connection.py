@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from dualcert.acmeclient.proxied import Proxied
 
 _KEPT = 64  # idle connections to one server; more than threads ever talk to it
+# Whatever lies between may forget an idle connection without a word, and then a request on it has no answer: balancers
+# and gateways do after a minute, the hastiest a little sooner.
+_IDLE = 30.0
 _HTTPS = 443
 _CONNECTING = 3  # a name's addresses are tried one after another, each for a third of the time
 
@@ -68,7 +71,8 @@ class Connections:
     Raises ConfigurationError where the roots to trust or the environment's proxy are of no use.
     """
 
-    def __init__(self, settings: AcmeCaSettings) -> None:
+    def __init__(self, settings: AcmeCaSettings, clock: Clock) -> None:
+        self._clock = clock
         self._connecting = settings.timeout / _CONNECTING
         self._context = _trust(settings)
         self._idle: dict[str, deque[Http1]] = defaultdict(lambda: deque(maxlen=_KEPT))
@@ -76,6 +80,7 @@ class Connections:
         self._environment = getproxies_environment()
         proxy = self._environment.get("https") or self._environment.get("all")
         self._proxied = _through(proxy, self._context, settings) if proxy else None
+        self._proxied_since = 0.0
 
     def request(self, request: Request, deadline: Deadline) -> Reply:
         """Send a request and read its whole answer.
@@ -85,14 +90,14 @@ class Connections:
         _call.deadline = deadline
         place = urlsplit(request.url)
         if self._proxied is not None and not proxy_bypass(place.netloc, self._environment):
-            left = deadline.left()
-            return self._proxied.request(request, min(left, self._connecting), left)
+            return self._by_proxy(self._proxied, request, deadline)
         connection = self._lent(place, deadline)
         target = f"{place.path or '/'}?{place.query}" if place.query else place.path or "/"
         try:
             return connection.exchange(request, place.netloc.rpartition("@")[2], target)
         finally:
             if connection.stands:
+                connection.since = self._clock.monotonic()
                 self._idle[place.netloc].append(connection)
             else:
                 connection.close()
@@ -103,6 +108,18 @@ class Connections:
         if self._proxied is not None:
             self._proxied.close()
 
+    def _by_proxy(self, proxied: Proxied, request: Request, deadline: Deadline) -> Reply:
+        if self._is_old(self._proxied_since):
+            proxied.close()
+        left = deadline.left()
+        try:
+            return proxied.request(request, min(left, self._connecting), left)
+        finally:
+            self._proxied_since = self._clock.monotonic()
+
+    def _is_old(self, since: float) -> bool:
+        return self._clock.monotonic() - since > _IDLE
+
     def _lent(self, place: SplitResult, deadline: Deadline) -> Http1:
         """A connection that stands, or one made anew."""
         idle = self._idle[place.netloc]
@@ -111,18 +128,38 @@ class Connections:
                 connection = idle.pop()
             except IndexError:
                 return self._connected(place, deadline)
-            if not connection.is_dropped():
+            if not self._is_old(connection.since) and not connection.is_dropped():
                 return connection
             connection.close()
 
     def _connected(self, place: SplitResult, deadline: Deadline) -> Http1:
-        timeout = min(deadline.left(), self._connecting)
+        host = place.hostname or ""
         try:
-            return Http1((place.hostname or "", place.port or _HTTPS), timeout, self._context)
+            return Http1(self._dialled((host, place.port or _HTTPS), deadline), host, self._context)
         except TimeoutError as error:
             raise ConnectTimeout("timed out") from error
         except UnicodeError as error:  # an empty label, or one of more than 63 characters
             raise socket.gaierror(socket.EAI_NONAME, "it cannot be the name of a host") from error
+
+    def _dialled(self, place: tuple[str, int], deadline: Deadline) -> socket.socket:
+        """The first of the name's addresses that answers; all of them together have the time of the call."""
+        problem = OSError("no address")
+        for family, kind, protocol, _, address in socket.getaddrinfo(*place, type=socket.SOCK_STREAM):
+            timeout = min(deadline.left(), self._connecting)
+            try:
+                stream = socket.socket(family, kind, protocol)
+            except OSError as error:  # a family that this machine does not speak
+                problem = error
+                continue
+            try:
+                stream.settimeout(timeout)
+                stream.connect(address)
+            except OSError as error:
+                stream.close()
+                problem = error
+            else:
+                return stream
+        raise problem
 
 
 def _close_all(connections: dict[str, deque[Http1]]) -> None:

@@ -46,18 +46,19 @@ class Reply:
 class Http1:
     """A TLS connection; for one thread at a time. ``stands`` after an answer: it may be used again."""
 
-    def __init__(self, place: tuple[str, int], timeout: float, context: ssl.SSLContext) -> None:
-        """Connect; ``timeout`` in seconds is for each address of the host. OSError."""
-        stream = socket.create_connection(place, timeout)
+    def __init__(self, stream: socket.socket, host: str, context: ssl.SSLContext) -> None:
+        """TLS on a connection that was made to ``host``; it is closed where that fails. OSError."""
         try:
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._stream = context.wrap_socket(stream, server_hostname=place[0])
+            self._stream = context.wrap_socket(stream, server_hostname=host)
         except BaseException:
             stream.close()
             raise
         self._poll = select.poll()
         self._poll.register(self._stream, select.POLLIN)
         self.stands = True
+        self.since = 0.0
+        """When it was used last; whoever keeps it says so."""
 
     def exchange(self, request: Request, host: str, target: str) -> Reply:
         """Send, and read to the end; ``host`` and ``target`` are what the URL says.

@@ -37,6 +37,7 @@ _ACCOUNT_PROBLEMS_OF_ACCOUNT_CALLS = frozenset({"unauthorized", "invalidContact"
 # Let's Encrypt stops those who order in vain for months: https://letsencrypt.org/docs/rate-limits/, "Pausing". It
 # says so as a rate limit, which no waiting ends.
 _PAUSED = pattern(r"(?i)\bpaused\b|\bunpause\b|temporarily prevented from requesting certificates")
+_NAMES = pattern(r'"[^"]*"|(?:[\w-]+\.)+[\w-]+')  # of hosts, in which any word may stand
 _URL = pattern(r"https://[!#-;=?-~]+")
 
 
@@ -56,7 +57,9 @@ class Problem:
     @property
     def paused(self) -> bool:
         """Whether the CA has stopped the account until a person has visited a page of its."""
-        return self.name in {"rateLimited", "unauthorized"} and bool(_PAUSED.search(self.text))
+        return self.name in {"rateLimited", "unauthorized"} and bool(
+            _PAUSED.search(_NAMES.sub("", self.text))
+        )
 
 
 class Subject(Enum):

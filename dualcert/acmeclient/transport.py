@@ -65,7 +65,7 @@ class Transport:
     def __init__(self, settings: AcmeCaSettings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
-        self._connections = Connections(settings)
+        self._connections = Connections(settings, clock)
         self._nonces: deque[str] = deque(maxlen=_KEPT_NONCES)
 
     def deadline(self) -> Deadline:

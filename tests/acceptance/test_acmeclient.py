@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from dualcert.acmeclient import AcmeCa, AcmeCaSettings
-from dualcert.clock import SystemClock
+from dualcert.clock import Clock, SystemClock
 from dualcert.errors import (
     AccountProblem,
     AlreadyRevoked,
@@ -57,6 +57,7 @@ from tests.faultproxy import (
     too_many,
 )
 from tests.labfixture import ProjectLab
+from tests.years import PassingClock
 
 _clock = SystemClock()
 
@@ -95,8 +96,8 @@ def settings_of(server: PebbleServer, **more: object) -> AcmeCaSettings:
 
 
 @contextmanager
-def opened(settings: AcmeCaSettings, *, register: bool = True) -> Iterator[AcmeCa]:
-    with closing(AcmeCa(settings, _clock)) as ca:
+def opened(settings: AcmeCaSettings, *, register: bool = True, clock: Clock = _clock) -> Iterator[AcmeCa]:
+    with closing(AcmeCa(settings, clock)) as ca:
         if register:
             key = new_key()
             ca.use(Account(ca.register(key), key))
@@ -865,6 +866,57 @@ def test_a_connection_that_the_server_has_closed_is_not_used(
         proxy.hang_up()
         assert ca.order(order.url).status == "pending"
     assert proxy.connections == 2
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used(
+    lab_servers: LabServers, proxy: FaultProxy, proxied: AcmeCaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A gateway between that has forgotten it says nothing, and a request on it would have no answer.
+    clock = PassingClock()
+    with opened(proxied, clock=clock) as ca:
+        clock.advance(timedelta(seconds=29))
+        ca.new_order(["a.example.test"])
+        assert proxy.connections == 1
+        clock.advance(timedelta(seconds=31))
+        ca.new_order(["a.example.test"])
+        assert proxy.connections == 2
+    with Tunnel(None) as tunnel:
+        through(monkeypatch, f"http://127.0.0.1:{tunnel.port}")
+        with opened(settings_of(lab_servers.alpha), clock=clock) as ca:
+            clock.advance(timedelta(seconds=29))
+            ca.new_order(["a.example.test"])
+            assert len(tunnel.seen) == 1
+            clock.advance(timedelta(seconds=31))
+            ca.new_order(["a.example.test"])
+            assert len(tunnel.seen) == 2
+
+
+def test_a_name_with_many_silent_addresses_gets_the_time_of_one_call(
+    lab_servers: LabServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    with ExitStack() as stack:
+        silent = stack.enter_context(socket.socket())
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        for _ in range(4):  # they fill its queue: nobody else is let in
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(silent.getsockname())
+
+        def addresses(*_: object, **__: object) -> Iterator[object]:
+            for number in range(20):
+                tried.append(number)
+                yield socket.AF_INET, socket.SOCK_STREAM, 0, "", silent.getsockname()
+
+        monkeypatch.setattr(socket, "getaddrinfo", addresses)
+        settings = settings_of(lab_servers.alpha, directory="https://ca.example.test/dir", timeout=0.6)
+        with (
+            opened(settings, register=False) as ca,
+            pytest.raises(CaUnreachable, match="accepts no connection"),
+        ):
+            ca.facts()
+    assert 1 < len(tried) <= 4
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

@@ -169,7 +169,16 @@ def test_a_pause_is_no_limit_that_time_ends(kind: str, detail: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "detail"),
-    [("rateLimited", "too many orders"), ("unauthorized", "no such right"), ("dns", "paused")],
+    [
+        ("rateLimited", "too many orders"),
+        ("unauthorized", "no such right"),
+        ("dns", "paused"),
+        ("rateLimited", 'too many certificates (5) for "paused-shop.example.com" in the last 168h'),
+        (
+            "rateLimited",
+            "too many certificates for www.paused.example and unpause.example.com, see https://a.test/limits",
+        ),
+    ],
 )
 def test_what_is_no_pause_is_none(kind: str, detail: str) -> None:
     made = failed(403, kind, detail=detail)
