@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from operator import attrgetter
 
-from dualcert.errors import AlreadyRevoked, CaError, KeyProblem, Refused
+from dualcert.errors import AlreadyRevoked, CaError, CaRejected, KeyProblem, Refused
 from dualcert.lifecycle import accounts, budgeting, keymaking
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
@@ -174,7 +174,16 @@ def _revoke(world: World, row: WorkRow, request: RevocationRequest, subject: Cer
     client = accounts.authority(world, world.ca(row.ca))
     budgeting.take_revocation(world, row)
     try:
-        client.revoke(der, request.reason.code, key=key)
+        try:
+            client.revoke(der, request.reason.code, key=key)
+        except AlreadyRevoked:
+            raise
+        except CaRejected as error:
+            # RFC 8555 section 7.6 lets the certificate's key sign; a CA that does not is asked by the account.
+            if key is None:
+                raise
+            client.revoke(der, request.reason.code)
+            note = _by_account(f"the CA refused the certificate's key ({error.reason})")
     except AlreadyRevoked:
         source = "the CA says that it was revoked before"
     with world.store.write() as tx:
@@ -191,7 +200,11 @@ def _signing_key(world: World, request: RevocationRequest, subject: Certificate)
     try:
         return keymaking.unwrap(world, wrapped), ", signed by the certificate's key"
     except KeyProblem as error:
-        return None, f", signed by the account because {error.reason}: the CA does not block the key"
+        return None, _by_account(error.reason)
+
+
+def _by_account(reason: str) -> str:
+    return f", signed by the account because {reason}: the CA does not block the key"
 
 
 def _record(

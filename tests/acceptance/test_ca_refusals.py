@@ -239,6 +239,21 @@ def test_a_certificate_that_another_account_has_ordered_can_be_revoked_by_its_ke
     assert done.status == 0, done
 
 
+def test_a_ca_that_takes_no_signature_of_a_certificates_key_is_asked_by_the_account(scene: Broken) -> None:
+    scene.program.done("issue", scene.name)
+    scene.proxy.on("/revoke-cert", problem(400, "badPublicKey", "no such signer"), times=1)
+    scene.program.done("failover", scene.name)
+
+    scene.program.done(
+        "revoke", scene.name, "--role", "backup", "--reason", "keyCompromise", "--timeout", "10s"
+    )
+
+    assert scene.proxy.count("/revoke-cert") == 2
+    [cause] = [one["cause"] for one in scene.program.events(scene.name) if one["kind"] == "revoked"]
+    assert "signed by the account because the CA refused the certificate's key" in cause
+    assert "no such signer" in cause
+
+
 NOT_REVOKED = problem(403, "unauthorized", "this certificate is not revoked")
 
 
