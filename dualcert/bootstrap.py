@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import pwd
 import random
-import socket
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import EntryPoints, distribution, entry_points, version
@@ -22,6 +21,7 @@ from dualcert.config.problems import InvalidConfiguration
 from dualcert.config.settings import CaTable, DnsTable, PluginTable, TargetTable
 from dualcert.config.template import Edit, write_template
 from dualcert.errors import ConfigurationError, DualcertError
+from dualcert.lifecycle.actor import actor
 from dualcert.lifecycle.world import (
     CaBinding,
     DnsBinding,
@@ -88,7 +88,7 @@ def build(settings: Settings) -> Application:
     protectors = {name: _protector(table.plugin) for name, table in settings.keys.items()}
     _check_keks(protectors)
     _require_database(settings)
-    store = Store(settings.database, clock, _actor())
+    store = Store(settings.database, clock, actor())
     try:
         migrations.require(store)
     except ConfigurationError:
@@ -136,12 +136,12 @@ def examine(settings: Settings, names: Sequence[str] = ()) -> Scene:
     from dualcert.lifecycle.findings import CaExpected, Scene
     from dualcert.store import Store, migrations
 
-    clock, actor = SystemClock(), _actor()
-    store = Store(f"sqlite:///{os.devnull}", clock, actor)  # in place of one that cannot be used
+    clock = SystemClock()
+    store = Store(f"sqlite:///{os.devnull}", clock, actor())  # in place of one that cannot be used
     problem: DualcertError | None = None
     try:
         _require_database(settings)
-        store = Store(settings.database, clock, actor)
+        store = Store(settings.database, clock, actor())
         migrations.require(store)
     except DualcertError as error:
         problem = error
@@ -171,15 +171,6 @@ def configuration_problems(error: ConfigurationError) -> list[tuple[str, str, st
     if isinstance(error, InvalidConfiguration):
         return [(problem.place, problem.reason, problem.remedy) for problem in error.problems]
     return [("", error.reason, error.remedy)]
-
-
-def _actor() -> str:
-    """Who signs the events: the person at this machine."""
-    try:
-        user = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 def _new_pairs(settings: Settings) -> NewPairs:
@@ -342,16 +333,31 @@ def _ca(table: CaTable, store: Store, clock: Clock) -> CaBinding:
 
 
 def create_missing_keys(settings: Settings) -> list[Path]:
-    """Make the KEK file of every isolation domain whose protector keeps one and has none; returns the new files."""
-    made = []
+    """Make the KEK file of every isolation domain whose protector keeps one and has none; returns the new files.
+
+    Raises ``Refused`` where keys in the database lie under one that is gone: another would open none of them.
+    """
+    missing = {}
     for table in settings.keys.values():
         plugin = _plugin_class(table.plugin)
         create = getattr(plugin, "create", None)
         path = getattr(_options(table.plugin, plugin), "path", None)
         if create is not None and isinstance(path, Path) and not path.exists():
-            create(path)
-            made.append(path)
-    return made
+            missing[table.plugin.name] = (path, create)
+    if missing and current_revision(settings)[0] is not None:
+        from dualcert.lifecycle.keymaking import demand_none_under
+
+        with _opened(settings) as store:
+            demand_none_under(store, {domain: path for domain, (path, _) in missing.items()})
+    for path, create in missing.values():
+        create(path)
+    return [path for path, _ in missing.values()]
+
+
+def _opened(settings: Settings) -> AbstractContextManager[Store]:
+    from dualcert.store import Store
+
+    return closing(Store(settings.database, SystemClock(), actor()))
 
 
 def _require_database(settings: Settings) -> None:
@@ -366,28 +372,22 @@ def _require_database(settings: Settings) -> None:
 
 def upgrade_database(settings: Settings) -> str:
     """Make the database if there is none, and bring it to this program's revision."""
-    from dualcert.store import Store, database_file, migrations
+    from dualcert.store import database_file, migrations
 
     file = database_file(settings.database)
     if file is not None and not file.exists() and file.parent.is_dir():
         # It will hold wrapped keys: nobody else needs to read it.
         os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
-    store = Store(settings.database, SystemClock(), _actor())
-    try:
+    with _opened(settings) as store:
         return migrations.upgrade(store)
-    finally:
-        store.close()
 
 
 def current_revision(settings: Settings) -> tuple[str | None, str]:
     """The revision of the database (None where there is none) and the one that this program needs."""
-    from dualcert.store import Store, database_file, migrations
+    from dualcert.store import database_file, migrations
 
     file = database_file(settings.database)
     if file is not None and not file.exists():
         return None, migrations.REVISION
-    store = Store(settings.database, SystemClock(), _actor())
-    try:
+    with _opened(settings) as store:
         return migrations.current(store), migrations.REVISION
-    finally:
-        store.close()

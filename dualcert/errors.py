@@ -220,5 +220,9 @@ class StoreUnavailable(StoreError):
     """
 
 
+class StoreNotWritable(StoreUnavailable):
+    """The database may only be read, until a person has changed that."""
+
+
 class LeaseLost(StoreError):
     """Another process holds this work now; what this one was about to write was not written."""

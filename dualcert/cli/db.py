@@ -67,6 +67,8 @@ def current(context: Context) -> int:
     else:
         say(f"found     {found or '- (no database yet)'}")
         say(f"expected  {expected}")
-        if found != expected:
+        if found is None or found < expected:
             say("next      dualcert db upgrade")
+        elif found > expected:
+            say("next      install the dualcert that made this revision, or a newer one")
     return EXIT_DONE if found == expected else EXIT_FAILED

@@ -259,7 +259,7 @@ def _kept(file: str) -> list[tuple[Head, Mapping[str, Any]]]:
             if type(read["no"]) is not int or read["no"] < 1:
                 raise ValueError("no seal has that number")
             heads.append((Head(read["no"], bytes.fromhex(read["digest"]), number), read))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise UsageProblem(
                 f"{file}, line {number}: this is not a head of the history",
                 remedy='A line reads like {"no": 3, "last_id": 120, "digest": "...", "at": "..."}.',

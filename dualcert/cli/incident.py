@@ -392,7 +392,7 @@ def report(context: Context, incident_id: int, form: str) -> None:
 
     world = context.application.world
     lines = telling.affected(world, incident_id)
-    if form == "csv":
+    if form == "csv" and not context.json:
         incident_telling.write_csv(telling.COLUMNS, lines)
     elif form == "json" or context.json:
         incident_telling.write_json(telling.summary(world, incident_id), lines)

@@ -50,9 +50,10 @@ def _make(context: Context) -> dict[str, Any]:
     from dualcert import bootstrap
 
     settings = context.settings
-    keys = bootstrap.create_missing_keys(settings)
     found, expected = bootstrap.current_revision(settings)
-    following = "dualcert issue NAME..."
+    following, keys = "dualcert issue NAME...", []
+    if found is None or found >= expected:
+        keys = bootstrap.create_missing_keys(settings)
     if found is None or found > expected:  # one that is newer is refused there
         revision = bootstrap.upgrade_database(settings)
     else:

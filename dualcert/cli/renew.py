@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -112,10 +113,7 @@ def run_due(context: Context, seconds: float, *, once: bool = False) -> int:
     elif left or not once:
         say(f"{_counted(len(before))} due, {len(left)} left")
         if destroyed:
-            ended = many(
-                destroyed, "private key whose certificate has", "private keys whose certificates have"
-            )
-            say(f"  destroyed: {ended} ended")
+            say(f"  destroyed: {many(destroyed, 'private key')} that nothing needs any more")
         _say_left(world, left)
     for one in not_asked:
         note(f"CA {one['ca']} does not say when it would like renewals: {one['reason'] or 'under way'}")
@@ -136,7 +134,8 @@ def _say_left(world: World, left: Sequence[Mapping[str, Any]]) -> None:
             say(f"    When that is over: dualcert {reopening[step['ca']]}")
         # What waits for a budget says until when by itself.
         elif at is not None and at > now and step["waiting_for"] != BUDGET:
-            say(f"    Next try at {cell(at)}; to try sooner: dualcert renew {step['pair']}")
+            verb = "remove" if step["removed"] else "renew"
+            say(f"    Next try at {cell(at)}; to try sooner: dualcert {verb} {quote(step['pair'])}")
 
 
 def _status(before: Sequence[Mapping[str, Any]], left: Sequence[Mapping[str, Any]]) -> int:

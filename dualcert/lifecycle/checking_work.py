@@ -55,10 +55,11 @@ def late(world: World) -> Iterator[Finding]:
             f"and {_number(overdue, 'step is', 'steps are')} overdue",
             "Start it again: dualcert run",
         )
-    elif daemons:
-        yield Finding(
-            "daemon", detail=f"{daemons[0].owner} was seen at {daemons[0].seen_at:%Y-%m-%d %H:%M:%S} UTC"
-        )
+    else:
+        for living in daemons:
+            yield Finding(
+                "daemon", detail=f"{living.owner} was seen at {living.seen_at:%Y-%m-%d %H:%M:%S} UTC"
+            )
     if not (long_due or renewals or stuck):
         yield Finding("work", detail="nothing is late")
 
@@ -118,12 +119,12 @@ def unconfigured(world: World) -> Iterator[Finding]:
     for one in found:
         name = names.get(one.pair_id, str(one.pair_id))
         others = f" and {one.many - 1} more need it" if one.many > 1 else " needs it"
-        kind = one.section.partition(".")[0]
-        instead = f"dualcert pair {'move' if kind == 'ca' else 'set'} {name}"
+        kind, _, which = one.section.partition(".")
+        change = f"move {name} --ca {which}=ANOTHER" if kind == "ca" else f"set {name} --{kind} ANOTHER"
         yield Finding(
             one.section,
             f"[{one.section}] is not configured, but {name}{others}",
-            f"Add [{one.section}] to the configuration, or give the pair another: {instead}",
+            f"Add [{one.section}] to the configuration, or give the pair another: dualcert pair {change}",
         )
 
 

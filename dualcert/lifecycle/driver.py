@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
-from dualcert.errors import StoreUnavailable
+from dualcert.errors import StoreNotWritable, StoreUnavailable
 from dualcert.lifecycle import budgeting
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.runner import COMMAND, Runner, Scope
@@ -68,7 +68,7 @@ def patiently(world: World, seconds: float, act: Callable[[], T]) -> T:
             fresh = until is None or now - began > max(seconds, _OF_ITSELF)
             if until is None or fresh:
                 until = now + seconds
-            if now >= until:
+            if now >= until or isinstance(error, StoreNotWritable):
                 raise
             if fresh:
                 log.warning("%s", error.reason)
@@ -115,10 +115,15 @@ class _Run:
             try:
                 act()
             except StoreUnavailable as error:
-                self._runner.met_outage(error)
+                self._met(error)
                 self._runner.wait(_AGAIN)
             else:
                 return
+
+    def _met(self, error: StoreUnavailable) -> None:
+        if isinstance(error, StoreNotWritable):
+            raise error
+        self._runner.met_outage(error)
 
     def _over(self) -> bool:
         """Start what is due; True when nothing is left to wait for."""
@@ -134,7 +139,7 @@ class _Run:
                 self._runner.others_move()
                 return False
         except StoreUnavailable as error:
-            self._runner.met_outage(error)
+            self._met(error)
             return False
         self._runner.answered()
         return self._runner.looked_at_last()
@@ -174,7 +179,7 @@ class _Run:
         try:
             found = self._follower.new(self._world.store, all_of_it=all_of_it)
         except StoreUnavailable as error:
-            self._runner.met_outage(error)
+            self._met(error)
             return
         for event in found:
             self._on_event(event)
@@ -196,5 +201,5 @@ class _Run:
             with self._world.store.read() as tx:
                 return events.last(tx)
         except StoreUnavailable as error:
-            self._runner.met_outage(error)
+            self._met(error)
             return 0

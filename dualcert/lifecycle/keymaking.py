@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -18,13 +19,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from dualcert.errors import KeyUnreadable
+from dualcert.errors import KeyUnreadable, Refused
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import WrappedKey
 from dualcert.model.pair import KeyType
 from dualcert.onecpu import one_cpu
 from dualcert.ports.keys import KeyContext, KeyProtector, rotation_of
-from dualcert.store import keys
+from dualcert.store import Store, keys
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
@@ -158,3 +159,17 @@ def opened(world: World, key: WrappedKey, purpose: str) -> bytes:
         if now is None or now.key_id == key.key_id:
             raise
         return protector.unwrap(now.wrapped, context)
+
+
+def demand_none_under(store: Store, missing: Mapping[str, Path]) -> None:
+    """``missing``: the places of KEKs that are not there, by isolation domain. Raises ``Refused`` where keys lie under
+    one: whatever was made in its place would open none of them, and would hide what is wrong."""
+    with store.read() as tx:
+        for domain, path in missing.items():
+            if lost := keys.keks(tx, domain):
+                raise Refused(
+                    f"the KEK of domain {domain!r} is missing: {path}; the database holds keys that only "
+                    f"{' or '.join(lost)} opens",
+                    remedy="Bring the file back from its backup. Only if it is lost for good: leave what was wrapped "
+                    f"under it (dualcert compromise --domain {domain}), as docs/security.md says.",
+                )

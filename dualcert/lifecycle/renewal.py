@@ -196,8 +196,12 @@ def outstanding(world: World, limit: int = 1000) -> list[dict[str, Any]]:
     """
     with world.store.read() as tx:
         rows = [one for one in work.unfinished(tx, limit) if one.kind is not WorkKind.RENEWAL_INFORMATION]
-        names = pairs.names_of(tx, {row.pair_id for row in rows})
-    return [_told(row, names.get(row.pair_id)) for row in rows]
+        ids = {row.pair_id for row in rows}
+        names, removed = pairs.names_of(tx, ids), pairs.removed(tx, ids)
+    return [
+        {"pair": None, "removed": row.pair_id in removed, **_told(row, names.get(row.pair_id))}
+        for row in rows
+    ]
 
 
 def not_asked(world: World) -> list[dict[str, Any]]:

@@ -233,6 +233,16 @@ def names_of(tx: Transaction, ids: Collection[int]) -> dict[int, str]:
     return found
 
 
+def removed(tx: Transaction, ids: Collection[int]) -> set[int]:
+    """Those of the pairs that were ended."""
+    found: set[int] = set()
+    rest = iter(ids)
+    while some := list(islice(rest, _NAMES_AT_ONCE)):
+        query = select(former_pair.c.pair_id).where(former_pair.c.pair_id.in_(some))
+        found.update(tx.execute(query).scalars())
+    return found
+
+
 def _lineage(row: Any) -> Lineage:
     return Lineage(
         id=row.id,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dualcert.clock import SystemClock
-from dualcert.errors import ConfigurationError, DualcertError, StoreError, StoreUnavailable
+from dualcert.errors import ConfigurationError, DualcertError, StoreError, StoreNotWritable, StoreUnavailable
 from dualcert.store.address import Address
 
 BUSY_TIMEOUT_MS = 5000
@@ -19,10 +19,13 @@ _STATEMENTS = 512
 """How many statements a connection keeps ready: more than there are, and 128 where nothing is said."""
 
 _REMEDY = "Nothing of this step was written; it is taken again when the database answers."
-_WRITABLE = f"Whoever runs dualcert must be able to write the file, and into its folder. {_REMEDY}"
+_WRITABLE = (
+    "Whoever runs dualcert must be able to write the file, those beside it that end in -wal and -shm, and into its "
+    "folder."
+)
 _REMEDIES = {
-    sqlite3.SQLITE_CANTOPEN: _WRITABLE,
-    sqlite3.SQLITE_READONLY: _WRITABLE,
+    sqlite3.SQLITE_CANTOPEN: f"{_WRITABLE} {_REMEDY}",
+    sqlite3.SQLITE_IOERR: f"See that its disk is sound and has room. {_REMEDY}",
     sqlite3.SQLITE_FULL: f"Make room on its disk. {_REMEDY}",
 }
 
@@ -94,6 +97,8 @@ def _is_busy(error: sqlite3.OperationalError) -> bool:
 def explained(error: Exception, address: Address) -> DualcertError:
     """What an exception of the driver means."""
     said, code = str(error).strip(), getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_READONLY:
+        return StoreNotWritable(f"the database {address} could not be used: {said}", remedy=_WRITABLE)
     if isinstance(error, sqlite3.OperationalError | sqlite3.InterfaceError):
         return StoreUnavailable(
             f"the database {address} could not be used: {said}", remedy=_REMEDIES.get(code, _REMEDY)

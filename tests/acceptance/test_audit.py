@@ -130,7 +130,7 @@ def test_a_file_that_holds_no_heads_is_refused(program: Program, tmp_path: Path)
     file = tmp_path / "heads"
     digest = "00" * 32
     numbers = [f'{{"no": {no}, "digest": "{digest}"}}\n' for no in ("0", "-1", "3.7", "true", '"1"', "null")]
-    for text in ("{}\n", "[1]\n", *numbers):
+    for text in ("{}\n", "[1]\n", "[" * 100_000, *numbers):
         file.write_text(text)
         refused = program.run("events", "--verify", "--against", str(file))
         assert (refused.status, "line 1: this is not a head" in refused.err) == (2, True), refused

@@ -15,6 +15,7 @@ import pytest
 from dualcert.clock import SystemClock, to_microseconds
 from dualcert.lab.https import fetch
 from dualcert.plugins.dns.rfc2136 import Rfc2136Provider
+from dualcert.plugins.keys import kekfile
 from dualcert.ports.dns import TxtValue
 from tests.labfixture import ProjectLab
 from tests.program import Program, Result, finish
@@ -166,8 +167,9 @@ def test_a_kek_that_does_not_open_what_it_should_is_found(
     lab: ProjectLab, program: Program, name: str
 ) -> None:
     program.done("issue", name)
-    (lab.directory / "keys" / "backup.kek").unlink()
-    program.done("init")
+    kek = lab.directory / "keys" / "backup.kek"
+    kek.unlink()
+    kekfile.create(kek)
 
     result = check(program)
 
@@ -192,7 +194,7 @@ def test_a_database_whose_folder_cannot_be_written_is_told_as_such(lab: ProjectL
         result = program.run(command)
         assert result.status == 1
         assert "unable to open database file" in result.out + result.err
-        assert "must be able to write the file, and into its folder" in result.out + result.err
+        assert "must be able to write the file, those beside it" in result.out + result.err
 
 
 # --- CAs -------------------------------------------------------------------------------------------------
@@ -457,9 +459,14 @@ def test_what_pairs_need_and_the_configuration_does_not_have_is_told_before_it_i
 
     said = {line["subject"]: line for line in check(program).lines if not line["ok"]}
 
-    for section, way in (("ca.beta", "move"), ("dns.lab", "set"), ("target.web", "set")):
+    ways = {
+        "ca.beta": f"move {name} --ca beta=ANOTHER",
+        "dns.lab": f"set {name} --dns ANOTHER",
+        "target.web": f"set {name} --target ANOTHER",
+    }
+    for section, way in ways.items():
         assert said[section]["problem"] == f"[{section}] is not configured, but {name} and 1 more need it"
-        assert said[section]["remedy"].endswith(f"dualcert pair {way} {name}")
+        assert said[section]["remedy"].endswith(f"dualcert pair {way}")
 
 
 def test_a_renewal_that_waits_for_its_budget_or_fails_to_be_asked_about_is_no_failure(

@@ -136,6 +136,8 @@ def test_twenty_five_pairs_go_from_a_packed_list_to_the_wire_wave_by_wave(
     assert {name: served(lab, name) for name in names} == wanted
     lines = list(csv.DictReader(io.StringIO(program.done("incident", "report", "1", "--format", "csv").out)))
     assert {(line["pair"], line["observed"]) for line in lines} == {(name, "wire") for name in names}
+    both = program.done("incident", "report", "1", "--format", "csv", "--json").json
+    assert len(both["certificates"]) == len(lines)
 
 
 def test_a_finished_incident_run_again_does_nothing(program: Program, names: list[str]) -> None:

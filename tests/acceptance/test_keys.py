@@ -124,6 +124,26 @@ def test_a_key_that_does_not_open_is_told_with_its_pair_and_ca(program: Program,
     assert "stays: keys that do not open lie under it" in again.err
 
 
+def test_init_makes_no_other_kek_in_the_place_of_one_that_is_missed(
+    lab: ProjectLab, program: Program, name: str
+) -> None:
+    """It would open nothing, and the next failover would find that out."""
+    program.done("issue", name)
+    kek = lab.directory / "keys" / "primary.kek"
+    kept = kek.rename(lab.directory / "kept")
+    lost = program.run("issue", name)
+    assert (lost.status, "bring it back from a backup" in lost.err) == (2, True)
+
+    refused = program.run("init")
+
+    assert (refused.status, kek.exists()) == (4, False)
+    assert "the KEK of domain 'primary' is missing" in refused.err
+    assert "Bring the file back" in refused.err
+    kept.rename(kek)
+    assert program.done("init", "--json").json["keys"] == []
+    program.done("failover", name)
+
+
 def test_it_is_made_ready_for_other_machines_first(lab: ProjectLab, program: Program, name: str) -> None:
     program.done("issue", name)
 

@@ -198,6 +198,8 @@ def test_a_target_that_fails_is_tried_again_and_nothing_is_revoked_before(
     assert result.status == 3
     assert {one["step"] for one in result.json["unfinished"]} == {"removal", "revocation"}
     assert "was not made by dualcert" in result.err
+    due = program.run("renew", "--due", "--timeout", "1")
+    assert f"to try sooner: dualcert remove {name}" in due.out, "nothing is to be renewed of it"
     assert statuses(lab, pair) == ["Valid", "Valid"]
     again = program.run("issue", name)
     assert again.status == 4

@@ -109,7 +109,9 @@ def test_a_kek_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         os.chown(path, 65534, -1)
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 65533)
-    assert "another user" in problem(path).reason
+    error = problem(path)
+    assert "another user" in error.reason
+    assert "runuser -u" in (error.remedy or ""), "its owner, a daemon, has to read it on"
 
 
 def test_a_kek_of_root_is_fine_for_who_may_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

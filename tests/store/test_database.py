@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 
 from dualcert.clock import SystemClock
-from dualcert.errors import ConfigurationError, Refused, StoreError, StoreUnavailable
+from dualcert.errors import ConfigurationError, Refused, StoreError, StoreNotWritable, StoreUnavailable
 from dualcert.model.events import EventKind
 from dualcert.store import Store, Transaction, database_file, events, pairs, sqlite
 from dualcert.testing.clock import FakeClock
@@ -213,6 +213,16 @@ def test_a_process_killed_while_it_writes_leaves_whole_units(database: Path) -> 
 
 
 # --- trouble ---------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_may_only_be_read_is_told_from_one_that_is_away(database: Path, clock: FakeClock) -> None:
+    store = Store(f"sqlite:///{database}", clock, "tester")
+    with store.write() as tx:
+        tx.connection.exec_driver_sql("PRAGMA query_only=ON")
+    with pytest.raises(StoreNotWritable, match="readonly") as caught, store.write() as tx:
+        events.record(tx, EventKind.FAILED, "nothing")
+    assert "-shm" in (caught.value.remedy or "")
+    store.close()
 
 
 def test_a_database_that_stays_locked_is_unavailable_and_the_reason_is_told(

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from dualcert.clock import SystemClock
-from dualcert.errors import CaBusy, CaRejected, CaUnreachable, StoreUnavailable
+from dualcert.errors import CaBusy, CaRejected, CaUnreachable, StoreNotWritable, StoreUnavailable
 from dualcert.lifecycle import driver, leasekeeper, runner
 from dualcert.lifecycle.driver import Scope, run_until
 from dualcert.lifecycle.engine import Engine
@@ -451,6 +451,21 @@ def test_a_database_that_stays_away_ends_the_run(world: World, monkeypatch: pyte
     monkeypatch.setattr(driver, "COMMAND", replace(runner.COMMAND, outage=0.0))
     with pytest.raises(StoreUnavailable, match="it is away"):
         run(world)
+
+
+def test_a_database_that_may_only_be_read_is_not_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders_due(world, 1, PRIMARY)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StoreNotWritable("the database could not be used: attempt to write a readonly database")
+
+    monkeypatch.setattr(Engine, "claim", refuse)
+    with pytest.raises(StoreNotWritable):
+        run(world)
+    with pytest.raises(StoreNotWritable):
+        driver.patiently(world, 3600.0, refuse)
 
 
 def test_leases_are_renewed_while_a_step_lasts(

@@ -6,9 +6,11 @@ import json
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -485,6 +487,11 @@ def test_db_upgrade_and_current(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert json.loads(capsys.readouterr().out) == {"before": None, "after": expected}
     assert main([*config, "db", "current"]) == 0
     assert json.loads(capsys.readouterr().out) == {"found": expected, "expected": expected}
+    with closing(sqlite3.connect(tmp_path / "dualcert.db")) as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+        database.commit()
+    assert main([*config[1:], "db", "current"]) == 1
+    assert "install the dualcert that made this revision" in capsys.readouterr().out
 
 
 def test_the_console_script_is_the_same_program(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import hmac
 import os
+import pwd
 import re
 import secrets
 import stat
@@ -266,7 +267,7 @@ def _unreadable(path: Path, domain: str, error: OSError) -> ConfigurationError:
     if isinstance(error, FileNotFoundError):
         return ConfigurationError(
             f"the KEK of domain {domain!r} is missing: {path}",
-            remedy="`dualcert init` makes it; if keys were wrapped under it before, bring it back from a backup",
+            remedy="bring it back from a backup; only where nothing was wrapped under it yet, `dualcert init` makes it",
         )
     return ConfigurationError(
         f"cannot read the KEK of domain {domain!r}, {path}: {os.strerror(error.errno or 0)}",
@@ -284,7 +285,7 @@ def _check(status: os.stat_result, path: Path, domain: str) -> None:
     if status.st_uid not in (os.geteuid(), 0):
         raise ConfigurationError(
             f"the KEK of domain {domain!r} belongs to another user (uid {status.st_uid}): {path}",
-            remedy=f"chown {os.geteuid()} {path}",
+            remedy=f"run dualcert as that user: runuser -u {_called(status.st_uid)} -- dualcert ...",
         )
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise ConfigurationError(
@@ -292,6 +293,13 @@ def _check(status: os.stat_result, path: Path, domain: str) -> None:
             f"(mode {stat.S_IMODE(status.st_mode):04o}): {path}",
             remedy=f"chmod 600 {path}",
         )
+
+
+def _called(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
 
 
 def _decoded(text: bytes, path: Path, domain: str) -> bytes:
