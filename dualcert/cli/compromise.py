@@ -140,7 +140,7 @@ def compromise(
     if dry_run:
         return _foretell(context, leak, reach)
     result = leaks.contain(world, leak)
-    _drive(context, leak, result, seconds)
+    _drive(context, result, seconds)
     return _conclude(context, leak, result)
 
 
@@ -296,7 +296,7 @@ def _shown(one: Held) -> dict[str, Any]:
 # --- doing it, and telling -------------------------------------------------------------------------------
 
 
-def _drive(context: Context, leak: Leak, result: Containment, seconds: float) -> None:
+def _drive(context: Context, result: Containment, seconds: float) -> None:
     """Until nothing more comes by itself. What is stored meanwhile may be what a pair can be moved to."""
     from dualcert.lifecycle import compromise as leaks
     from dualcert.lifecycle import reach as concerned
@@ -313,7 +313,7 @@ def _drive(context: Context, leak: Leak, result: Containment, seconds: float) ->
     until = world.clock.monotonic() + seconds
     while True:
         drive(context, scope, max(0.0, until - world.clock.monotonic()))
-        if not leaks.go_on(world, leak, result) or world.clock.monotonic() >= until:
+        if not leaks.go_on(world, result) or world.clock.monotonic() >= until:
             return
 
 

@@ -50,8 +50,10 @@ _ORDERING = (WorkKind.ORDER, WorkKind.PUBLICATION)
 
 @dataclass
 class Containment:
-    """What one call has come to; ``problems`` tells what is not done, and why, a text each."""
+    """What one call has come to; ``problems`` tells what is not done, and why, a text each. ``leak`` as it was told
+    by then."""
 
+    leak: Leak
     extent: Extent
     promoted: int = 0
     ordered: int = 0
@@ -64,17 +66,18 @@ class Containment:
 def may_turn(world: World, leak: Leak, reach: Extent) -> str | None:
     """Why so many pairs do not turn on one word; None where they may.
 
-    Where the leak's incident was planned, pairs that have no backup to turn to are not counted: a person has seen that
-    they are ordered anew, and they must not keep the rest from being revoked.
+    Where the leak's incident has its plan, pairs that have no backup to turn to are not counted: a person has seen that
+    they are ordered anew, and they must not keep the rest from being revoked. A backup whose key nobody has opened
+    lately is counted: the plan does not promote it, but here it would be opened, and promoted.
     """
     serving = [one.certificate.pair_id for one in held(world, reach.certificates) if one.role == "primary"]
     standing = _standing(world, leak)
     wanted = len(serving)
-    if standing is not None and standing.plan:
+    if standing is not None and standing.plan_hash is not None:
         wanted = 0
         for some in batches(serving):
             with world.store.read() as tx:
-                wanted += len(predicate.usable(tx, some))
+                wanted += len(predicate.usable(tx, some, opened=True))
     with world.store.read() as tx:
         decision = brake.decide(Numbers(0, wanted, counters.value(tx, counters.PAIRS) or 0), tx.now)
     return decision.reason if isinstance(decision, Hold) else None
@@ -110,11 +113,13 @@ def contain(world: World, leak: Leak) -> Containment:
     leak = remember(world, leak)
     if leak.domain is not None:
         problems = _replace_kek(world, leak)
-        leak = replace(leak, again=False)
+        with world.store.read() as tx:
+            told = compromise.last_told(tx, leak.described)
+        leak = replace(leak, again=False, before=told.at if told else None)
     else:
         problems = []
     reach = extent(world, leak)
-    result = Containment(reach, problems=problems)
+    result = Containment(leak, reach, problems=problems)
     for attempt in reach.attempts:
         _give_up(world, attempt)
     for ca in reach.accounts:
@@ -125,18 +130,18 @@ def contain(world: World, leak: Leak) -> Containment:
     if result.held is not None:
         result.incident = _incident(world, leak, reach)
         return result
-    go_on(world, leak, result)
+    go_on(world, result)
     if leak.key is not None:
         _block_for_good(world, leak, leak.key)
     return result
 
 
-def go_on(world: World, leak: Leak, result: Containment) -> int:
+def go_on(world: World, result: Containment) -> int:
     """Promote what still serves and can be left by now; how many that were. The rest is ordered anew."""
     before = result.promoted
     for one in held(world, result.extent.certificates):
         if one.role == "primary":
-            _leave(world, leak, one, result)
+            _leave(world, one, result)
     return result.promoted - before
 
 
@@ -270,8 +275,8 @@ def _condemn(tx: Transaction, leak: Leak, subject: Certificate, *, revoked: bool
     events.record(tx, EventKind.REVOCATION_WANTED, _said(leak), pair=pair_id, ca=ca, certificate=subject.id)
 
 
-def _leave(world: World, leak: Leak, one: Held, result: Containment) -> None:
-    subject = one.certificate
+def _leave(world: World, one: Held, result: Containment) -> None:
+    leak, subject = result.leak, one.certificate
     for _ in range(_RACES):
         with world.store.read() as tx:
             pair = pairs.by_id(tx, subject.pair_id)
@@ -321,6 +326,10 @@ def _incident(world: World, leak: Leak, reach: Extent) -> Incident:
 
 
 def _standing(world: World, leak: Leak) -> Incident | None:
+    """Not one of an earlier leak of the same target or domain: its plan says nothing of what leaked now."""
     with world.store.read() as tx:
-        found = (one for one in incidents.page(tx) if one.closed_at is None and one.cause == _said(leak))
-        return next(found, None)
+        of_this = (one for one in incidents.page(tx) if one.closed_at is None and one.cause == _said(leak))
+        found = next(of_this, None)
+    if found is None or leak.key is not None:
+        return found
+    return found if leak.before is not None and found.opened_at >= leak.before else None

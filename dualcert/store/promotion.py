@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -121,14 +122,14 @@ def usable_until(held: ColumnElement[int]) -> ColumnElement[int]:
 
 
 @prepared
-def _usable(*, one: bool) -> Select[Any]:
+def _usable(*, one: bool, opened: bool) -> Select[Any]:
     among = is_among(pair_state.c.pair_id, one=one)
-    return select(pair_state.c.pair_id).where(among, standby_usable(bindparam("at")))
+    return select(pair_state.c.pair_id).where(among, standby_usable(bindparam("at"), opened=opened))
 
 
-def usable(tx: Transaction, pairs: Collection[int]) -> set[int]:
-    """Those of the pairs whose standby may serve now."""
-    statement, values = for_ids(_usable, pairs)
+def usable(tx: Transaction, pairs: Collection[int], *, opened: bool = False) -> set[int]:
+    """Those of the pairs whose standby may serve now; ``opened``: once its key has been opened for that."""
+    statement, values = for_ids(partial(_usable, opened=opened), pairs)
     return {row.pair_id for row in tx.execute(statement, {**values, "at": tx.at})}
 
 

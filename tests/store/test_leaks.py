@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import update
 
-from dualcert.lifecycle import compromise, reach
-from dualcert.lifecycle.incidents import plan
+from dualcert.lifecycle import compromise, leaked, reach
+from dualcert.lifecycle.compromise import Containment
+from dualcert.lifecycle.incidents import add_to_incident, plan
 from dualcert.lifecycle.leaked import Leak
 from dualcert.lifecycle.world import World
 from dualcert.model.work import WorkKind
-from dualcert.store import Store, certificates, deployments, pairs, revocations, tables, work
+from dualcert.store import (
+    Store,
+    certificates,
+    deployments,
+    incident_runs,
+    pairs,
+    revocations,
+    tables,
+    work,
+)
+from dualcert.store.incident_runs import Range
 from dualcert.testing.clock import FakeClock
 from tests.store import masses
-from tests.store.worlds import Setting, a_world
+from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
+from tests.store.worlds import Setting, a_world, issued
 
 MANY = 11
 LEAK = Leak("target web", target="web")
@@ -43,6 +57,96 @@ def blocked(world: World) -> set[int]:
         }
 
 
+@pytest.fixture
+def served(store: Store, clock: FakeClock) -> World:
+    """The same with keys that can be opened."""
+    world = a_world(store, clock, Setting())
+    with store.write() as tx:
+        for _ in range(MANY):
+            pair = a_pair(tx)
+            serving = give_role(tx, pair, issued(tx, world, pair, PRIMARY))
+            give_role(tx, pair, issued(tx, world, pair, BACKUP))
+            deployments.arrived(tx, pair.id, "web", 0, serving.id)
+    return world
+
+
+def told_again(world: World) -> Leak:
+    """The same command, said once more."""
+    return leaked.of_target(world, "web", None, lambda now: now, again=False)
+
+
+def planned(world: World, result: Containment) -> Range:
+    """The incident that a leak was made into, with its plan."""
+    assert result.held is not None
+    assert result.incident is not None
+    return Range(result.incident.id, plan(world, result.incident.id).number, 0, 10**9)
+
+
+def turn_all(world: World, batch: Range) -> None:
+    """What the run of a plan does, as far as the database goes; and the targets have what serves."""
+    with world.store.write() as tx:
+        incident_runs.promote(tx, batch)
+        for number, state in pairs.states(tx, range(1, 10 * MANY)).items():
+            deployments.arrived(tx, number, "web", state.epoch, state.serving or 0)
+
+
+def no_proof_counts(world: World) -> None:
+    """Nobody has opened a backup's key for long."""
+    with world.store.write() as tx:
+        tx.execute(update(tables.pair_state).values(backup_ok_until=tx.at - 1))
+
+
+def turned(world: World) -> int:
+    with world.store.read() as tx:
+        return sum(one.epoch for one in pairs.states(tx, range(1, 10 * MANY)).values())
+
+
+def test_a_backup_whose_key_nobody_has_opened_lately_is_counted_by_the_brake(served: World) -> None:
+    no_proof_counts(served)
+    planned(served, compromise.contain(served, LEAK))
+
+    again = compromise.contain(served, told_again(served))
+
+    assert again.held is not None
+    assert (again.promoted, turned(served)) == (0, 0)
+
+
+def test_a_plan_says_nothing_of_a_leak_that_came_later(served: World, clock: FakeClock) -> None:
+    batch = planned(served, compromise.contain(served, LEAK))
+    clock.advance(timedelta(minutes=1))
+    turn_all(served, batch)
+    assert compromise.contain(served, told_again(served)).held is None
+    with served.store.write() as tx:
+        for number in pairs.states(tx, range(1, 10 * MANY)):
+            pair = pairs.by_id(tx, number)
+            assert pair is not None
+            give_role(tx, pair, issued(tx, served, pair, PRIMARY))
+            for one in revocations.wanted(tx, number):
+                revocations.settle(tx, one.certificate_id)
+                revocations.revoked(tx, one.certificate_id, "keyCompromise", "a test")
+    clock.advance(timedelta(days=20))
+    no_proof_counts(served)
+
+    again = compromise.contain(served, told_again(served))
+
+    assert again.held is not None
+    assert again.incident is not None
+    assert again.incident.id != batch.incident_id
+    assert (again.promoted, turned(served)) == (0, MANY)
+
+
+def test_a_plan_that_is_void_lets_nothing_turn(served: World) -> None:
+    number = planned(served, compromise.contain(served, LEAK)).incident_id
+    with served.store.write() as tx:
+        pair = a_pair(tx)
+        add_to = issued(tx, served, pair, PRIMARY)
+    add_to_incident(served, number, [add_to.id])
+    no_proof_counts(served)
+
+    assert compromise.contain(served, told_again(served)).held is not None
+    assert turned(served) == 0
+
+
 def test_above_the_brake_what_serves_nowhere_is_blocked_and_revoked_at_once(world: World) -> None:
     result = compromise.contain(world, LEAK)
 
@@ -62,7 +166,7 @@ def test_pairs_without_a_backup_keep_a_planned_leak_from_nothing(world: World) -
     with world.store.write() as tx:
         tx.execute(update(tables.pair_state).values(backup_ok_until=None))
 
-    result = compromise.contain(world, LEAK)
+    result = compromise.contain(world, told_again(world))
 
     assert (result.held, result.incident, result.ordered) == (None, None, MANY)
     assert blocked(world) == {2, *range(1, 2 * MANY, 2)}
