@@ -88,7 +88,7 @@ _EXITS = {
     default="24h",
     show_default=True,
     metavar="TIME",
-    help="When it is revoked although it still serves: so long from now, or a time.",
+    help="When it is revoked although it still serves: so long from now, or a time. Said again, it gives no more time.",
 )
 @click.option("--dry-run", is_flag=True, help="List all that is concerned, and what would become of it.")
 @click.option(
@@ -130,7 +130,7 @@ def compromise(
     world = context.application.world
     within = until(revoke_by, "--revoke-by", world.clock.now())
     leak = _leak(world, name, role, spki, key, cert, target, since, domain, again)
-    leak = replace(leak, revoke_within=within)
+    leak = replace(leak, revoke_within=within, revoke_at=_at(revoke_by))
     reach = concerned.extent(world, leak)
     if not reach.known:
         raise UsageProblem(
@@ -217,6 +217,14 @@ def _content(file: str) -> bytes:
             return opened.read(_LARGEST)
     except OSError as error:
         raise UsageProblem(f"{file} cannot be read: {error.strerror}") from None
+
+
+def _at(text: str) -> datetime | None:
+    """The instant that a text says; None where it says how long from now."""
+    try:
+        return moment(text)
+    except ValueError:
+        return None
 
 
 def _instant(text: str, now: datetime) -> datetime:

@@ -8,13 +8,14 @@ nothing where that one ended.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from dualcert.errors import CaError, ConfigurationError, DualcertError, KeyProblem, Refused, UsageProblem
 from dualcert.lifecycle import accountcare, accounts, keymaking, promotion, renewal, rewrapping, validation
+from dualcert.lifecycle.condemning import Verdict, block_idle, condemn
 from dualcert.lifecycle.incidents import add_to_incident, open_incident
-from dualcert.lifecycle.leaked import Leak, remember
+from dualcert.lifecycle.leaked import REVOKE_WITHIN, Leak, remember
 from dualcert.lifecycle.reach import Extent, batches, extent, held
 from dualcert.lifecycle.weakkeys import account_key
 from dualcert.lifecycle.world import World
@@ -54,6 +55,7 @@ class Containment:
     by then."""
 
     leak: Leak
+    verdict: Verdict
     extent: Extent
     promoted: int = 0
     ordered: int = 0
@@ -119,16 +121,17 @@ def contain(world: World, leak: Leak) -> Containment:
     else:
         problems = []
     reach = extent(world, leak)
-    result = Containment(leak, reach, problems=problems)
+    verdict = Verdict(_said(leak), _revoke_by(world, leak))
+    result = Containment(leak, verdict, reach, problems=problems)
     for attempt in reach.attempts:
         _give_up(world, attempt)
     for ca in reach.accounts:
         _roll(world, ca, leak, result)
     for some in batches(reach.certificates):
-        _block_idle(world, leak, some)
+        block_idle(world, verdict, some)
     result.held = may_turn(world, leak, reach)
     if result.held is not None:
-        result.incident = _incident(world, leak, reach)
+        result.incident = _incident(world, leak, verdict, reach)
         return result
     go_on(world, result)
     if leak.key is not None:
@@ -143,6 +146,18 @@ def go_on(world: World, result: Containment) -> int:
         if one.role == "primary":
             _leave(world, one, result)
     return result.promoted - before
+
+
+def _revoke_by(world: World, leak: Leak) -> datetime:
+    """When what serves is revoked at the latest. The same command said again gives no more time than it gave first."""
+    now = world.clock.now()
+    by = leak.revoke_at or now + leak.revoke_within
+    standing = _standing(world, leak)
+    if standing is not None:
+        return min(by, standing.deadline)
+    if leak.revoke_at is not None or leak.before is None:
+        return by
+    return min(by, leak.before + max(leak.revoke_within, REVOKE_WITHIN))
 
 
 def _block_for_good(world: World, leak: Leak, key: bytes) -> None:
@@ -242,49 +257,16 @@ def _roll_once(world: World, name: str) -> None:
 # --- certificates ----------------------------------------------------------------------------------------
 
 
-def _block_idle(world: World, leak: Leak, ids: Sequence[int]) -> None:
-    """Those that do not serve: revoked as soon as their CA is asked; a backup is refilled under a new key."""
-    with world.store.write() as tx:
-        found = compromise.held(tx, ids)
-        pairs.lock(tx, {one.certificate.pair_id for one in found})
-        for one in compromise.held(tx, ids):  # as it is when nobody can change it any more
-            if one.role != "primary":
-                _condemn(tx, leak, one.certificate, revoked=one.revoked)
-
-
-def _condemn(tx: Transaction, leak: Leak, subject: Certificate, *, revoked: bool) -> None:
-    """Blocked, no backup any more, and to be revoked; what was done before is not done again."""
-    pair_id, ca = subject.pair_id, subject.ca
-    fresh = certificates.block_key(tx, subject.spki, _said(leak))
-    if fresh:
-        events.record(tx, EventKind.KEY_BLOCKED, _said(leak), pair=pair_id, ca=ca, certificate=subject.id)
-    state = pairs.states(tx, [pair_id]).get(pair_id)
-    if state is not None and state.standby == subject.id:
-        pairs.set_backup_ok(tx, state, None)
-        if fresh:
-            work.schedule(tx, WorkKind.REFILL, pair_id, tx.now, ca=ca)
-            events.record(tx, EventKind.REFILL_SCHEDULED, "its key leaked", pair=pair_id, ca=ca)
-    wanted = {one.certificate_id: one for one in revocations.wanted(tx, pair_id)}.get(subject.id)
-    by = tx.now + leak.revoke_within
-    as_soon = wanted is not None and wanted.reason is Reason.KEY_COMPROMISE and wanted.revoke_by <= by
-    if revoked or as_soon:
-        return
-    revoke_by = min(by, wanted.revoke_by) if wanted else by
-    revocations.want(tx, subject.id, pair_id, Reason.KEY_COMPROMISE, revoke_by, unverified=False)
-    work.schedule(tx, WorkKind.REVOCATION, pair_id, tx.now, ca=ca)
-    events.record(tx, EventKind.REVOCATION_WANTED, _said(leak), pair=pair_id, ca=ca, certificate=subject.id)
-
-
 def _leave(world: World, one: Held, result: Containment) -> None:
-    leak, subject = result.leak, one.certificate
+    verdict, subject = result.verdict, one.certificate
     for _ in range(_RACES):
         with world.store.read() as tx:
             pair = pairs.by_id(tx, subject.pair_id)
             serves = pair is not None and pairs.state(tx, pair.id).serving == subject.id
         try:
-            turned = promotion.leave(world, pair, subject.id, _said(leak)) if pair and serves else None
+            turned = promotion.leave(world, pair, subject.id, verdict.cause) if pair and serves else None
         except Refused:
-            result.ordered += _order_anew(world, leak, subject, revoked=one.revoked)
+            result.ordered += _order_anew(world, result, subject, revoked=one.revoked)
             return
         except DualcertError as error:
             result.problems.append(str(error))
@@ -293,20 +275,20 @@ def _leave(world: World, one: Held, result: Containment) -> None:
             result.promoted += turned is not None
             with world.store.write() as tx:
                 pairs.lock(tx, [subject.pair_id])
-                _condemn(tx, leak, subject, revoked=revocations.is_revoked(tx, subject.id))
+                condemn(tx, verdict, subject, revoked=revocations.is_revoked(tx, subject.id))
             return
     result.problems.append(f"{one.pair}: it kept changing while it was to be left")
 
 
-def _order_anew(world: World, leak: Leak, subject: Certificate, *, revoked: bool) -> int:
+def _order_anew(world: World, result: Containment, subject: Certificate, *, revoked: bool) -> int:
     """No backup may take over: all that is missing is ordered now, and the first that comes serves."""
     with world.store.write() as tx:
         pairs.lock(tx, [subject.pair_id])
         pair = pairs.by_id(tx, subject.pair_id)
         if pair is None or pairs.state(tx, pair.id).serving != subject.id:
             return 0
-        _condemn(tx, leak, subject, revoked=revoked)
-        opened = renewal.open_orders(tx, pair, renewal.due_lineages(tx, pair), leak.described)
+        condemn(tx, result.verdict, subject, revoked=revoked)
+        opened = renewal.open_orders(tx, pair, renewal.due_lineages(tx, pair), result.leak.described)
         work.hurry(tx, pair.id, _ORDERING, spare=[BUDGET])
         # Whoever stores a backup has this looked at again, though nobody says the command any more.
         work.schedule(tx, WorkKind.SIGNAL, pair.id, tx.now)
@@ -316,13 +298,13 @@ def _order_anew(world: World, leak: Leak, subject: Certificate, *, revoked: bool
 # --- more than may turn on one word ----------------------------------------------------------------------
 
 
-def _incident(world: World, leak: Leak, reach: Extent) -> Incident:
+def _incident(world: World, leak: Leak, verdict: Verdict, reach: Extent) -> Incident:
     """The one that is open for this leak already, or a new one."""
     standing = _standing(world, leak)
     if standing is not None:
         return add_to_incident(world, standing.id, reach.certificates)
-    title, deadline = f"Leak of {leak.described}", world.clock.now() + leak.revoke_within
-    return open_incident(world, title, _said(leak), deadline, certificates=reach.certificates)
+    title = f"Leak of {leak.described}"
+    return open_incident(world, title, verdict.cause, verdict.revoke_by, certificates=reach.certificates)
 
 
 def _standing(world: World, leak: Leak) -> Incident | None:

@@ -40,7 +40,8 @@ class Leak:
     ``described`` says so in words that are the same at each call. ``before``: when the same was said of this leak
     already; of a target, what came there later is good. ``again``: the domain leaked anew, after it was given a new
     KEK because of an earlier leak. ``of``: the certificate that a person meant by the name of its pair, and its role
-    in words.
+    in words. ``revoke_at``: the instant by which it is revoked, where that was said as one; else it is so long
+    from now.
     """
 
     described: str
@@ -50,6 +51,7 @@ class Leak:
     domain: str | None = None
     again: bool = False
     revoke_within: timedelta = REVOKE_WITHIN
+    revoke_at: datetime | None = None
     before: datetime | None = None
     of: tuple[int, str] | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -23,6 +24,7 @@ from dualcert.store import (
     tables,
     work,
 )
+from dualcert.store import incidents as incident_store
 from dualcert.store.incident_runs import Range
 from dualcert.testing.clock import FakeClock
 from tests.store import masses
@@ -145,6 +147,40 @@ def test_a_plan_that_is_void_lets_nothing_turn(served: World) -> None:
 
     assert compromise.contain(served, told_again(served)).held is not None
     assert turned(served) == 0
+
+
+@pytest.mark.parametrize("within", [timedelta(hours=12), timedelta(hours=24), timedelta(hours=30)])
+def test_the_time_until_a_leaked_key_is_revoked_begins_when_the_leak_is_told(
+    world: World, clock: FakeClock, within: timedelta
+) -> None:
+    told = clock.now()
+    planned(world, compromise.contain(world, replace(LEAK, revoke_within=within)))
+    with world.store.write() as tx:
+        tx.execute(update(tables.pair_state).values(backup_ok_until=None, standby=None))
+    clock.advance(timedelta(hours=10))
+
+    compromise.contain(world, replace(told_again(world), revoke_within=within))
+
+    with world.store.read() as tx:
+        by = {one.revoke_by for number in range(1, MANY + 1) for one in revocations.wanted(tx, number)}
+    assert by == {told + within}
+
+
+def test_without_an_incident_a_command_that_is_said_again_gives_no_more_time(
+    served: World, clock: FakeClock
+) -> None:
+    """It was cut off before it did anything, and went on later."""
+    leak = leaked.remember(served, replace(LEAK, since=clock.now()))
+    told = clock.now()
+    clock.advance(timedelta(hours=20))
+    assert leak.before == told
+
+    assert compromise.contain(served, leak).verdict.revoke_by == told + timedelta(hours=24)
+    clock.advance(timedelta(hours=20))
+    said = replace(leak, revoke_at=told + timedelta(hours=72))
+    with served.store.write() as tx:
+        incident_store.close(tx, 1)
+    assert compromise.contain(served, said).verdict.revoke_by == told + timedelta(hours=72)
 
 
 def test_above_the_brake_what_serves_nowhere_is_blocked_and_revoked_at_once(world: World) -> None:
