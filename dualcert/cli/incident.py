@@ -320,7 +320,8 @@ def close(context: Context, incident_id: int) -> None:
     holds at that CA, too.
 
     What it named may stand by again where nothing else is against it. What was promoted stays so; the way back is
-    undo.
+    undo. Of an incident that compromise has opened, what has left service is blocked and revoked, and there is no way
+    back to it.
     """
     from dualcert.lifecycle import incidents
     from dualcert.lifecycle.incidents import telling

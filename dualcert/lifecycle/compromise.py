@@ -13,7 +13,7 @@ from datetime import datetime
 
 from dualcert.errors import CaError, ConfigurationError, DualcertError, KeyProblem, Refused, UsageProblem
 from dualcert.lifecycle import accountcare, accounts, keymaking, promotion, renewal, rewrapping, validation
-from dualcert.lifecycle.condemning import Verdict, block_idle, condemn
+from dualcert.lifecycle.condemning import Verdict, because_of, block_idle, condemn
 from dualcert.lifecycle.incidents import add_to_incident, open_incident
 from dualcert.lifecycle.leaked import REVOKE_WITHIN, Leak, remember
 from dualcert.lifecycle.reach import Extent, batches, extent, held
@@ -168,7 +168,7 @@ def _block_for_good(world: World, leak: Leak, key: bytes) -> None:
 
 
 def _said(leak: Leak) -> str:
-    return f"{Reason.KEY_COMPROMISE.value}: {leak.described}"
+    return because_of(leak.described)
 
 
 def _replace_kek(world: World, leak: Leak) -> list[str]:

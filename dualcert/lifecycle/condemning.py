@@ -9,17 +9,45 @@ from datetime import datetime
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.model.events import EventKind
+from dualcert.model.incident import Incident
 from dualcert.model.signal import Reason
 from dualcert.model.work import WorkKind
 from dualcert.store import Transaction, certificates, compromise, events, pairs, revocations, work
 
+_BATCH = 500
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is written down of the cause, and when a certificate is revoked at the latest."""
+    """``cause``: as ``because_of`` says it. ``revoke_by``: when a certificate is revoked at the latest."""
 
     cause: str
     revoke_by: datetime
+
+
+def because_of(leak: str) -> str:
+    """The cause of all that follows from a leak, in words; an incident that was opened for one has it."""
+    return f"{Reason.KEY_COMPROMISE.value}: {leak}"
+
+
+def of_leak(incident: Incident) -> bool:
+    """Whether an incident names what had leaked keys."""
+    return incident.cause.startswith(because_of(""))
+
+
+def block_left(world: World, incident: Incident) -> int:
+    """Members of a leak's incident that do not serve any more, and are not condemned yet; how many those were."""
+    verdict = Verdict(incident.cause, incident.deadline)
+    after = done = 0
+    while True:
+        # A unit that looked through millions without finding any would keep others waiting.
+        with world.store.glance() as tx:
+            ids = compromise.not_condemned(tx, incident.id, after, _BATCH)
+        if not ids:
+            return done
+        block_idle(world, verdict, ids)
+        done += len(ids)
+        after = ids[-1]
 
 
 def block_idle(world: World, verdict: Verdict, ids: Sequence[int]) -> None:

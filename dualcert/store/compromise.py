@@ -13,8 +13,10 @@ from sqlalchemy import Select, bindparam, exists, func, or_, select
 from dualcert.model.certificate import Certificate
 from dualcert.model.events import Event, EventKind
 from dualcert.model.order import OrderStep
+from dualcert.model.signal import Reason
 from dualcert.store import certificates, events
 from dualcert.store.columns import instant, micros
+from dualcert.store.incident_tables import incident_member
 from dualcert.store.statements import for_ids, is_among, is_one_of, prepared
 from dualcert.store.tables import (
     account,
@@ -27,6 +29,8 @@ from dualcert.store.tables import (
     pair,
     pair_state,
     public_key,
+    revocation,
+    revocation_request,
     wrapped_key,
 )
 from dualcert.store.transaction import Transaction
@@ -196,6 +200,44 @@ def accounts_with(tx: Transaction, spki: bytes) -> list[str]:
 def accounts_in(tx: Transaction, domain: str) -> list[str]:
     """The CAs whose account's key lies in an isolation domain."""
     return [row.ca for row in tx.execute(select(account.c.ca).where(account.c.domain == domain))]
+
+
+# --- what an incident names ------------------------------------------------------------------------------
+
+
+@prepared
+def _not_condemned() -> Select[Any]:
+    serves = exists().where(
+        pair_state.c.pair_id == incident_member.c.pair_id,
+        pair_state.c.serving == incident_member.c.certificate_id,
+    )
+    revoked = or_(
+        exists().where(revocation.c.certificate_id == certificate.c.id),
+        exists().where(
+            revocation_request.c.certificate_id == certificate.c.id,
+            revocation_request.c.reason == Reason.KEY_COMPROMISE.value,
+        ),
+    )
+    return (
+        select(certificate.c.id)
+        .join(incident_member, incident_member.c.certificate_id == certificate.c.id)
+        .where(
+            incident_member.c.incident_id == bindparam("of_incident"),
+            incident_member.c.certificate_id > bindparam("after"),
+            certificate.c.not_after > bindparam("now"),
+            ~serves,
+            or_(~exists().where(blocked_key.c.spki == certificate.c.spki), ~revoked),
+        )
+        .order_by(incident_member.c.certificate_id)
+        .limit(bindparam("limit"))
+    )
+
+
+def not_condemned(tx: Transaction, incident_id: int, after: int, limit: int) -> list[int]:
+    """The first members of an incident above a number that do not serve, and whose key is not blocked or whose
+    revocation for that was not asked for; in the order of their numbers."""
+    values = {"of_incident": incident_id, "after": after, "now": tx.at, "limit": limit}
+    return [row.id for row in tx.execute(_not_condemned(), values)]
 
 
 # --- what was said before --------------------------------------------------------------------------------

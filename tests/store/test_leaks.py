@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import update
 
+from dualcert.errors import Refused
 from dualcert.lifecycle import compromise, leaked, reach
 from dualcert.lifecycle.compromise import Containment
-from dualcert.lifecycle.incidents import add_to_incident, plan
+from dualcert.lifecycle.incidents import add_to_incident, close, plan
 from dualcert.lifecycle.leaked import Leak
 from dualcert.lifecycle.world import World
+from dualcert.model.signal import Reason
 from dualcert.model.work import WorkKind
 from dualcert.store import (
     Store,
@@ -20,10 +23,12 @@ from dualcert.store import (
     deployments,
     incident_runs,
     pairs,
+    promotion,
     revocations,
     tables,
     work,
 )
+from dualcert.store import compromise as leaks
 from dualcert.store import incidents as incident_store
 from dualcert.store.incident_runs import Range
 from dualcert.testing.clock import FakeClock
@@ -181,6 +186,44 @@ def test_without_an_incident_a_command_that_is_said_again_gives_no_more_time(
     with served.store.write() as tx:
         incident_store.close(tx, 1)
     assert compromise.contain(served, said).verdict.revoke_by == told + timedelta(hours=72)
+
+
+def test_what_a_closed_incident_of_a_leak_has_moved_is_blocked_and_revoked(
+    served: World, clock: FakeClock
+) -> None:
+    batch = planned(served, compromise.contain(served, LEAK))
+    clock.advance(timedelta(hours=1))
+    turn_all(served, batch)
+
+    closed = close(served, batch.incident_id)
+
+    with served.store.read() as tx:
+        everyone = pairs.states(tx, range(1, 10 * MANY))
+        left = {number: state.standby or 0 for number, state in everyone.items()}
+        assert promotion.usable(tx, list(left), opened=True) == set()
+        assert {state.backup_ok_until for state in everyone.values()} == {None}
+        keys = {certificates.get(tx, one).spki for one in left.values()}
+        assert leaks.blocked(tx, keys) == keys
+        asked = {
+            (one.certificate_id, one.reason, one.revoke_by)
+            for number in left
+            for one in revocations.wanted(tx, number)
+        }
+        assert asked == {(one, Reason.KEY_COMPROMISE, closed.deadline) for one in left.values()}
+        ordered = work.of_pairs(tx, left, [WorkKind.REVOCATION, WorkKind.REFILL])
+        assert Counter(one.kind for one in ordered) == {WorkKind.REVOCATION: MANY, WorkKind.REFILL: MANY}
+    with pytest.raises(Refused):
+        close(served, batch.incident_id)
+
+
+def test_what_serves_is_left_as_it_is_where_the_incident_of_a_leak_is_closed(served: World) -> None:
+    batch = planned(served, compromise.contain(served, LEAK))
+
+    close(served, batch.incident_id)
+
+    with served.store.read() as tx:
+        assert not any(revocations.wanted(tx, number) for number in range(1, 10 * MANY))
+        assert len(promotion.usable(tx, list(range(1, 10 * MANY)))) == MANY
 
 
 def test_above_the_brake_what_serves_nowhere_is_blocked_and_revoked_at_once(world: World) -> None:

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from dualcert.errors import Refused
+from dualcert.lifecycle import condemning
 from dualcert.lifecycle.incidents import refills
 from dualcert.lifecycle.incidents.pace import Pace
 from dualcert.lifecycle.incidents.planning import existing, not_closed, opened
@@ -234,10 +235,17 @@ def _add_issued(world: World, number: int, selection: Selection) -> None:
 
 def close(world: World, incident_id: int) -> Incident:
     """It names nothing any more, and backups that it named count again where nothing else is against them. Refills that
-    were held for it, and for no other open one, are due.
+    were held for it, and for no other open one, are due. What had leaked keys and has left service never counts again:
+    it is blocked and revoked.
 
     Said again it finishes what was cut off; raises ``Refused`` where nothing was.
     """
+    with world.store.read() as tx:
+        found = existing(tx, incident_id)
+    leaked = condemning.of_leak(found)
+    if leaked:
+        # While it is named nothing is promoted onto it; what leaves service meanwhile comes below.
+        condemning.block_left(world, found)
     with world.store.write() as tx:
         found = existing(tx, incident_id)
         closed = incidents.close(tx, incident_id)
@@ -245,9 +253,10 @@ def close(world: World, incident_id: int) -> Incident:
             events.record(
                 tx, EventKind.INCIDENT_CLOSED, f"incident {incident_id}: {found.title}", ca=found.ca
             )
+    condemned = condemning.block_left(world, found) if leaked else 0
     trusted = _trust_again(world, incident_id)
     released = refills.end(world, incident_id)
-    if not (closed or trusted or released):
+    if not (closed or condemned or trusted or released):
         raise Refused(f"incident {incident_id} is closed already", remedy="See: dualcert incident list")
     with world.store.read() as tx:
         return existing(tx, incident_id)

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 
 from dualcert.errors import Refused, StoreError
+from dualcert.lifecycle.condemning import of_leak
 from dualcert.lifecycle.driver import run_until
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.incidents import refills
@@ -22,7 +23,6 @@ from dualcert.lifecycle.runner import Scope
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
 from dualcert.model.incident import Action, Run
-from dualcert.model.signal import Reason
 from dualcert.model.work import WorkKind
 from dualcert.policy import waves as policy
 from dualcert.policy.waves import Tally
@@ -139,7 +139,7 @@ def _ca_in_trouble(tx: Transaction, plan: Plan) -> str | None:
 
     Where keys have leaked, no CA is in trouble.
     """
-    if plan.incident.cause.startswith(f"{Reason.KEY_COMPROMISE.value}: "):
+    if of_leak(plan.incident):
         return None
     if plan.incident.ca is not None:
         return plan.incident.ca
