@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -27,14 +27,14 @@ _MOST_STRAYS = 10_000
 
 
 def named(
-    certificate_id: ColumnElement[int], *, but: BindParameter[int] | None = None
+    certificate_id: ColumnElement[int], *, but: Sequence[BindParameter[int]] = ()
 ) -> ColumnElement[bool]:
-    """Whether a certificate is named by an open incident; by any ``but`` that one."""
+    """Whether a certificate is named by an open incident; by any ``but`` these."""
     member = incident_member.alias("naming")
     opened = incident.alias("naming_incident")
     # Looked up by its number: as a join, each member would be compared with all that are open.
     closed_at = select(opened.c.closed_at).where(opened.c.id == member.c.incident_id).scalar_subquery()
-    others = [] if but is None else [member.c.incident_id != but]
+    others = [member.c.incident_id != one for one in but]
     return exists().where(member.c.certificate_id == certificate_id, closed_at.is_(None), *others)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Insert, Select, bindparam, delete, exists, func, insert, or_, select
+from sqlalchemy import BindParameter, Insert, Select, bindparam, delete, exists, func, insert, or_, select
 
 from dualcert.model.events import EventKind
 from dualcert.model.signal import SignalKind, Suspect, Turning
@@ -84,22 +84,29 @@ def against(tx: Transaction, certificate_id: int) -> list[dict[str, Any]]:
 @prepared
 def _undecided(*, one: bool) -> Select[Any]:
     decided = exists().where(work.c.pair_id == pair_state.c.pair_id, work.c.kind == WorkKind.SIGNAL.value)
-    named = incidents.named(pair_state.c.serving, but=bindparam("unfinished"))
+    but: list[BindParameter[int]] = [bindparam("brakes"), bindparam("of_warnings")]
+    named = incidents.named(pair_state.c.serving, but=but)
     return select(pair_state.c.pair_id, pair_state.c.serving).where(
         is_among(pair_state.c.pair_id, one=one), ~decided, ~named
     )
 
 
-def undecided(tx: Transaction, turnings: Sequence[Turning]) -> list[Turning]:
+def undecided(tx: Transaction, turnings: Sequence[Turning], *, early: bool = False) -> list[Turning]:
     """Those whose certificate serves still, that are not to turn already, and that no open incident names; the brake's
-    own names nothing for certain before it has its plan: whoever was at it may have died."""
+    own name nothing for certain before they have their plan: whoever was at one may have died.
+
+    ``early``: because of mere warnings. What is said for certain does not wait with the warnings that a person has yet
+    to look at.
+    """
     found: list[Turning] = []
     by_pair = {one.pair_id: one for one in turnings}
     ids = sorted(by_pair)
     number, plan = brake_incident(tx) or (0, 0)
+    warned, plan_of_warned = brake_incident(tx, early=True) or (0, 0)
+    but = {"brakes": 0 if plan else number, "of_warnings": 0 if early and plan_of_warned else warned}
     for begin in range(0, len(ids), _BATCH):
         statement, which = for_ids(_undecided, ids[begin : begin + _BATCH])
-        for row in tx.execute(statement, {**which, "unfinished": 0 if plan else number}):
+        for row in tx.execute(statement, {**which, **but}):
             one = by_pair[row.pair_id]
             if one.certificate_id == row.serving:
                 found.append(one)
@@ -185,10 +192,12 @@ def accusation(tx: Transaction, pair_id: int, *, early: bool) -> tuple[int, str]
 # --- the brake -------------------------------------------------------------------------------------------
 
 _HELD = "brake"
-_INCIDENT = "brake-incident"
-_PLAN = "brake-plan"
-_WARNED = "brake-warned"
 _OPENED_WITHIN = timedelta(minutes=10)
+
+
+def _counters(*, early: bool) -> tuple[str, str]:
+    """Under which names an incident and its plan are remembered; one that names mere warnings is kept apart."""
+    return ("warned-incident", "warned-plan") if early else ("brake-incident", "brake-plan")
 
 
 def numbers(tx: Transaction, within: timedelta) -> tuple[int, int, datetime | None]:
@@ -200,14 +209,17 @@ def numbers(tx: Transaction, within: timedelta) -> tuple[int, int, datetime | No
 def hold(tx: Transaction) -> None:
     """The brake takes hold now; an incident of before is none of it, unless it was not brought to its end."""
     counters.put(tx, _HELD, tx.at)
-    if counters.value(tx, _PLAN):
-        counters.put(tx, _INCIDENT, 0)
+    for early in (False, True):
+        incident, plan = _counters(early=early)
+        if counters.value(tx, plan):
+            counters.put(tx, incident, 0)
 
 
-def brake_incident(tx: Transaction) -> tuple[int, int] | None:
+def brake_incident(tx: Transaction, *, early: bool = False) -> tuple[int, int] | None:
     """The incident that was opened when the brake took hold last, and the number of the plan that was made with it: 0
-    while that is under way."""
-    number, plan = counters.value(tx, _INCIDENT), counters.value(tx, _PLAN)
+    while that is under way. ``early``: the one of mere warnings, which no plan is carried out of without a person."""
+    incident, made = _counters(early=early)
+    number, plan = counters.value(tx, incident), counters.value(tx, made)
     return (number, plan or 0) if number else None
 
 
@@ -217,15 +229,6 @@ def being_opened(tx: Transaction, number: int) -> bool:
     return found is not None and found.loading and found.opened_at > tx.now - _OPENED_WITHIN
 
 
-def remember_warned(tx: Transaction, number: int) -> None:
-    """Mere warnings are among what the brake's incident names: no plan of it is carried out without a person."""
-    counters.put(tx, _WARNED, number)
-
-
-def is_warned(tx: Transaction, number: int) -> bool:
-    return counters.value(tx, _WARNED) == number
-
-
-def remember_incident(tx: Transaction, number: int, plan: int = 0) -> None:
-    counters.put(tx, _INCIDENT, number)
-    counters.put(tx, _PLAN, plan)
+def remember_incident(tx: Transaction, number: int, plan: int = 0, *, early: bool = False) -> None:
+    for name, value in zip(_counters(early=early), (number, plan), strict=True):
+        counters.put(tx, name, value)

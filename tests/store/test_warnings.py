@@ -8,11 +8,14 @@ from datetime import timedelta
 import pytest
 
 from dualcert.clock import to_microseconds
-from dualcert.lifecycle.watching import braked
+from dualcert.lifecycle import incidents
+from dualcert.lifecycle.watching import braked, turning
 from dualcert.lifecycle.world import WatchRules, World
+from dualcert.model.signal import Turning
 from dualcert.model.work import WorkKind
 from dualcert.store import Store, incident_runs, pairs, signals, work
 from dualcert.testing.clock import FakeClock
+from tests.store import masses
 from tests.store.building import BACKUP, PRIMARY
 from tests.store.renewing import (
     DAY,
@@ -27,7 +30,10 @@ from tests.store.renewing import (
     step,
     window,
 )
-from tests.store.worlds import issued
+from tests.store.test_watching import a_pair_of
+from tests.store.watched import a_watching_world
+from tests.store.worlds import Setting, a_world, issued
+from tests.tinyca import TinyCa
 
 WHY = "https://ca.test/incident"
 
@@ -129,7 +135,53 @@ def test_what_the_brake_holds_of_warnings_waits_for_a_person_whatever_comes_late
     braked.run_in_waves(world)
 
     with store.read() as tx:
-        standing = signals.brake_incident(tx)
+        standing = signals.brake_incident(tx, early=True)
         assert standing is not None
         assert standing[1] == 1
         assert incident_runs.get(tx, standing[0]) is None
+        assert signals.brake_incident(tx) is None
+
+
+def newest(world: World, number: int | None) -> str:
+    assert number is not None
+    with world.store.read() as tx:
+        planned = incidents.newest_plan(tx, incidents.planning.existing(tx, number))
+    assert planned is not None
+    return planned.hash
+
+
+def test_a_warning_leaves_the_plan_of_what_is_revoked_as_it_is(store: Store, clock: FakeClock) -> None:
+    world = a_watching_world(store, clock, WatchRules(early=True, brake_then="waves"))
+    tiny = TinyCa.make()
+    made = [a_pair_of(world, tiny) for _ in range(12)]
+    found = [Turning(pair.id, serving.id, number, True) for number, (pair, serving, _) in enumerate(made, 1)]
+    held = turning.decide(world, found[:11])
+    before = newest(world, held.incident)
+
+    warned = turning.decide(world, found[11:], early=True)
+
+    assert (warned.held, warned.incident == held.incident) == (1, False)
+    assert newest(world, held.incident) == before
+    braked.run_in_waves(world)
+    with store.read() as tx:
+        assert [pairs.state(tx, pair.id).epoch for pair, _, _ in made] == [*[1] * 11, 0]
+
+
+def test_what_is_revoked_for_certain_does_not_wait_with_the_warnings(store: Store, clock: FakeClock) -> None:
+    world = replace(a_world(store, clock, Setting()), watch=WatchRules(early=True))
+    with store.write() as tx:
+        masses.fill(tx, 40)
+    warned = turning.decide(
+        world, [Turning(number, 2 * number - 1, number, True) for number in range(1, 21)], early=True
+    )
+    assert warned.held == 20
+    again = [Turning(number, 2 * number - 1, number, False) for number in range(1, 4)]
+    assert turning.decide(world, again, early=True).held == 0
+
+    certain = turning.decide(world, again)
+    assert certain.held == 3
+    assert certain.incident != warned.incident
+    clock.advance(2 * HOUR)
+
+    later = turning.decide(world, [Turning(10, 19, 100, True)])
+    assert later.turning == (10,)

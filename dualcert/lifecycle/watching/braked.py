@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 def run_in_waves(world: World) -> None:
     """Where `[watch] brake_then` says so, carry out the plan that was made when the brake took hold, or go on with it.
 
-    A plan that somebody made anew is theirs, and where mere warnings are among what is named, a person looks. What has
-    stopped waits for a person, too, also when more was found since and it was planned anew: pairs that the targets did
-    not serve are in no row of the new plan, and would not be counted.
+    A plan that somebody made anew is theirs. What has stopped waits for a person, too, also when more was found since
+    and it was planned anew: pairs that the targets did not serve are in no row of the new plan, and would not be
+    counted. Mere warnings have an incident of their own, which is none of this.
     """
     if world.watch.brake_then != "waves":
         return
@@ -27,8 +27,6 @@ def run_in_waves(world: World) -> None:
         standing = signals.brake_incident(tx)
         found = incident_store.get(tx, standing[0]) if standing is not None else None
         if standing is None or found is None or found.closed_at is not None:
-            return
-        if signals.is_warned(tx, found.id):
             return
         planned = incidents.newest_plan(tx, found)
         before = incident_runs.get(tx, found.id)

@@ -62,14 +62,15 @@ class Decided:
 def decide(world: World, turnings: Sequence[Turning], *, early: bool = False) -> Decided:
     """Decide for all that were found together, before the first of them turns; no other process decides meanwhile.
 
-    ``early``: because of mere warnings. What the brake holds of these waits for a person in any case.
+    ``early``: because of mere warnings. What the brake holds of these waits for a person in any case, and so has an
+    incident of its own.
     """
     if not turnings:
         return Decided()
     rules = world.watch
     with world.store.write() as tx:
         tx.alone("brake")
-        wanted = signals.undecided(tx, turnings)
+        wanted = signals.undecided(tx, turnings, early=early)
         if not wanted or rules.promote == "never":
             return Decided()
         if rules.promote == "ask":
@@ -79,14 +80,12 @@ def decide(world: World, turnings: Sequence[Turning], *, early: bool = False) ->
         if isinstance(decision, Hold):
             if held_at is None or held_at <= tx.now - brake.WITHIN:
                 signals.hold(tx)
-            standing = signals.brake_incident(tx)
+            standing = signals.brake_incident(tx, early=early)
             if standing is not None and signals.being_opened(tx, standing[0]):
                 why = f"{decision.reason}; another process is opening the incident"
                 return Decided(held=len(wanted), why=why, incident=standing[0], postponed=True)
             if standing is not None:
-                signals.remember_incident(tx, standing[0])  # its plan is void from here on
-                if early:
-                    signals.remember_warned(tx, standing[0])
+                signals.remember_incident(tx, standing[0], early=early)  # its plan is void from here on
         else:
             for one in wanted:
                 signals.promoting(tx, one)
@@ -117,16 +116,14 @@ def _held(
     """Nothing turns: what is wanted becomes an incident with its plan, for a person to look at."""
 
     def begun(tx: Transaction, fresh: int) -> None:
-        signals.remember_incident(tx, fresh)
-        if early:
-            signals.remember_warned(tx, fresh)
+        signals.remember_incident(tx, fresh, early=early)
 
     affected = [one.certificate_id for one in wanted]
     opened = _add(world, number, affected) if number is not None else None
     if opened is None:
         opened = incidents.open_incident(
             world,
-            "Revocations seen by watching",
+            "Warnings seen by watching" if early else "Revocations seen by watching",
             f"the brake: {decision.reason}",
             world.clock.now() + DEADLINE,
             certificates=affected,
@@ -136,7 +133,7 @@ def _held(
     command = f"dualcert incident run {opened.id} --plan {planned.hash}"
     notice = f"{decision.reason}. Nothing more turns by itself; incident {opened.id} has its plan: {command}"
     with world.store.write() as tx:
-        signals.remember_incident(tx, opened.id, planned.number)
+        signals.remember_incident(tx, opened.id, planned.number, early=early)
         events.record(tx, EventKind.BRAKED, notice, actor=ACTOR)
     log.error("%s", notice)
     return Decided(held=len(wanted), why=decision.reason, incident=opened.id, command=command)
