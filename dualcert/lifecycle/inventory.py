@@ -279,9 +279,11 @@ def _move(tx: Transaction, pair: Pair, targets: tuple[str, ...]) -> None:
     for target in pair.targets:
         if target not in targets:
             removal.take_from(tx, pair.id, target)
-    if pairs.state(tx, pair.id).serving is not None:
-        for target in targets:
-            if target not in pair.targets:
+    issued = pairs.state(tx, pair.id).serving is not None
+    for target in targets:
+        if target not in pair.targets:
+            events.record(tx, EventKind.GIVEN_TARGET, "it is served there, too", pair=pair.id, target=target)
+            if issued:
                 work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target=target)
     # It may have waited to be seen at a target that does not count any more.
     work.wake(tx, WorkKind.REVOCATION, pair.id)

@@ -11,6 +11,7 @@ class EventKind(StrEnum):
     CREATED = "created"
     NAMES_REPLACED = "names-replaced"
     CHANGED = "changed"
+    GIVEN_TARGET = "given-target"
     REMOVED = "removed"
     LEFT_TARGET = "left-target"
     ACCOUNT_REGISTERED = "account-registered"

@@ -86,31 +86,44 @@ def _had_none() -> ColumnElement[bool]:
 
 
 def _targets() -> Subquery:
-    """For each target when it was seen, when nothing of the pair was there any more, and since when it counts.
-
-    A target that the pair had when it was promoted counts from the beginning, another one since it was served.
-    """
-    came = func.min(case((_had(), 0), (_since(), _there.arrived_at)))
+    """For each target when it was served, 0 where something was there when the pair was promoted; when it was seen, and
+    when nothing of the pair was there any more."""
+    served = func.min(case((_had(), 0), (_since(), _there.arrived_at)))
     gone = case((func.count() == func.count(_there.left_at), func.max(_there.left_at)))
     return (
         select(
-            came.label("came"),
+            _there.target,
+            served.label("served"),
             gone.label("gone"),
             func.min(case((_since(), _there.verified_at))).label("seen"),
         )
         .where(_there.pair_id == _row.pair_id)
         .group_by(_there.target)
-        .having(came.is_not(None))
+        .having(served.is_not(None))
         .correlate(plan_row)
         .subquery("targets")
     )
 
 
+def _came(each: Any) -> ColumnElement[int]:
+    """Since when a target counts: from the beginning where the pair had it when it was promoted, though nothing may
+    have been there yet; another one since it was served."""
+    given = exists().where(
+        event.c.pair_id == _row.pair_id,
+        event.c.kind == EventKind.GIVEN_TARGET.value,
+        event.c.target == each.target,
+        event.c.at >= _row.at,
+        event.c.at <= each.served,
+    )
+    # The history is looked at only of targets that had nothing.
+    return case((each.served == 0, 0), (given.correlate_except(event), each.served), else_=0)
+
+
 def _at_once() -> ScalarSelect[Any]:
-    """The same where all targets were served before the first was seen, as nearly everywhere: there is nothing to put
-    in order."""
+    """When the last was seen, where all targets were served before the first was seen, as nearly everywhere: there is
+    nothing to put in order."""
     each = _targets().c
-    usual = and_(func.count() == func.count(each.seen), func.max(each.came) <= func.min(each.seen))
+    usual = and_(func.count() == func.count(each.seen), func.max(each.served) <= func.min(each.seen))
     return select(case((usual, func.max(each.seen)))).correlate(plan_row).scalar_subquery()
 
 
@@ -120,7 +133,8 @@ def _first_seen(*, whole: bool) -> ScalarSelect[Any]:
     ``whole``: each of them must have been. Otherwise one that was taken from the pair counts as seen when it was left:
     nothing of the pair was to be seen there from then on.
     """
-    each = _targets().c
+    targets = _targets().c
+    each = select(_came(targets).label("came"), targets.gone, targets.seen).subquery("each_target").c
     so_far: dict[str, Any] = {"order_by": each.came}
     known = func.count(each.seen).over(**so_far)
     steps = select(

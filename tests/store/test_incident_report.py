@@ -19,7 +19,7 @@ from dualcert.lifecycle.inventory import Changes
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.model.incident import Incident
-from dualcert.model.pair import Pair
+from dualcert.model.pair import KeyType, Pair
 from dualcert.model.work import Done, WorkKind
 from dualcert.store import (
     Store,
@@ -218,6 +218,42 @@ def test_a_target_that_the_pair_had_before_counts_however_late_it_is_served(scen
     scene.serve(one, "mail", 7000, 7100)
 
     assert scene.told(one) == (7100, 7100, 1)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_target_that_the_pair_had_when_it_was_promoted_counts_though_nothing_was_there_yet(
+    scene: Scene, given: bool
+) -> None:
+    """Given to it a moment before, or brought in with an inventory that nothing was deployed of."""
+    one = scene.a_subject(targets=("mail",) if given else ("mail", "web"))
+    scene.open()
+    scene.put(one, "mail", one.bad, epoch=0)
+    if given:
+        scene.at(90)
+        scene.set_targets(one, "mail", "web")
+    scene.promoted()
+    scene.serve(one, "mail", 110, 120)
+    scene.at(400)
+    inventory.change(scene.world, one.pair, Changes(key_type=KeyType.EC_P384))
+    assert scene.told(one) == (None, None, 0)
+    scene.serve(one, "web", 500, 700)
+
+    assert scene.told(one) == (700, 700, 1)
+
+
+def test_a_target_that_comes_later_is_told_from_one_that_was_there_and_had_nothing_yet(scene: Scene) -> None:
+    one, other = scene.a_subject(targets=("mail", "web")), scene.a_subject(targets=("mail",))
+    scene.promoted()
+    for both in (one, other):
+        scene.serve(both, "mail", 110, 120)
+    scene.at(400)
+    scene.set_targets(one, "web")
+    scene.set_targets(one, "mail", "web")
+    scene.set_targets(other, "mail", "web")
+    for both in (one, other):
+        scene.serve(both, "web", 500, 700)
+
+    assert (scene.second(one), scene.second(other)) == (700, 120)
 
 
 def test_a_certificate_that_took_the_place_of_the_new_one_counts(scene: Scene) -> None:

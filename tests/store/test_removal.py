@@ -277,7 +277,8 @@ def test_a_target_that_is_left_out_is_left_and_one_that_is_new_is_due(
     with store.read() as tx:
         due = {(row.kind, row.target) for row in work.of_pairs(tx, [pair.id])}
         assert due == {(WorkKind.REMOVAL, "web"), (WorkKind.DEPLOYMENT, "mail")}
-        assert [one.kind for one in events.page(tx, pairs=[pair.id])] == [EventKind.CHANGED.value]
+        told = [(one.kind, one.target) for one in events.page(tx, pairs=[pair.id])]
+        assert told == [(EventKind.GIVEN_TARGET.value, "mail"), (EventKind.CHANGED.value, None)]
 
 
 def test_what_is_so_already_changes_nothing(store: Store, world: World, setting: Setting) -> None:
