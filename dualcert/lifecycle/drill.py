@@ -22,6 +22,7 @@ from dualcert.model.certificate import Certificate
 from dualcert.model.events import EventKind
 from dualcert.model.pair import Pair, PairState
 from dualcert.policy import due
+from dualcert.policy.promotion import DISTRUSTED
 from dualcert.store import certificates, counters, events, moving, pairs
 
 _PAGE = 200
@@ -188,10 +189,11 @@ def _record(
         if not found:
             # What is only recorded against it says nothing of the key: without that it counts again.
             certificates.proved(tx, standby.spki)
-        good = not problems
+        # A distrust is asked of the CA at every look, and goes without anybody passing here again.
+        good = not set(problems) - {DISTRUSTED}
         until = due.usable_until(standby.not_before, standby.not_after, tx.now) if good else None
         pairs.set_backup_ok(tx, now, until)
-        kind = EventKind.DRILLED if good else EventKind.PROOF_FAILED
+        kind = EventKind.PROOF_FAILED if problems else EventKind.DRILLED
         cause = "; ".join(problems) or "the backup was opened, checked and shown in a handshake"
         events.record(tx, kind, cause, pair=pair.id, ca=standby.ca, certificate=standby.id)
     return problems

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+DISTRUSTED = "the backup certificate's CA is distrusted"
+
 
 @dataclass(frozen=True)
 class StandbyFacts:
@@ -40,7 +42,7 @@ def objections(facts: StandbyFacts | None, now: datetime) -> tuple[str, ...]:
     if facts.named and not facts.serving_worse:
         found.append("the backup certificate is named by an open incident")
     if facts.distrusted:
-        found.append("the backup certificate's CA is distrusted")
+        found.append(DISTRUSTED)
     if not facts.covers:
         found.append("the backup certificate does not cover the pair's names")
     if not found and (facts.ok_until is None or facts.ok_until <= now):

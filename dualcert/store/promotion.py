@@ -98,7 +98,8 @@ def standby_usable(at: int | BindParameter[int], *, opened: bool = False) -> Col
 def usable_until(held: ColumnElement[int]) -> ColumnElement[int]:
     """Until when a certificate of a ``pair_state`` row may stand by; NULL where something is held against it.
 
-    The twin of ``policy.due.usable_until``.
+    The twin of ``policy.due.usable_until``. That its CA is distrusted is not among it: it is asked of the CA at every
+    look, so that millions need not be written when that is taken back.
     """
     life = certificate.c.not_after - certificate.c.not_before
     margin = case((life // 10 < _DAY, life // 10), else_=_DAY)
@@ -114,7 +115,6 @@ def usable_until(held: ColumnElement[int]) -> ColumnElement[int]:
             ~exists().where(revocation_request.c.certificate_id == certificate.c.id),
             ~exists().where(blocked_key.c.spki == certificate.c.spki),
             ~incidents.named(certificate.c.id),
-            ~distrusted(certificate.c.ca, certificate.c.not_before),
         )
         .correlate(pair_state)
         .scalar_subquery()

@@ -118,6 +118,30 @@ def test_a_distrusted_cas_certificates_are_no_backups(lab: ProjectLab, issued: P
     issued.done("failover", name)
 
 
+@pytest.mark.parametrize("program", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize("meanwhile", ["drill", "failover", "incident"])
+def test_what_only_the_distrust_was_against_counts_again_when_that_is_lifted(
+    issued: Program, name: str, meanwhile: str
+) -> None:
+    ca = "alpha" if meanwhile == "failover" else "beta"
+    issued.run("distrust", ca)
+    match meanwhile:
+        case "drill":
+            drilled = issued.run("drill")
+            assert (drilled.status, "CA is distrusted" in drilled.out) == (1, True)
+        case "failover":
+            issued.run("failover", name)
+        case _:
+            issued.done("incident", "open", "--title", "a test", "--within", "1d", "--ca", "beta")
+            issued.done("incident", "close", "1")
+    shown = issued.show(name)
+    assert (shown["backup"]["ca"], shown["protection"]) == (ca, "unprotected")
+
+    issued.done("distrust", ca, "--lift")
+
+    assert issued.show(name)["protection"] == "protected"
+
+
 def test_what_was_issued_before_a_date_goes_on_counting(issued: Program, name: str) -> None:
     told = issued.run("distrust", "beta", "--after", "2100-01-01")
     assert "what it issued after 2100-01-01 00:00 UTC is no backup" in told.out

@@ -178,7 +178,6 @@ def expected_trust(tx: Transaction, serving: Certificate | None, held: Held | No
         or held.blocked
         or "open" in held.named
         or held.named == "by both"
-        or held.distrust in {"of all", "of it"}
     ):
         return None
     return usable_until(serving.not_before, serving.not_after, tx.now + held.proved)
