@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from enum import Enum
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, func, literal, or_, select
 
 from dualcert.model.incident import Action, RowState
-from dualcert.model.work import HELD, WorkKind
-from dualcert.store.incident_observation import is_observed, observed_at, without_targets
+from dualcert.model.work import WorkKind
+from dualcert.store.incident_observation import is_observed, observed_at
+from dualcert.store.incident_stuck import failing, usable
 from dualcert.store.incident_tables import incident_member, plan_row
 from dualcert.store.statements import prepared
 from dualcert.store.tables import (
@@ -97,28 +97,16 @@ def _deployed() -> Select[Any]:
     return _count(_of_incident(), _is(_PROMOTED), ~missing.correlate(plan_row))
 
 
-def _usable() -> ColumnElement[bool]:
-    usable = exists().where(
-        pair_state.c.pair_id == _row.pair_id, pair_state.c.backup_ok_until > bindparam("now")
-    )
-    return usable.correlate(plan_row)
-
-
 @prepared
 def _protected() -> Select[Any]:
     refilled = and_(_row.action == Action.REFILL.value, _row.state == RowState.ORDERED.value)
     left = or_(and_(_row.action == Action.PROMOTE.value, _is(_PROMOTED)), refilled)
-    return _count(_row.incident_id == bindparam("of_incident"), left, _usable())
-
-
-def _failing() -> ColumnElement[bool]:
-    steps = or_(work.c.kind == WorkKind.DEPLOYMENT.value, work.c.kind == WorkKind.VERIFICATION.value)
-    return exists().where(work.c.pair_id == _row.pair_id, steps, work.c.attempts > 0).correlate(plan_row)
+    return _count(_row.incident_id == bindparam("of_incident"), left, usable())
 
 
 @prepared
 def _failed() -> Select[Any]:
-    return _count(_of_incident(), _is([RowState.PROMOTED]), _failing())
+    return _count(_of_incident(), _is([RowState.PROMOTED]), failing())
 
 
 def funnel(tx: Transaction, incident_id: int) -> Funnel:
@@ -146,90 +134,6 @@ def _skipped() -> Select[Any]:
 def skipped(tx: Transaction, incident_id: int, plan: int) -> int:
     """How many rows of a plan were skipped."""
     return int(tx.execute(_skipped(), {"of_incident": incident_id, "of_plan": plan}).scalar_one())
-
-
-# --- what is stuck -----------------------------------------------------------------------------------------
-
-
-class Stuck(NamedTuple):
-    """A pair that does not get to where it should be, and why."""
-
-    pair_id: int
-    action: str
-    state: str
-    problem: str | None
-
-
-_SERVING = (WorkKind.DEPLOYMENT, WorkKind.VERIFICATION)
-_REFILLING = (WorkKind.REFILL, WorkKind.ORDER, WorkKind.PUBLICATION)
-
-
-class _Sort(Enum):
-    """Where a pair may be stuck; the gravest first."""
-
-    SKIPPED = "skipped"
-    UNSEEN = "not seen"
-    GONE = "removed before it was seen"
-    NOT_ORDERED = "no backup, none ordered"
-    ORDERED = "no backup, one ordered"
-    UNPROTECTED = "left, and without a backup"
-
-
-def _troubles(steps: Collection[WorkKind]) -> tuple[ColumnElement[bool], ...]:
-    kinds = or_(*(work.c.kind == kind.value for kind in steps))
-    late = or_(work.c.attempts > 0, work.c.due_at.is_(None), work.c.waiting_for.is_not(None))
-    return work.c.pair_id == _row.pair_id, kinds, late
-
-
-def _why(steps: Collection[WorkKind]) -> ColumnElement[str | None]:
-    # One step may wait for another: that which fails says why.
-    query = select(work.c.reason).where(*_troubles(steps)).order_by(work.c.attempts.desc(), work.c.id)
-    return query.limit(1).correlate(plan_row).scalar_subquery()
-
-
-def _sorted(sort: _Sort) -> tuple[ColumnElement[bool], ColumnElement[Any]]:
-    """Which rows these are, and why they are stuck."""
-    promote, order = _row.action == Action.PROMOTE.value, _row.action == Action.ORDER.value
-    told = func.coalesce(_row.problem, _row.why)
-    ordered = _row.state == RowState.ORDERED.value
-    match sort:
-        case _Sort.SKIPPED:
-            return and_(promote, _row.state == RowState.SKIPPED.value), told
-        case _Sort.UNSEEN:
-            return and_(promote, _row.state == RowState.PROMOTED.value, _failing()), _why(_SERVING)
-        case _Sort.GONE:
-            unseen = and_(promote, _row.state == RowState.PROMOTED.value, without_targets(), ~is_observed())
-            return unseen, literal("it was taken from its targets before it was seen there")
-        case _Sort.NOT_ORDERED:
-            return and_(order, _row.state == RowState.PLANNED.value), told
-        case _Sort.ORDERED:
-            come = literal("its backup has come: plan and run once more")
-            return and_(order, ordered), case((_usable(), come), else_=func.coalesce(_why(_REFILLING), told))
-        case _Sort.UNPROTECTED:
-            left = or_(and_(promote, is_observed()), and_(_row.action == Action.REFILL.value, ordered))
-            troubled = exists().where(*_troubles(_REFILLING), func.coalesce(work.c.waiting_for, "") != HELD)
-            return and_(left, ~_usable(), troubled.correlate(plan_row)), _why(_REFILLING)
-
-
-@prepared
-def _stuck(*, sort: _Sort) -> Select[Any]:
-    which, why = _sorted(sort)
-    return (
-        select(_row.pair_id, _row.action, _row.state, why.label("problem"))
-        .where(_row.incident_id == bindparam("of_incident"), _row.plan == bindparam("of_plan"), which)
-        .order_by(_row.pair_id)
-        .limit(bindparam("limit"))
-    )
-
-
-def stuck(tx: Transaction, incident_id: int, plan: int, limit: int) -> list[Stuck]:
-    """Pairs of the newest plan that are not off the affected certificate for good, or have no backup again because
-    something fails: the first of each sort."""
-    values = {"of_incident": incident_id, "of_plan": plan, "limit": limit, "now": tx.at}
-    found: list[Stuck] = []
-    for sort in _Sort:
-        found += [Stuck(*row) for row in tx.execute(_stuck(sort=sort), values)]
-    return found[:limit]
 
 
 # --- certificate by certificate ----------------------------------------------------------------------------

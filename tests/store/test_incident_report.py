@@ -28,10 +28,12 @@ from dualcert.store import (
     incident_progress,
     incident_report,
     incident_runs,
+    incident_stuck,
     incident_undo,
     pairs,
     promotion,
     revocations,
+    standings,
     tables,
     work,
 )
@@ -436,6 +438,50 @@ def test_a_line_tells_that_a_pair_was_turned_back_and_when(scene: Scene) -> None
     assert telling.COLUMNS[-1] == "undone_at"
 
 
+# --- protected again ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("against", ["its CA is distrusted", "names not covered", "revoked"])
+def test_a_backup_that_may_not_be_used_protects_nothing(scene: Scene, against: str) -> None:
+    one = scene.a_subject(served=True)
+    scene.promoted()
+    scene.serve(one, "web", 150, 160)
+    with scene.store.write() as tx:
+        come = give_role(tx, one.pair, a_certificate(tx, one.pair, PRIMARY))
+    shown = telling.status(scene.world, scene.id)
+    assert (shown["protected"], shown["stuck"]) == (1, [])
+
+    with scene.store.write() as tx:
+        match against:
+            case "its CA is distrusted":
+                standings.distrust(tx, PRIMARY, None)
+            case "revoked":
+                revocations.revoked(tx, come.id, "superseded", "a test")
+            case _:
+                pairs.replace_names(tx, one.pair, ("another.example.com",))
+
+    shown = telling.status(scene.world, scene.id)
+    assert shown["protected"] == 0
+    assert [(line["pair"], line["reason"]) for line in shown["stuck"]] == [(one.pair.name, against)]
+
+
+def test_a_backup_that_is_distrusted_has_not_come(scene: Scene) -> None:
+    scene.a_subject(served=True)
+    with scene.store.write() as tx:
+        standings.distrust(tx, "beta", None)
+    scene.open()
+    for _ in range(2):
+        scene.planned()
+        with scene.store.write() as tx:
+            assert incident_progress.order_backups(tx, scene.batch, "a test") == 1
+        [stuck] = telling.status(scene.world, scene.id)["stuck"]
+        assert (stuck["action"], stuck["reason"]) == ("order", "its CA is distrusted")
+    with scene.store.write() as tx:
+        standings.trust(tx, "beta")
+    [stuck] = telling.status(scene.world, scene.id)["stuck"]
+    assert "plan and run once more" in stuck["reason"]
+
+
 # --- many --------------------------------------------------------------------------------------------------
 
 
@@ -448,13 +494,11 @@ def test_what_is_seen_of_each_pair_is_looked_up(scene: Scene) -> None:
         with overheard(tx) as statements:
             incident_report.reached(tx, scene.id, "observed", 50)
             incident_report.funnel(tx, scene.id)
+            incident_stuck.stuck(tx, scene.id, scene.plan, 20)
             incident_progress.observe(tx, scene.batch)
         found = [found for one in statements for found in scans(tx, one)]
-    of_ours = [
-        one
-        for one in found
-        if any(f" {name}" in one for name in ("deployment", "pair_target", "event", "work"))
-    ]
+    large = ("certificate", "deployment", "event", "pair", "pair_state", "pair_target", "revocation", "work")
+    of_ours = [one for one in found if any(f" {name}" in one for name in large)]
     assert (len(statements) < 20, of_ours) == (True, [])
 
 

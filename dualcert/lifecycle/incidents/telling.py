@@ -18,6 +18,7 @@ from dualcert.store import (
     incident_progress,
     incident_report,
     incident_runs,
+    incident_stuck,
     incidents,
     pairs,
 )
@@ -90,7 +91,7 @@ def status(world: World, incident_id: int, *, stuck: int = 20) -> dict[str, Any]
         incident = existing(tx, incident_id)
         funnel = incident_report.funnel(tx, incident_id)
         run = incident_runs.get(tx, incident_id)
-        rows = incident_report.stuck(tx, incident_id, incident.plan, stuck)
+        rows = incident_stuck.stuck(tx, incident_id, incident.plan, stuck)
         names = pairs.names_of(tx, {row.pair_id for row in rows})
         newest = run is not None and run.plan == incident.plan
         return {

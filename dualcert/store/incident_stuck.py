@@ -1,0 +1,131 @@
+"""Pairs of an incident that do not get to where they should be, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import Enum
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, func, literal, or_, select
+
+from dualcert.model.incident import Action, RowState
+from dualcert.model.work import HELD, WorkKind
+from dualcert.store.fitness import proved
+from dualcert.store.incident_observation import is_observed, without_targets
+from dualcert.store.incident_plans import why_not
+from dualcert.store.incident_tables import plan_row
+from dualcert.store.promotion import standby_usable
+from dualcert.store.statements import prepared
+from dualcert.store.tables import pair_state, work
+from dualcert.store.transaction import Transaction
+
+_row = plan_row.c
+
+
+def _pair() -> ColumnElement[bool]:
+    return pair_state.c.pair_id == _row.pair_id
+
+
+def usable() -> ColumnElement[bool]:
+    """Whether the pair of a row has a backup that may take over ``now``."""
+    return exists().where(_pair(), standby_usable(bindparam("now"))).correlate(plan_row)
+
+
+def failing() -> ColumnElement[bool]:
+    """Whether a step of a row's pair towards serving has failed."""
+    steps = or_(work.c.kind == WorkKind.DEPLOYMENT.value, work.c.kind == WorkKind.VERIFICATION.value)
+    return exists().where(work.c.pair_id == _row.pair_id, steps, work.c.attempts > 0).correlate(plan_row)
+
+
+class Stuck(NamedTuple):
+    """A pair that does not get to where it should be, and why."""
+
+    pair_id: int
+    action: str
+    state: str
+    problem: str | None
+
+
+_SERVING = (WorkKind.DEPLOYMENT, WorkKind.VERIFICATION)
+_REFILLING = (WorkKind.REFILL, WorkKind.ORDER, WorkKind.PUBLICATION)
+
+
+class _Sort(Enum):
+    """Where a pair may be stuck; the gravest first."""
+
+    SKIPPED = "skipped"
+    UNSEEN = "not seen"
+    GONE = "removed before it was seen"
+    NOT_ORDERED = "no backup, none ordered"
+    ORDERED = "no backup, one ordered"
+    UNPROTECTED = "left, and without a backup"
+
+
+def _troubles(steps: Collection[WorkKind]) -> tuple[ColumnElement[bool], ...]:
+    kinds = or_(*(work.c.kind == kind.value for kind in steps))
+    late = or_(work.c.attempts > 0, work.c.due_at.is_(None), work.c.waiting_for.is_not(None))
+    return work.c.pair_id == _row.pair_id, kinds, late
+
+
+def _why(steps: Collection[WorkKind]) -> ColumnElement[str | None]:
+    # One step may wait for another: that which fails says why.
+    query = select(work.c.reason).where(*_troubles(steps)).order_by(work.c.attempts.desc(), work.c.id)
+    return query.limit(1).correlate(plan_row).scalar_subquery()
+
+
+def _against_backup() -> ColumnElement[str | None]:
+    return select(why_not()).where(_pair()).correlate(plan_row).scalar_subquery()
+
+
+def _come_in_vain() -> ColumnElement[bool]:
+    """Whether a backup is there whose key is proved, and no other one is under way: what is against it stays so."""
+    there = exists().where(_pair(), proved(bindparam("now"))).correlate(plan_row)
+    steps = or_(*(work.c.kind == kind.value for kind in _REFILLING))
+    return and_(there, ~exists().where(work.c.pair_id == _row.pair_id, steps).correlate(plan_row))
+
+
+def _sorted(sort: _Sort) -> tuple[ColumnElement[bool], ColumnElement[Any]]:
+    """Which rows these are, and why they are stuck."""
+    promote, order = _row.action == Action.PROMOTE.value, _row.action == Action.ORDER.value
+    told = func.coalesce(_row.problem, _row.why)
+    ordered = _row.state == RowState.ORDERED.value
+    match sort:
+        case _Sort.SKIPPED:
+            return and_(promote, _row.state == RowState.SKIPPED.value), told
+        case _Sort.UNSEEN:
+            return and_(promote, _row.state == RowState.PROMOTED.value, failing()), _why(_SERVING)
+        case _Sort.GONE:
+            unseen = and_(promote, _row.state == RowState.PROMOTED.value, without_targets(), ~is_observed())
+            return unseen, literal("it was taken from its targets before it was seen there")
+        case _Sort.NOT_ORDERED:
+            return and_(order, _row.state == RowState.PLANNED.value), told
+        case _Sort.ORDERED:
+            come = literal("its backup has come: plan and run once more")
+            otherwise = func.coalesce(_why(_REFILLING), _against_backup(), told)
+            return and_(order, ordered), case((usable(), come), else_=otherwise)
+        case _Sort.UNPROTECTED:
+            left = or_(and_(promote, is_observed()), and_(_row.action == Action.REFILL.value, ordered))
+            troubled = exists().where(*_troubles(_REFILLING), func.coalesce(work.c.waiting_for, "") != HELD)
+            lacking = or_(troubled.correlate(plan_row), _come_in_vain())
+            return and_(left, ~usable(), lacking), func.coalesce(_why(_REFILLING), _against_backup())
+
+
+@prepared
+def _stuck(*, sort: _Sort) -> Select[Any]:
+    which, why = _sorted(sort)
+    return (
+        select(_row.pair_id, _row.action, _row.state, why.label("problem"))
+        .where(_row.incident_id == bindparam("of_incident"), _row.plan == bindparam("of_plan"), which)
+        .order_by(_row.pair_id)
+        .limit(bindparam("limit"))
+    )
+
+
+def stuck(tx: Transaction, incident_id: int, plan: int, limit: int) -> list[Stuck]:
+    """Pairs of the newest plan that are not off the affected certificate for good, or have no backup again because
+    something fails: the first of each sort."""
+    values = {"of_incident": incident_id, "of_plan": plan, "limit": limit, "now": tx.at}
+    found: list[Stuck] = []
+    for sort in _Sort:
+        found += [Stuck(*row) for row in tx.execute(_stuck(sort=sort), values)]
+    return found[:limit]
