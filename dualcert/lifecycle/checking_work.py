@@ -10,7 +10,7 @@ from dualcert.lifecycle.findings import Finding
 from dualcert.lifecycle.world import World
 from dualcert.store import checks, pairs, troubles
 from dualcert.store.checks import Late
-from dualcert.store.troubles import Failing
+from dualcert.store.troubles import Failing, Held
 
 _PROMPT = timedelta(minutes=2)
 _LATE = timedelta(minutes=15)
@@ -24,6 +24,7 @@ def late(world: World) -> Iterator[Finding]:
         overdue = checks.overdue(tx, now - _PROMPT, _MANY)
         renewals = checks.renewals_overdue(tx, now - _LATE, _MANY)
         stuck = checks.stuck(tx, _NAMED)
+        held = troubles.held(tx)
         daemons = checks.daemons(tx)
         names = pairs.names_of(tx, {one.pair_id for one in [*overdue[:1], *stuck]} | set(renewals[:1]))
     long_due = [one for one in overdue if one.due_at is not None and one.due_at <= now - _LATE]
@@ -33,6 +34,8 @@ def late(world: World) -> Iterator[Finding]:
             f"{_told(one, names)} waits for a person: {one.reason or 'nobody said why'}",
             _again(one, names),
         )
+    for at in held:
+        yield _held(at)
     if long_due:
         since = f"{long_due[0].due_at:%Y-%m-%d %H:%M} UTC"
         yield Finding(
@@ -60,8 +63,19 @@ def late(world: World) -> Iterator[Finding]:
             yield Finding(
                 "daemon", detail=f"{living.owner} was seen at {living.seen_at:%Y-%m-%d %H:%M:%S} UTC"
             )
-    if not (long_due or renewals or stuck):
+    if not (long_due or renewals or stuck or held):
         yield Finding("work", detail="nothing is late")
+
+
+def _held(found: Held) -> Finding:
+    many = "one backup is" if found.many == 1 else f"{found.many} backups are"
+    by = "" if found.incident is None else f": incident {found.incident} holds that"
+    let_go = f"thaw {found.ca}" if found.incident is None else f"incident run {found.incident} --refill now"
+    return Finding(
+        "work",
+        f"{many} not ordered anew at {found.ca}{by}",
+        f"When {found.ca} is to issue again: dualcert {let_go}",
+    )
 
 
 def _number(found: Sequence[object], one: str, many: str) -> str:

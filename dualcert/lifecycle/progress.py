@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dualcert.model.work import BUDGET, DAY, FROZEN, PERSON, WorkKind, WorkRow
+from dualcert.model.work import BUDGET, DAY, FROZEN, HELD, PERSON, WorkKind, WorkRow
 from dualcert.store import Transaction, overview
 from dualcert.store.overview import Line
 
@@ -41,8 +41,7 @@ def renewal(ca: str, rows: Sequence[WorkRow]) -> dict[str, Any]:
     """How the order at a CA goes; troubles of the pair's DNS are its troubles too."""
     order = next((row for row in rows if row.kind is WorkKind.ORDER and row.ca == ca), None)
     if order is None:
-        refill = next((row for row in rows if row.kind is WorkKind.REFILL and row.ca == ca), None)
-        return IDLE if refill is None else {**IDLE, "state": "waiting", "next_try": refill.due_at}
+        return _refill(next((row for row in rows if row.kind is WorkKind.REFILL and row.ca == ca), None))
     dns = next((row for row in rows if row.kind is WorkKind.PUBLICATION and row.reason), None)
     held = order.waiting_for in {BUDGET, FROZEN} and order.owner is None
     trouble = dns if dns is not None and not order.attempts and not held else order
@@ -59,6 +58,15 @@ def renewal(ca: str, rows: Sequence[WorkRow]) -> dict[str, Any]:
         "error": trouble.reason if _stuck(trouble) else None,
         "next_try": trouble.due_at if trouble.attempts or held else None,
     }
+
+
+def _refill(row: WorkRow | None) -> dict[str, Any]:
+    if row is None:
+        return IDLE
+    if row.waiting_for == HELD:
+        # It may be looked at before, but comes at no time by itself.
+        return {**IDLE, "state": "waiting", "error": row.reason}
+    return {**IDLE, "state": "waiting", "next_try": row.due_at}
 
 
 def without_certificate(renewal_state: str) -> str:

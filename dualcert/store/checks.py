@@ -12,7 +12,7 @@ from sqlalchemy import Select, bindparam, func, insert, not_, or_, select
 from dualcert.model import names as naming
 from dualcert.model.certificate import WrappedKey
 from dualcert.model.order import RecordState
-from dualcert.model.work import WorkKind
+from dualcert.model.work import HELD, WorkKind
 from dualcert.store import leases
 from dualcert.store.columns import instant, micros
 from dualcert.store.expressions import database_now
@@ -200,9 +200,10 @@ _WAIT_FOR_NOTHING = (Queue.NONE, Queue.ORDERS, Queue.UNCOUNTED)
 
 
 def stuck(tx: Transaction, limit: int) -> list[Late]:
-    """Steps that wait for a person."""
+    """Steps that wait for a person. Refills that an incident holds are not among them: they wait for its end."""
     by_time = or_(work_table.c.queue == int(Queue.NONE), work_table.c.queue == int(Queue.ORDERS))
-    query = select(work_table).where(by_time, work_table.c.due_at.is_(None)).limit(limit)
+    not_held = work_table.c.waiting_for.is_distinct_from(HELD)
+    query = select(work_table).where(by_time, work_table.c.due_at.is_(None), not_held).limit(limit)
     return [_late(row) for row in tx.execute(query)]
 
 

@@ -14,6 +14,7 @@ from dualcert.store import leases
 from dualcert.store.columns import instant
 from dualcert.store.tables import (
     blocked_key,
+    ca_standing,
     certificate,
     lineage,
     pair,
@@ -79,6 +80,27 @@ def _fails() -> ColumnElement[bool]:
         or_(work.c.waiting_for.is_(None), work.c.waiting_for.not_in(_NO_FAILURE)),
         not_(leases.is_held),
     )
+
+
+# --- what is held ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Held:
+    """How many refills are held at a CA. ``incident``: for which; None where that has let go of the CA meanwhile."""
+
+    ca: str
+    many: int
+    incident: int | None
+
+
+def held(tx: Transaction) -> list[Held]:
+    """What incidents hold. Goes through what is under way."""
+    refills = (work.c.kind == WorkKind.REFILL.value, work.c.waiting_for == HELD)
+    many = select(work.c.ca, func.count().label("many")).where(*refills).group_by(work.c.ca).subquery()
+    query = select(many.c.ca, many.c.many, ca_standing.c.refills_held_for)
+    found = query.select_from(many.outerjoin(ca_standing, ca_standing.c.ca == many.c.ca)).order_by(many.c.ca)
+    return [Held(row.ca, row.many, row.refills_held_for) for row in tx.execute(found)]
 
 
 # --- what pairs need of the configuration ----------------------------------------------------------------

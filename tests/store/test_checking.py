@@ -10,14 +10,17 @@ import pytest
 from sqlalchemy import update
 
 from dualcert.errors import CaUnreachable
-from dualcert.lifecycle import checking
+from dualcert.lifecycle import checking, checking_work, views
 from dualcert.lifecycle.findings import CaExpected, Finding, Scene
-from dualcert.model.work import BUDGET, WorkKind
+from dualcert.lifecycle.incidents import plan, refills, running
+from dualcert.model.work import BUDGET, PERSON, Later, WorkKind
 from dualcert.ports.ca import CertificateAuthority
-from dualcert.store import Store, certificates, claims, revocations, troubles, work
+from dualcert.store import Store, certificates, claims, pairs, revocations, troubles, work
 from dualcert.store.tables import certificate
 from dualcert.testing.clock import FakeClock
+from tests.store import masses
 from tests.store.building import BACKUP, PRIMARY, a_full_pair, a_pair
+from tests.store.renewing import step
 from tests.store.worlds import Setting, a_world
 
 EXPECTED = {name: CaExpected(None, None, None) for name in (PRIMARY, BACKUP)}
@@ -109,6 +112,49 @@ def test_steps_that_fail_are_told_by_where_they_fail_with_the_one_that_has_for_l
     with store.read() as tx:
         told = [(one.kind, one.ca, one.many, one.reason) for one in troubles.failing(tx)]
     assert told == [(WorkKind.ORDER, PRIMARY, 3, found[2].name)]
+
+
+def test_refills_that_an_incident_holds_are_one_finding_and_hide_no_step_that_waits_for_a_person(
+    store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running._Run, "_see_all", lambda self, batch, wave: None)
+    with store.write() as tx:
+        masses.fill(tx, 12)
+    world = a_world(store, clock, Setting())
+    incident = masses.an_incident(world, 1, 10)
+    running.run(world, incident.id, plan(world, incident.id).hash, running.Terms())
+    with store.write() as tx:
+        work.schedule(tx, WorkKind.REFILL, 1, tx.now, ca=PRIMARY)
+    assert isinstance(step(world, WorkKind.REFILL)[0], Later)  # it was looked at, and is held again
+    with store.write() as tx:
+        work.schedule(tx, WorkKind.ORDER, 12, tx.now, ca=BACKUP)
+        order = work.get(tx, WorkKind.ORDER, 12, ca=BACKUP)
+        assert order is not None
+        work.put_back(tx, order, due_at=None, reason="CAA forbids it", waiting_for=PERSON, failed=True)
+
+    found = list(checking_work.late(world))
+
+    told = [(one.problem, one.remedy) for one in found if one.subject == "work"]
+    assert told == [
+        (
+            "the order of pair-000012.example.test at beta waits for a person: CAA forbids it",
+            "When that is mended: dualcert renew pair-000012.example.test",
+        ),
+        (
+            f"10 backups are not ordered anew at alpha: incident {incident.id} holds that",
+            f"When alpha is to issue again: dualcert incident run {incident.id} --refill now",
+        ),
+    ]
+    for number in (1, 2):
+        with store.read() as tx:
+            pair = pairs.by_id(tx, number)
+        assert pair is not None
+        shown = views.describe(world, pair)["backup"]["renewal"]
+        assert (shown["state"], shown["error"]) == ("waiting", f"held for incident {incident.id}")
+        assert shown["next_try"] is None
+
+    assert refills.release_for(world, incident.id) == [PRIMARY]
+    assert len([one for one in checking_work.late(world) if one.problem is not None]) == 1
 
 
 def test_what_its_ca_does_not_allow_yet_has_not_failed(store: Store, clock: FakeClock) -> None:
