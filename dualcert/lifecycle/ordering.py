@@ -39,6 +39,8 @@ _CLOSED_LOOK = timedelta(hours=1)
 _OLD = timedelta(hours=1)
 """After this time an order may have expired: failures of any kind while it lived do not count against the next one."""
 
+_YOUNG = timedelta(minutes=10)
+
 
 @dataclass(frozen=True)
 class _UnderWay:
@@ -253,10 +255,18 @@ def _send(order: Order, client: CertificateAuthority) -> OrderSnapshot:
 def _collect(world: World, row: WorkRow, pair: Pair, order: Order, client: CertificateAuthority) -> Outcome:
     """Look at an order that was, or may have been, finalized; fetch its certificate when there is one."""
     snapshot = client.order(order.url or "")
-    since: datetime | None = order.created_at
+    since: datetime | None = _finalized_at(world, order)
     if snapshot.status == "ready":
         snapshot, since = _send(order, client), None
     return _received(world, row, pair, order, client, snapshot, since)
+
+
+def _finalized_at(world: World, order: Order) -> datetime:
+    """Read only where it matters: an order that is young is not left alone, or given up, either way."""
+    if world.clock.now() - order.created_at < _YOUNG:
+        return order.created_at
+    with world.store.glance() as tx:
+        return validation.asked_at(tx, order)
 
 
 def _received(
@@ -275,12 +285,13 @@ def _received(
         except ResourceGone as error:
             # The order has just said that it is there: a copy at the CA that lags behind. Another order would be
             # another certificate of the few that a set gets.
-            validation.refuse_overdue(order, snapshot, world.clock.now())
+            if since is not None:
+                validation.refuse_overdue(order, snapshot, since, world.clock.now())
             return _knowing(pair, order, look_again(world, row, str(error), since=since))
         return storing.store(world, row, pair, order, issued)
     if snapshot.status in {"pending", "processing", "ready", "valid"}:
         if since is not None:
-            validation.refuse_overdue(order, snapshot, world.clock.now())
+            validation.refuse_overdue(order, snapshot, since, world.clock.now())
         # Pending says a copy at the CA that lags behind what let us finalize. Valid without saying where the
         # certificate is: RFC 8555 section 7.1.3 has it say so, some do a moment later.
         reason = "the CA is issuing the certificate"
@@ -297,9 +308,9 @@ def _received(
 def _recovered(world: World, row: WorkRow, pair: Pair, error: CaError, began: datetime) -> Outcome:
     with world.store.read() as tx:
         order = orders.open_order(tx, row.pair_id, row.ca)
+        overdue = order is not None and _is_overdue(tx, order, began)
     placed = order is not None and order.url is not None
     budgeting.obey(world, row, pair, error, placed=placed)
-    overdue = order is not None and is_overdue(order.created_at, began)
     recovery = recover(error, placed=placed and not overdue)
     if recovery is not Recovery.SAME_ORDER:
         _give_up(world, row, pair, order, error)
@@ -312,6 +323,10 @@ def _recovered(world: World, row: WorkRow, pair: Pair, error: CaError, began: da
             return Later(world.clock.now(), str(error), failed=True)
         case _:
             return _later(world, row, error, began, passing=passing(error))
+
+
+def _is_overdue(tx: Transaction, order: Order, now: datetime) -> bool:
+    return is_overdue(order.created_at, now) and is_overdue(validation.asked_at(tx, order), now)
 
 
 def _is_old(order: Order | None, now: datetime) -> bool:

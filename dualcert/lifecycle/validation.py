@@ -142,8 +142,8 @@ def advance(
     if any(one.state is RecordState.ANSWERED for one in records):
         if any(one.state is not RecordState.ANSWERED for one in records):
             return _make_room(world, row, order, records, client)
-        return _look(world, row, order, client)
-    return _waiting() if records else _look(world, row, order, client)
+        return _look(world, row, order, client, _asked_at(order, records))
+    return _waiting() if records else _look(world, row, order, client, order.created_at)
 
 
 def _answer(
@@ -162,7 +162,8 @@ def _answer(
         for record in published:
             _answer_once(client, record)
             answered.append(record.id)
-        outcome = _look(world, row, order, client) if look else Later(world.clock.now(), "answered")
+        now = world.clock.now()
+        outcome = _look(world, row, order, client, now) if look else Later(now, "answered")
         authorized = outcome is None
     finally:
         # What was answered stays answered, whatever befell the next one.
@@ -184,27 +185,40 @@ def _answer_once(client: CertificateAuthority, record: ChallengeRecord) -> None:
             raise
 
 
-def refuse_overdue(order: Order, snapshot: OrderSnapshot, now: datetime) -> None:
-    """Raises ``ResourceGone`` where an order has been under way for so long that it is given up."""
-    if is_overdue(order.created_at, now, snapshot.expires):
+def asked_at(tx: Transaction, order: Order) -> datetime:
+    """When the CA was last asked for something: how long values took to get out is no delay of its."""
+    if order.step is OrderStep.FINALIZING:
+        validated = events.last_validation(tx, order.pair_id, order.ca)
+        return max(order.created_at, validated.at) if validated is not None else order.created_at
+    return _asked_at(order, records_of(tx, order))
+
+
+def _asked_at(order: Order, records: Collection[ChallengeRecord]) -> datetime:
+    return max((order.created_at, *(one.since for one in records)))
+
+
+def refuse_overdue(order: Order, snapshot: OrderSnapshot, since: datetime, now: datetime) -> None:
+    """Raises ``ResourceGone`` where the CA has let an order lie for so long that it is given up.
+
+    ``since``: when it was last asked for something.
+    """
+    if is_overdue(since, now, snapshot.expires):
         raise ResourceGone(
-            f"the order is {snapshot.status} since {order.created_at:%Y-%m-%d %H:%M} UTC, and is given up",
+            f"the order is {snapshot.status} since {since:%Y-%m-%d %H:%M} UTC, and is given up",
             problem=snapshot.status,
             ca=order.ca,
         )
 
 
-def _look(world: World, row: WorkRow, order: Order, client: CertificateAuthority) -> Outcome | None:
+def _look(
+    world: World, row: WorkRow, order: Order, client: CertificateAuthority, since: datetime
+) -> Outcome | None:
+    """``since`` as of ``refuse_overdue``."""
     snapshot = client.order(order.url or "")
     if snapshot.status == "pending":
-        refuse_overdue(order, snapshot, world.clock.now())
-        return look_again(
-            world,
-            row,
-            "the CA is looking at the challenges",
-            snapshot.retry_after,
-            since=order.created_at,
-        )
+        refuse_overdue(order, snapshot, since, world.clock.now())
+        reason = "the CA is looking at the challenges"
+        return look_again(world, row, reason, snapshot.retry_after, since=since)
     if snapshot.status in {"ready", "processing", "valid"}:
         return None
     for url in order.authorizations:

@@ -44,13 +44,14 @@ _CLOCKS = timedelta(hours=2)
 """Ours may be an hour off, and then nothing would ever be issued by a CA that gives its orders an hour."""
 
 
-def is_overdue(placed_at: datetime, now: datetime, expires: datetime | None = None) -> bool:
+def is_overdue(asked_at: datetime, now: datetime, expires: datetime | None = None) -> bool:
     """Whether an order that its CA does not end is given up: until then its lineage gets no other one.
 
+    ``asked_at``: when the CA was last asked for something. What we took before that is no delay of its.
     ``expires``: until when the CA said that it would keep it (RFC 8555 section 7.1.3). Where the clocks are so far
     apart that it is over at once, the order has its time nevertheless.
     """
-    return now - placed_at >= _LONGEST or (expires is not None and now - max(expires, placed_at) >= _CLOCKS)
+    return now - asked_at >= _LONGEST or (expires is not None and now - max(expires, asked_at) >= _CLOCKS)
 
 
 def recover(error: CaError, *, placed: bool) -> Recovery:

@@ -107,3 +107,22 @@ def _last_promotion() -> Select[Any]:
 def last_promotion(tx: Transaction, pair_id: int) -> Event | None:
     row = tx.execute(_last_promotion(), {"of_pair": pair_id}).first()
     return _event(row) if row else None
+
+
+@prepared
+def _last_validation() -> Select[Any]:
+    return (
+        select(event)
+        .where(
+            event.c.pair_id == bindparam("of_pair"),
+            event.c.kind == EventKind.VALIDATED.value,
+            event.c.ca == bindparam("of_ca"),
+        )
+        .order_by(event.c.id.desc())
+        .limit(1)
+    )
+
+
+def last_validation(tx: Transaction, pair_id: int, ca: str) -> Event | None:
+    row = tx.execute(_last_validation(), {"of_pair": pair_id, "of_ca": ca}).first()
+    return _event(row) if row else None

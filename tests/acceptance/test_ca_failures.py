@@ -545,9 +545,7 @@ def test_an_order_that_a_ca_leaves_lying_for_hours_is_looked_at_once_and_then_le
     scene.proxy.on(FINALIZE, processing)
     scene.proxy.on(ORDER, processing, times=None)
     assert scene.program.run("issue", scene.name, "--timeout", "2s").status == 3
-    hours_ago = to_microseconds(clock.now() - timedelta(hours=2))
-    change(scene.program, f"UPDATE acme_order SET created_at = {hours_ago}")
-    change(scene.program, f"UPDATE work SET due_at = {hours_ago} WHERE kind = 'order'")
+    finalized_before(scene, timedelta(hours=2))
     scene.proxy.forget()
 
     assert scene.program.run("renew", "--due").status == 3
@@ -585,14 +583,26 @@ def test_an_order_that_has_outlived_its_time_is_placed_anew_at_once_however_ofte
     assert [step for step, _ in scene.orders()] == ["abandoned", "stored"]
 
 
+def placed_before(scene: Broken, lasted: timedelta) -> None:
+    """The orders were placed so long ago, and are due now."""
+    began = to_microseconds(clock.now() - lasted)
+    change(scene.program, f"UPDATE acme_order SET created_at = {began}")
+    change(scene.program, "UPDATE work SET due_at = 1 WHERE kind = 'order'")
+
+
+def finalized_before(scene: Broken, lasted: timedelta) -> None:
+    """Placed, validated and finalized so long ago."""
+    placed_before(scene, lasted)
+    began = to_microseconds(clock.now() - lasted)
+    change(scene.program, f"UPDATE event SET at = {began} WHERE kind = 'validated'")
+
+
 def processing_for(scene: Broken, lasted: timedelta, expires: timedelta = timedelta(days=7)) -> None:
     """An order that was finalized, and that the CA says to be processing ever since; it is looked at once more."""
     scene.proxy.on(FINALIZE, order_document(scene, "processing"))
     scene.proxy.on(ORDER, order_document(scene, "processing"), times=None)
     assert scene.program.run("issue", scene.name, "--timeout", "2s").status == 3
-    began = to_microseconds(clock.now() - lasted)
-    change(scene.program, f"UPDATE acme_order SET created_at = {began}")
-    change(scene.program, f"UPDATE work SET due_at = {began} WHERE kind = 'order'")
+    finalized_before(scene, lasted)
     scene.proxy.calm()
     until = (clock.now() - lasted + expires).strftime("%Y-%m-%dT%H:%M:%SZ")
     scene.proxy.on(ORDER, order_document(scene, "processing", expires=until))
@@ -620,6 +630,43 @@ def test_an_order_that_has_just_expired_is_waited_for_as_our_clock_may_be_wrong(
     scene.program.run("renew", "--due")
 
     assert "abandoned" not in [step for step, _ in scene.orders()]
+
+
+def test_an_order_that_was_finalized_late_has_its_time_from_there(scene: Broken) -> None:
+    scene.proxy.on(FINALIZE, order_document(scene, "processing"))
+    scene.proxy.on(ORDER, order_document(scene, "processing"), times=None)
+    assert scene.program.run("issue", scene.name, "--timeout", "2s").status == 3
+    placed_before(scene, timedelta(hours=37))
+
+    assert scene.program.run("renew", scene.name, "--timeout", "2s").status == 3
+    scene.proxy.calm()
+    scene.proxy.on(ORDER, problem(500, "serverInternal"))
+    scene.program.run("renew", scene.name)
+    scene.program.done("renew", scene.name)
+
+    scene.demand_whole()
+    assert [step for step, _ in scene.orders()] == ["stored"]
+
+
+def test_orders_whose_values_could_not_go_out_for_days_are_not_given_up_when_they_can(
+    lab: ProjectLab, scene: Broken
+) -> None:
+    """What DNS took is no delay of the CA, which has only just been asked."""
+    text = scene.program.config.read_text()
+    scene.program.config.write_text(text.replace('tsig_name = "', 'tsig_name = "not-'))
+    assert scene.program.run("issue", scene.name).status == 1
+    placed_before(scene, timedelta(hours=40))
+    scene.program.config.write_text(text)
+    scene.proxy.on(CHALLENGE, problem(500, "serverInternal"))
+    scene.proxy.on(ORDER, order_document(scene, "pending"), times=3)
+
+    scene.program.run("renew", scene.name)
+    scene.program.done("renew", scene.name)
+
+    scene.demand_whole()
+    assert [step for step, _ in scene.orders()] == ["stored"]
+    assert [step for step, _ in scene.orders(scene.other)] == ["stored"]
+    assert lab.leftovers() == {}
 
 
 def test_an_order_whose_url_never_answers_any_more_is_given_up(scene: Broken) -> None:
