@@ -255,9 +255,14 @@ def _send(order: Order, client: CertificateAuthority) -> OrderSnapshot:
 def _collect(world: World, row: WorkRow, pair: Pair, order: Order, client: CertificateAuthority) -> Outcome:
     """Look at an order that was, or may have been, finalized; fetch its certificate when there is one."""
     snapshot = client.order(order.url or "")
-    since: datetime | None = _finalized_at(world, order)
-    if snapshot.status == "ready":
-        snapshot, since = _send(order, client), None
+    asked_at = _finalized_at(world, order)
+    since: datetime | None = asked_at
+    if snapshot.status == "ready" and row.looks.bit_count() <= 1:
+        # Lost before it arrived, or refused by a copy that lagged behind. Who takes it again and again and stays
+        # ready is asked ever more seldom, at the looks 1, 2, 4, 8 and so on.
+        validation.refuse_overdue(order, snapshot, asked_at, world.clock.now())
+        snapshot = _send(order, client)
+        since = asked_at if snapshot.status == "ready" else None
     return _received(world, row, pair, order, client, snapshot, since)
 
 

@@ -202,10 +202,16 @@ def refuse_overdue(order: Order, snapshot: OrderSnapshot, since: datetime, now: 
 
     ``since``: when it was last asked for something.
     """
-    if is_overdue(since, now, snapshot.expires):
+    _refuse_overdue(order, snapshot.status, since, now, snapshot.expires)
+
+
+def _refuse_overdue(
+    order: Order, status: str, since: datetime, now: datetime, expires: datetime | None = None
+) -> None:
+    if is_overdue(since, now, expires):
         raise ResourceGone(
-            f"the order is {snapshot.status} since {since:%Y-%m-%d %H:%M} UTC, and is given up",
-            problem=snapshot.status,
+            f"the order is {status} since {since:%Y-%m-%d %H:%M} UTC, and is given up",
+            problem=status,
             ca=order.ca,
         )
 
@@ -245,7 +251,9 @@ def _make_room(
         elif snapshot.status != "pending":
             raise _refused(snapshot, order)
     if not over:
-        return look_again(world, row, "the CA is looking at the challenges", wish)
+        since = _asked_at(order, records)
+        _refuse_overdue(order, "pending", since, world.clock.now())
+        return look_again(world, row, "the CA is looking at the challenges", wish, since=since)
     with world.store.write() as tx:
         work.hold(tx, row)
         orders.set_state(tx, over, RecordState.SPENT)

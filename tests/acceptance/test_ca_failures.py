@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from email.utils import format_datetime
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
@@ -28,8 +28,9 @@ from dualcert.lifecycle import inventory
 from dualcert.lifecycle.driver import Scope, run_until
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.inventory import PairRequest
-from dualcert.lifecycle.world import World
+from dualcert.lifecycle.world import Lazy, World
 from dualcert.model.work import Later, Outcome, WorkRow
+from dualcert.ports.dns import DnsProvider
 from tests.brokenca import (
     AUTHORIZATION,
     CERTIFICATE,
@@ -630,6 +631,87 @@ def test_an_order_that_has_just_expired_is_waited_for_as_our_clock_may_be_wrong(
     scene.program.run("renew", "--due")
 
     assert "abandoned" not in [step for step, _ in scene.orders()]
+
+
+def test_an_order_that_stays_ready_is_finalized_ever_more_seldom(scene: Broken) -> None:
+    ready = order_document(scene, "ready")
+    scene.proxy.on(FINALIZE, ready, times=None)
+    scene.proxy.on(ORDER, ready, times=None)
+
+    assert scene.program.run("issue", scene.name, "--timeout", "8s").status == 3
+
+    assert 2 < scene.proxy.count(FINALIZE) < 8
+    assert scene.proxy.count(ORDER) > 8
+    scene.proxy.calm()
+    scene.program.done("renew", scene.name)
+    scene.demand_whole()
+    assert [step for step, _ in scene.orders()] == ["stored"]
+
+
+def test_an_order_that_stays_ready_for_days_is_given_up(scene: Broken) -> None:
+    ready = order_document(scene, "ready")
+    scene.proxy.on(FINALIZE, ready)
+    scene.proxy.on(ORDER, ready, times=None)
+    assert scene.program.run("issue", scene.name, "--timeout", "2s").status == 3
+    finalized_before(scene, timedelta(hours=100))
+    scene.proxy.calm()
+    scene.proxy.forget()
+    scene.proxy.on(ORDER, ready)
+
+    scene.program.done("renew", "--due")
+
+    scene.demand_whole()
+    assert [step for step, _ in scene.orders()] == ["abandoned", "stored"]
+    assert scene.proxy.count(FINALIZE) == 1, "the new one's"
+
+
+class Narrow:
+    """A DNS provider with room for one value at a name."""
+
+    capacity = 1
+
+    def __init__(self, real: DnsProvider) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def narrowed(world: World) -> World:
+    binding = world.dns_of("lab")
+    real = binding.provider()
+    return replace(
+        world, dns={"lab": replace(binding, provider=Lazy(lambda: cast("DnsProvider", Narrow(real))))}
+    )
+
+
+def test_an_order_of_which_only_one_value_has_room_is_given_up_too_where_its_ca_never_ends(
+    lab: ProjectLab, scene: Broken
+) -> None:
+    build = with_world(narrowed)
+    names = (scene.name, f"*.{scene.name}")
+    well = pebble_of(lab, scene.other).directory_url
+    change_ca(scene.program.config, scene.other, directory="https://127.0.0.1:1/dir")
+    url, token = f"{scene.proxy.url}/chalZ/x", "a" * 43
+    challenge = {"type": "dns-01", "url": url, "token": token, "status": "processing"}
+    identifier = {"type": "dns", "value": scene.name}
+    pending = {"status": "pending", "identifier": identifier, "challenges": [challenge]}
+    scene.proxy.on(CHALLENGE, with_json(challenge), times=None)
+    scene.proxy.on(AUTHORIZATION, with_json(pending), skip=2, times=None)
+    assert scene.program.run("issue", *names, "--timeout", "5s", build=build).status == 1
+    assert set(scene.rows("SELECT state FROM challenge_record")) == {("answered",), ("remembered",)}
+    change_ca(scene.program.config, scene.other, directory=well)
+    placed_before(scene, timedelta(hours=37))
+    began = to_microseconds(clock.now() - timedelta(hours=37))
+    change(scene.program, f"UPDATE challenge_record SET since = {began}")
+    scene.proxy.calm()
+    scene.proxy.on(AUTHORIZATION, with_json(pending), skip=1)
+
+    assert scene.program.run("renew", "--due", "--timeout", "30s", build=build).status == 0
+
+    scene.demand_whole()
+    assert [step for step, _ in scene.orders()] == ["abandoned", "stored"]
+    assert lab.leftovers() == {}
 
 
 def test_an_order_that_was_finalized_late_has_its_time_from_there(scene: Broken) -> None:
