@@ -207,8 +207,8 @@ def verify(world: World, row: WorkRow) -> Outcome:
     with world.store.read() as tx:
         want = read_wanted(tx, row.pair_id)
         deploying = work.get(tx, WorkKind.DEPLOYMENT, row.pair_id, target=row.target) is not None
-        others = want is not None and deployments.others_there(
-            tx, row.pair_id, row.target, want.certificate.id
+        others = want is not None and deployments.replaced_there(
+            tx, row.pair_id, row.target, want.state.epoch, want.certificate.id
         )
     if want is None or deploying:
         # What is to be seen is not there yet; the deployment asks for a look when it is.
@@ -281,7 +281,7 @@ def _seen(world: World, row: WorkRow, target: TargetBinding, want: Wanted, *, pu
             certificate=serving.id,
         )
         if purged:
-            deployments.others_left(tx, row.pair_id, row.target, serving.id)
+            deployments.replaced_left(tx, row.pair_id, row.target, want.state.epoch, serving.id)
             cause = "replaced keys have left the target"
             events.record(tx, EventKind.KEY_PURGED, cause, pair=row.pair_id, target=row.target)
         if (state.epoch, state.serving) != (want.state.epoch, want.state.serving):

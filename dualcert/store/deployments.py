@@ -6,7 +6,20 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Insert, Select, Update, bindparam, func, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Insert,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from dualcert.model.deployment import How, Observation
 from dualcert.store.columns import instant
@@ -84,31 +97,38 @@ def verified_in(tx: Transaction, pair_id: int, epoch: int, *, after: int = 0) ->
     return {row.target: instant(row.at) for row in rows}
 
 
-def _others() -> tuple[ColumnElement[bool], ...]:
-    other = deployment.c.certificate_id != bindparam("this")
-    return (*_of("pair_id", "target"), other, deployment.c.left_at.is_(None))
+def _replaced() -> tuple[ColumnElement[bool], ...]:
+    """What came before the certificate, in the order of ``dualcert.ports.deploy.Version``, and has not left."""
+    this: BindParameter[int] = bindparam("this")
+    epoch: BindParameter[int] = bindparam("in_epoch")
+    before = and_(deployment.c.epoch == epoch, deployment.c.certificate_id < this)
+    earlier = or_(deployment.c.epoch < epoch, before)
+    other = deployment.c.certificate_id != this
+    return (*_of("pair_id", "target"), earlier, other, deployment.c.left_at.is_(None))
+
+
+def _after(pair_id: int, target: str, epoch: int, certificate_id: int) -> dict[str, Any]:
+    return {"of_pair_id": pair_id, "of_target": target, "in_epoch": epoch, "this": certificate_id}
 
 
 @prepared
-def _others_there() -> Select[Any]:
-    return select(deployment.c.id).where(*_others())
+def _replaced_there() -> Select[Any]:
+    return select(deployment.c.id).where(*_replaced())
 
 
-def others_there(tx: Transaction, pair_id: int, target: str, certificate_id: int) -> bool:
-    """Whether another certificate's key of the pair has not left the target yet."""
-    values = {"of_pair_id": pair_id, "of_target": target, "this": certificate_id}
-    return tx.execute(_others_there(), values).first() is not None
+def replaced_there(tx: Transaction, pair_id: int, target: str, epoch: int, certificate_id: int) -> bool:
+    """Whether a key that the certificate has replaced in this epoch has not left the target yet."""
+    return tx.execute(_replaced_there(), _after(pair_id, target, epoch, certificate_id)).first() is not None
 
 
 @prepared
 def _leave() -> Update:
-    return update(deployment).where(*_others())
+    return update(deployment).where(*_replaced())
 
 
-def others_left(tx: Transaction, pair_id: int, target: str, certificate_id: int) -> None:
-    """Every other certificate's key of the pair has left the target."""
-    values = {"of_pair_id": pair_id, "of_target": target, "this": certificate_id, "left_at": tx.at}
-    tx.execute(_leave(), values)
+def replaced_left(tx: Transaction, pair_id: int, target: str, epoch: int, certificate_id: int) -> None:
+    """The keys that the certificate has replaced in this epoch have left the target; what came later has not."""
+    tx.execute(_leave(), {**_after(pair_id, target, epoch, certificate_id), "left_at": tx.at})
 
 
 @prepared

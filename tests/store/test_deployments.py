@@ -22,7 +22,7 @@ def test_an_arrival_is_recorded_once_for_each_epoch(store: Store) -> None:
 def test_a_certificate_that_left_arrives_anew(store: Store) -> None:
     with store.write() as tx:
         deployments.arrived(tx, 1, WEB, 0, 10)
-        deployments.others_left(tx, 1, WEB, 11)
+        deployments.replaced_left(tx, 1, WEB, 1, 11)
         assert deployments.arrived(tx, 1, WEB, 0, 10)
 
 
@@ -59,19 +59,40 @@ def test_replaced_keys_are_there_until_they_have_left(store: Store) -> None:
         deployments.arrived(tx, 1, WEB, 0, 10)
         deployments.arrived(tx, 1, MAIL, 0, 10)
         deployments.arrived(tx, 2, WEB, 0, 20)
-        assert not deployments.others_there(tx, 1, WEB, 10)
+        assert not deployments.replaced_there(tx, 1, WEB, 0, 10)
         deployments.arrived(tx, 1, WEB, 1, 11)
-        assert deployments.others_there(tx, 1, WEB, 11)
-        deployments.others_left(tx, 1, WEB, 11)
-        assert not deployments.others_there(tx, 1, WEB, 11)
-        assert deployments.others_there(tx, 1, MAIL, 11)
-        assert deployments.others_there(tx, 2, WEB, 11)
+        assert deployments.replaced_there(tx, 1, WEB, 1, 11)
+        deployments.replaced_left(tx, 1, WEB, 1, 11)
+        assert not deployments.replaced_there(tx, 1, WEB, 1, 11)
+        assert deployments.replaced_there(tx, 1, MAIL, 1, 11)
+        assert deployments.replaced_there(tx, 2, WEB, 1, 11)
+
+
+def test_a_key_that_came_later_has_not_left_with_what_was_replaced(store: Store) -> None:
+    with store.write() as tx:
+        for epoch, number in ((0, 10), (1, 11), (1, 13), (2, 12)):
+            deployments.arrived(tx, 1, WEB, epoch, number)
+        deployments.replaced_left(tx, 1, WEB, 1, 11)
+        assert not deployments.replaced_there(tx, 1, WEB, 1, 11)
+        assert deployments.replaced_there(tx, 1, WEB, 2, 12)
+        deployments.replaced_left(tx, 1, WEB, 1, 13)
+        assert not deployments.arrived(tx, 1, WEB, 2, 12)
+        assert deployments.arrived(tx, 1, WEB, 0, 10)
+
+
+def test_a_certificate_that_came_back_is_not_replaced_by_itself(store: Store) -> None:
+    with store.write() as tx:
+        for epoch, number in ((0, 10), (1, 11), (2, 10)):
+            deployments.arrived(tx, 1, WEB, epoch, number)
+        deployments.replaced_left(tx, 1, WEB, 2, 10)
+        assert not deployments.arrived(tx, 1, WEB, 0, 10)
+        assert deployments.arrived(tx, 1, WEB, 1, 11)
 
 
 def test_whether_a_certificate_ever_was_at_a_target(store: Store) -> None:
     with store.write() as tx:
         deployments.arrived(tx, 1, WEB, 0, 10)
-        deployments.others_left(tx, 1, WEB, 11)
+        deployments.replaced_left(tx, 1, WEB, 1, 11)
         assert deployments.was_deployed(tx, 1, 10)
         assert not deployments.was_deployed(tx, 1, 11)
         assert not deployments.was_deployed(tx, 2, 10)

@@ -120,7 +120,7 @@ class Scene:
         held = certificate or one.good
         with self.store.write() as tx:
             deployments.verified(tx, one.pair.id, target, epoch, held.id)
-            deployments.others_left(tx, one.pair.id, target, held.id)
+            deployments.replaced_left(tx, one.pair.id, target, epoch, held.id)
 
     def serve(self, one: Subject, target: str, come: float, seen: float) -> None:
         self.at(come)

@@ -123,8 +123,8 @@ ACTS: dict[str, Act] = {
     "arrival": lambda tx, pair, row: deployments.arrived(tx, pair.id, "web", 0, 1),
     "verified": lambda tx, pair, row: deployments.verified(tx, pair.id, "web", 0, 1),
     "verified in an epoch": lambda tx, pair, row: deployments.verified_in(tx, pair.id, 0),
-    "others at a target": lambda tx, pair, row: deployments.others_there(tx, pair.id, "web", 1),
-    "others have left": lambda tx, pair, row: deployments.others_left(tx, pair.id, "web", 1),
+    "others at a target": lambda tx, pair, row: deployments.replaced_there(tx, pair.id, "web", 1, 1),
+    "others have left": lambda tx, pair, row: deployments.replaced_left(tx, pair.id, "web", 1, 1),
     "observe": lambda tx, pair, row: deployments.observe(tx, pair.id, "web", b"", How.WIRE),
     "observations": lambda tx, pair, row: deployments.observations(tx, [pair.id]),
     "want a revocation": lambda tx, pair, row: revocations.want(

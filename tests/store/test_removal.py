@@ -100,7 +100,7 @@ def test_a_pair_that_is_ended_has_left_everything_but_its_history(
     with store.read() as tx:
         assert pairs.by_name(tx, "example.com") is None
         assert work.of_pairs(tx, [pair.id]) == []
-        assert not deployments.others_there(tx, pair.id, "web", 0)
+        assert not deployments.replaced_there(tx, pair.id, "web", 9, 0)
         assert len(former.certificates) == 2
         assert pairs.names_of(tx, [pair.id]) == {pair.id: "example.com"}
     told = list(history.tell(world, history.of_name(world, "EXAMPLE.com")))

@@ -8,6 +8,7 @@ from dualcert.lifecycle import promotion
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.promotion import Wish
 from dualcert.lifecycle.world import World
+from dualcert.model.pair import Pair
 from dualcert.model.work import Done, Later, WorkKind
 from dualcert.ports.deploy import Placement, Version
 from dualcert.store import Store, claims, compromise, deployments, events, pairs, work
@@ -37,9 +38,8 @@ def take_steps(world: World) -> None:
             assert engine.advance(rows) == [Done()]
 
 
-def test_what_was_deployed_while_an_earlier_certificate_was_looked_for_is_looked_for_too(
-    store: Store, world: World, setting: Setting
-) -> None:
+def failed_over_meanwhile(store: Store, world: World, setting: Setting) -> Pair:
+    """A renewed certificate was seen, and while the one before it left the target, the pair was failed over."""
     with store.write() as tx:
         pair = a_pair(tx)
         before = issued(tx, world, pair, PRIMARY)
@@ -76,11 +76,37 @@ def test_what_was_deployed_while_an_earlier_certificate_was_looked_for_is_looked
     with store.write() as tx:
         work.release(tx, [looking])
     take_steps(world)
+    return pair
+
+
+def test_what_was_deployed_while_an_earlier_certificate_was_looked_for_is_looked_for_too(
+    store: Store, world: World, setting: Setting
+) -> None:
+    pair = failed_over_meanwhile(store, world, setting)
 
     with store.read() as tx:
         assert pairs.state(tx, pair.id).epoch == 1
         assert set(deployments.verified_in(tx, pair.id, 1)) == {"web"}
         assert work.of_pairs(tx, [pair.id], AT_A_TARGET) == []
+
+
+def test_a_key_that_came_while_an_earlier_certificate_was_looked_for_is_there_until_it_is_replaced(
+    store: Store, world: World, setting: Setting
+) -> None:
+    pair = failed_over_meanwhile(store, world, setting)
+    target = setting.targets["web"]
+
+    with store.read() as tx:
+        serving = pairs.state(tx, pair.id).serving
+        assert serving is not None
+        assert compromise.at_target(tx, "web", tx.now, None)[-1] == serving
+    assert len(target.versions[pair.name]) == 1
+
+    with store.write() as tx:
+        renewed = give_role(tx, pair, issued(tx, world, pair, BACKUP))
+        work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target="web")
+    take_steps(world)
+    assert [one.sha256 for one in target.versions[pair.name].values()] == [renewed.sha256]
 
 
 def test_a_key_at_a_target_that_did_not_reload_is_known_to_be_there(
