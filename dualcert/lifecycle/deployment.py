@@ -207,18 +207,18 @@ def verify(world: World, row: WorkRow) -> Outcome:
     with world.store.read() as tx:
         want = read_wanted(tx, row.pair_id)
         deploying = work.get(tx, WorkKind.DEPLOYMENT, row.pair_id, target=row.target) is not None
-        others = want is not None and deployments.replaced_there(
+        replaced = want is not None and deployments.replaced_there(
             tx, row.pair_id, row.target, want.state.epoch, want.certificate.id
         )
     if want is None or deploying:
         # What is to be seen is not there yet; the deployment asks for a look when it is.
         return _leave_it(world, row)
     problem = _look(target, want)
+    failure = Failure(began, row.attempts, row.since, world.draw())
     if problem is not None:
-        return _not_seen(world, row, want, problem, Failure(began, row.attempts, row.since, world.draw()))
-    if others:
-        target.deployer().purge(want.pair.name, want.version)
-    return _seen(world, row, target, want, purged=others)
+        return _not_seen(world, row, want, problem, failure)
+    outcome = _seen(world, row, target, want, replaced=replaced)
+    return outcome if outcome is not None else _purge(world, row, target, want, failure)
 
 
 def _leave_it(world: World, row: WorkRow) -> Outcome:
@@ -263,30 +263,59 @@ def _not_seen(world: World, row: WorkRow, want: Wanted, problem: ProbeFailed, fa
     return Later(_again_at(world, problem, failure), str(problem), failed=True)
 
 
-def _seen(world: World, row: WorkRow, target: TargetBinding, want: Wanted, *, purged: bool) -> Outcome:
+def _seen(
+    world: World, row: WorkRow, target: TargetBinding, want: Wanted, *, replaced: bool
+) -> Outcome | None:
+    """Written down before the replaced key leaves: should that fail, what waits for the look goes on all the same.
+
+    None where that key is to leave now.
+    """
     how = How.WIRE if target.endpoints else How.STORED
     serving = want.certificate
     with world.store.write() as tx:
         work.hold(tx, row)
-        state = pairs.state(tx, row.pair_id)
         deployments.observe(tx, row.pair_id, row.target, serving.sha256, how)
-        deployments.verified(tx, row.pair_id, row.target, want.state.epoch, serving.id)
+        first = deployments.verified(tx, row.pair_id, row.target, want.state.epoch, serving.id)
         certificates.proved(tx, serving.spki)
-        events.record(
-            tx,
-            EventKind.VERIFIED,
-            f"seen by {how.value}",
-            pair=row.pair_id,
-            target=row.target,
-            certificate=serving.id,
-        )
-        if purged:
-            deployments.replaced_left(tx, row.pair_id, row.target, want.state.epoch, serving.id)
-            cause = "replaced keys have left the target"
-            events.record(tx, EventKind.KEY_PURGED, cause, pair=row.pair_id, target=row.target)
-        if (state.epoch, state.serving) != (want.state.epoch, want.state.serving):
-            # Its deployment may be through, and this is the look that it asked for.
-            return Later(tx.now, "another certificate should serve by now")
+        if first or not replaced:
+            # Not at each try to have the replaced key leave.
+            cause, held = f"seen by {how.value}", serving.id
+            what = EventKind.VERIFIED
+            events.record(tx, what, cause, pair=row.pair_id, target=row.target, certificate=held)
+        if (overtaken := _overtaken(tx, want)) is not None:
+            return overtaken
         work.wake(tx, WorkKind.REVOCATION, row.pair_id)
+        if replaced:
+            return None
         work.finish(tx, row)
     return Done()
+
+
+def _purge(world: World, row: WorkRow, target: TargetBinding, want: Wanted, failure: Failure) -> Outcome:
+    problem: DeployError | None = None
+    try:
+        target.deployer().purge(want.pair.name, want.version)
+    except DeployError as error:
+        problem = error
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        if problem is None:
+            deployments.replaced_left(tx, row.pair_id, row.target, want.state.epoch, want.certificate.id)
+            cause = "replaced keys have left the target"
+            events.record(tx, EventKind.KEY_PURGED, cause, pair=row.pair_id, target=row.target)
+        elif row.reason != str(problem):
+            events.record(tx, EventKind.FAILED, problem.reason, pair=row.pair_id, target=row.target)
+        if (overtaken := _overtaken(tx, want)) is not None:
+            return overtaken
+        if problem is None:
+            work.finish(tx, row)
+            return Done()
+    return Later(_again_at(world, problem, failure), str(problem), failed=True)
+
+
+def _overtaken(tx: Transaction, want: Wanted) -> Later | None:
+    """Another look at once, where something else should serve by now: its deployment may be through, and have asked."""
+    state = pairs.state(tx, want.pair.id)
+    if (state.epoch, state.serving) == (want.state.epoch, want.state.serving):
+        return None
+    return Later(tx.now, "another certificate should serve by now")

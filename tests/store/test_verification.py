@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
+from dualcert.errors import DeployError
 from dualcert.lifecycle import promotion
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.promotion import Wish
 from dualcert.lifecycle.world import World
 from dualcert.model.pair import Pair
-from dualcert.model.work import Done, Later, WorkKind
+from dualcert.model.work import ANOTHER_STEP, Done, Later, WorkKind
 from dualcert.ports.deploy import Placement, Version
 from dualcert.store import Store, claims, compromise, deployments, events, pairs, work
 from dualcert.testing.clock import FakeClock
@@ -107,6 +110,54 @@ def test_a_key_that_came_while_an_earlier_certificate_was_looked_for_is_there_un
         work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target="web")
     take_steps(world)
     assert [one.sha256 for one in target.versions[pair.name].values()] == [renewed.sha256]
+
+
+def test_what_was_seen_counts_although_the_replaced_key_cannot_leave(
+    store: Store, world: World, setting: Setting, clock: FakeClock
+) -> None:
+    with store.write() as tx:
+        pair = a_pair(tx)
+        give_role(tx, pair, issued(tx, world, pair, PRIMARY))
+        backup = give_role(tx, pair, issued(tx, world, pair, BACKUP))
+        work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target="web")
+    take_steps(world)
+    promotion.failover(world, pair, Wish(revoke=True))
+    with store.write() as tx:
+        [waiting] = claims.claim(tx, "a waiting one", kinds=[WorkKind.REVOCATION], limit=1)
+        later = tx.now + timedelta(minutes=5)
+        work.put_back(tx, waiting, due_at=later, reason="not seen yet", waiting_for=ANOTHER_STEP)
+    assert step(world, WorkKind.DEPLOYMENT) == [Done()]
+    target = setting.targets["web"]
+
+    def refuse() -> None:
+        raise DeployError("cannot purge .versions: permission denied", name=pair.name)
+
+    target.before_step = refuse
+    engine = Engine(world)
+    for tries in (1, 2):
+        [[row]] = engine.claim([WorkKind.VERIFICATION], 1)
+        [failed] = engine.advance([row])
+        assert isinstance(failed, Later)
+        assert failed.failed
+        assert "permission denied" in failed.reason
+        engine.settle(row, failed)
+        with store.read() as tx:
+            assert set(deployments.verified_in(tx, pair.id, 1)) == {"web"}
+            [seen] = deployments.observations(tx, [pair.id])
+            assert (seen.sha256, seen.problem) == (backup.sha256, None)
+            kinds = [one.kind for one in events.page(tx, pairs=[pair.id])]
+            assert (kinds.count("verified"), kinds.count("failed")) == (2, 1)
+            [revocation] = work.of_pairs(tx, [pair.id], [WorkKind.REVOCATION])
+            assert revocation.due_at is not None
+            assert revocation.due_at < later, f"woken after {tries} tries"
+            assert deployments.replaced_there(tx, pair.id, "web", 1, backup.id)
+        clock.advance(timedelta(hours=1))
+
+    target.before_step = lambda: None
+    assert step(world, WorkKind.VERIFICATION) == [Done()]
+    assert [one.sha256 for one in target.versions[pair.name].values()] == [backup.sha256]
+    with store.read() as tx:
+        assert not deployments.replaced_there(tx, pair.id, "web", 1, backup.id)
 
 
 def test_a_key_at_a_target_that_did_not_reload_is_known_to_be_there(
