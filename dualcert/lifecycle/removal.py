@@ -6,6 +6,7 @@ target that was given back to its pair meanwhile gets it back.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
@@ -13,12 +14,13 @@ from dualcert.errors import DeployError, InvalidName, Refused, UsageProblem
 from dualcert.lifecycle import switching
 from dualcert.lifecycle.looking import look_again
 from dualcert.lifecycle.revocation import block_if_compromised
-from dualcert.lifecycle.world import World
+from dualcert.lifecycle.world import TargetBinding, World
 from dualcert.model import names as naming
 from dualcert.model.events import EventKind
 from dualcert.model.pair import Pair
 from dualcert.model.signal import Reason
 from dualcert.model.work import Done, Outcome, WorkKind, WorkRow
+from dualcert.ports.deploy import place_of
 from dualcert.store import Transaction, certificates, events, pairs, revocations, work
 from dualcert.store import removal as ended
 from dualcert.store.removal import Former
@@ -115,13 +117,8 @@ def take_from(tx: Transaction, pair_id: int, target: str) -> None:
 
 def came_late(tx: Transaction, pair_id: int, target: str) -> None:
     """Something was put to a target by a step that had lost its lease: should it not be there, it goes again."""
-    if not _wanted(tx, pair_id, target):
+    if target not in _targets(tx, pair_id):
         work.schedule(tx, WorkKind.REMOVAL, pair_id, tx.now, target=target)
-
-
-def _wanted(tx: Transaction, pair_id: int, target: str) -> bool:
-    pair = pairs.by_id(tx, pair_id)
-    return pair is not None and target in pair.targets
 
 
 def _name_of(tx: Transaction, pair_id: int) -> str | None:
@@ -131,14 +128,29 @@ def _name_of(tx: Transaction, pair_id: int) -> str | None:
     return name if holder is None or holder.id == pair_id else None
 
 
+def _targets(tx: Transaction, pair_id: int) -> tuple[str, ...]:
+    pair = pairs.by_id(tx, pair_id)
+    return pair.targets if pair is not None else ()
+
+
+def _in_one_place(world: World, target: TargetBinding, others: Collection[str]) -> list[str]:
+    """Those of the others that serve from the very place of this target: what is removed here is gone there."""
+    place = place_of(target.deployer())
+    if place is None:
+        return []
+    return [other for other in others if place_of(world.target(other).deployer()) == place]
+
+
 def advance(world: World, row: WorkRow) -> Outcome:
     """Take a pair from a target, unless it should be there."""
     with world.store.read() as tx:
-        wanted = _wanted(tx, row.pair_id, row.target)
-        name = _name_of(tx, row.pair_id)
-    if wanted or name is None:
-        return _concluded(world, row)
+        name, targets = _name_of(tx, row.pair_id), _targets(tx, row.pair_id)
+    if name is None or row.target in targets:
+        return _concluded(world, row, targets)
     target = world.target(row.target)
+    if staying := _in_one_place(world, target, targets):
+        cause = f"its files stay for {', '.join(staying)}: it is the same place"
+        return _concluded(world, row, targets, cause)
     with switching.alone(world, target, row.owner or "") as ours:
         if not ours:
             return look_again(world, row, f"another process is switching {target.name}")
@@ -150,19 +162,23 @@ def advance(world: World, row: WorkRow) -> Outcome:
                 remedy="See whether something else writes to this target.",
                 name=name,
             )
-    return _concluded(world, row)
+    return _concluded(world, row, targets)
 
 
-def _concluded(world: World, row: WorkRow) -> Outcome:
+def _concluded(
+    world: World, row: WorkRow, before: Collection[str], cause: str = "its files and keys are gone"
+) -> Outcome:
+    """``before``: the targets that the pair had when it was looked whether it should be here."""
     with world.store.write() as tx:
         work.hold(tx, row)
-        if _wanted(tx, row.pair_id, row.target):
-            # Given back while it was taken away, maybe.
-            if pairs.state(tx, row.pair_id).serving is not None:
-                work.schedule(tx, WorkKind.DEPLOYMENT, row.pair_id, tx.now, target=row.target)
-        else:
+        now = _targets(tx, row.pair_id)
+        # Given back while it was taken away, maybe; or given to another target that has the same place.
+        given = [target for target in now if target == row.target or target not in before]
+        if given and pairs.state(tx, row.pair_id).serving is not None:
+            for target in given:
+                work.schedule(tx, WorkKind.DEPLOYMENT, row.pair_id, tx.now, target=target)
+        if row.target not in now:
             ended.left(tx, row.pair_id, row.target)
-            cause = "its files and keys are gone"
             events.record(tx, EventKind.LEFT_TARGET, cause, pair=row.pair_id, target=row.target)
         work.finish(tx, row)
         work.wake(tx, WorkKind.REVOCATION, row.pair_id)

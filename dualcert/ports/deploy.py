@@ -107,6 +107,21 @@ class CheckingDeployer(Deployer, Protocol):
         ...
 
 
+class PlacedDeployer(Deployer, Protocol):
+    """A deployer that can say where it puts pairs: an optional capability, known by ``place_of``."""
+
+    def place(self) -> str:
+        """The same for all targets of this kind where one reads, and removes, what another has put."""
+        ...
+
+
+def place_of(deployer: Deployer) -> object:
+    """Equal for two deployers if they have one place; None where the deployer cannot say, or has it alone."""
+    if not hasattr(deployer, "place"):
+        return None
+    return type(deployer), cast("PlacedDeployer", deployer).place()
+
+
 def check_of(deployer: Deployer) -> Callable[[], None] | None:
     """How the deployer looks beforehand; None where it cannot."""
     return cast("CheckingDeployer", deployer).check if hasattr(deployer, "check") else None

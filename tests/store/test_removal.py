@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from sqlalchemy import update
@@ -12,12 +15,13 @@ from dualcert.errors import UsageProblem
 from dualcert.lifecycle import history, inventory, removal
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.inventory import Changes
-from dualcert.lifecycle.world import World
+from dualcert.lifecycle.world import Lazy, TargetBinding, World
 from dualcert.model.deployment import How
 from dualcert.model.events import EventKind
 from dualcert.model.pair import KeyType, Pair
 from dualcert.model.signal import Reason
 from dualcert.model.work import Done, Later, Waiting, WorkKind
+from dualcert.plugins.deploy.files import FilesDeployer, FilesOptions
 from dualcert.ports.deploy import Placement, Version
 from dualcert.store import (
     Store,
@@ -301,6 +305,105 @@ def test_a_target_given_back_is_not_left(store: Store, world: World, setting: Se
     assert setting.targets["web"].changes == 0
     with store.read() as tx:
         assert work.of_pairs(tx, [pair.id], [WorkKind.REMOVAL]) == []
+
+
+# --- targets that serve from one place -------------------------------------------------------------------
+
+
+class Overtaken(FilesDeployer):
+    """``meanwhile`` happens before a removal touches anything."""
+
+    meanwhile: ClassVar[list[Callable[[], None]]] = []
+
+    def remove(self, pair: str) -> None:
+        while self.meanwhile:
+            self.meanwhile.pop()()
+        super().remove(pair)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Which both targets of ``one_place`` serve from, called so in two ways."""
+    (tmp_path / "live").mkdir()
+    (tmp_path / "also-live").symlink_to("live")
+    return tmp_path / "live"
+
+
+@pytest.fixture
+def one_place(world: World, folder: Path) -> World:
+    def binding(name: str, directory: Path) -> TargetBinding:
+        options = FilesOptions(directory=directory, reload=("true", name))
+        return TargetBinding(name, Lazy(lambda: Overtaken(options)), ())
+
+    targets = {"web": binding("web", folder), "mail": binding("mail", folder.with_name("also-live"))}
+    return dataclasses.replace(world, targets=targets)
+
+
+def deployed(world: World, *targets: str) -> Pair:
+    with world.store.write() as tx:
+        pair = a_pair(tx, "example.com", targets=targets)
+        give_role(tx, pair, issued(tx, world, pair, PRIMARY))
+        for target in targets:
+            work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target=target)
+    take_steps(world)
+    return pair
+
+
+def test_a_target_that_is_left_does_not_take_what_another_one_serves_from_the_same_place(
+    store: Store, one_place: World, folder: Path
+) -> None:
+    pair = deployed(one_place, "web", "mail")
+
+    inventory.change(one_place, pair, Changes(targets=("web",)))
+    take_steps(one_place)
+
+    assert (folder / pair.name / "privkey.pem").exists()
+    with store.read() as tx:
+        assert not deployments.replaced_there(tx, pair.id, "mail", 9, 0)
+        assert deployments.replaced_there(tx, pair.id, "web", 9, 0)
+        assert [one.target for one in deployments.observations(tx, [pair.id])] == ["web"]
+        [left] = [one for one in events.page(tx, pairs=[pair.id]) if one.kind == EventKind.LEFT_TARGET]
+        assert (left.target, left.cause) == ("mail", "its files stay for web: it is the same place")
+
+    held = current(store, pair.name)
+    removal.remove(one_place, held, None)
+    take_steps(one_place)
+    assert list(folder.rglob("*.pem")) == []
+
+
+def test_a_pair_that_leaves_all_targets_of_one_place_leaves_nothing(
+    store: Store, one_place: World, folder: Path
+) -> None:
+    pair = deployed(one_place, "web", "mail")
+    inventory.change(one_place, pair, Changes(targets=()))
+    take_steps(one_place)
+    assert list(folder.rglob("*.pem")) == []
+
+
+def test_what_another_target_was_given_in_the_same_place_meanwhile_comes_back(
+    store: Store, one_place: World, folder: Path
+) -> None:
+    pair = deployed(one_place, "mail")
+    inventory.change(one_place, pair, Changes(targets=()))
+
+    def give() -> None:
+        inventory.change(one_place, current(store, pair.name), Changes(targets=("web",)))
+        engine = Engine(one_place)
+        [[row]] = engine.claim([WorkKind.DEPLOYMENT], 1)
+        assert engine.advance([row]) == [Done()]
+
+    Overtaken.meanwhile.append(give)
+    take_steps(one_place)
+
+    assert Overtaken.meanwhile == []
+    assert (folder / pair.name / "privkey.pem").exists()
+
+
+def current(store: Store, name: str) -> Pair:
+    with store.read() as tx:
+        found = pairs.by_name(tx, name)
+    assert found is not None
+    return found
 
 
 # --- how it is found -------------------------------------------------------------------------------------

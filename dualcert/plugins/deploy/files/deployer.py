@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -82,6 +83,9 @@ class FilesDeployer:
             owed = self._activation.owed()
         if owed:
             self._activation.settle()
+
+    def place(self) -> str:
+        return os.path.realpath(self._directory)
 
     def check(self) -> None:
         with explained("make", self._directory):
