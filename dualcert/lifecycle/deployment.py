@@ -22,10 +22,14 @@ from dualcert.model.work import Done, Later, Outcome, WorkKind, WorkRow
 from dualcert.policy import backoff
 from dualcert.policy.backoff import Failure
 from dualcert.ports.deploy import Deployer, Held, Placement, Version
+from dualcert.ports.singling import single_out
 from dualcert.store import Transaction, certificates, deployments, events, pairs, work
 
 _LOOKS = 16
 """About ten seconds of looking until an endpoint that shows another certificate counts as a failure."""
+
+_PATIENCE = 30.0
+"""Seconds after which no further question is asked of a target that has failed to answer one."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def _switch(world: World, rows: Sequence[WorkRow], target: TargetBinding) -> lis
                 problems[row.id] = error
     if placements:
         _write_down(world, handed)
-        problems.update(_apply(target, placements))
+        problems.update(_apply(world, target, placements))
     outcomes = []
     for row in rows:
         failure = Failure(began, row.attempts, row.since, world.draw())
@@ -128,13 +132,15 @@ def _placement(world: World, want: Wanted) -> Placement:
     )
 
 
-def _apply(target: TargetBinding, placements: dict[int, Placement]) -> dict[int, DualcertError | None]:
+def _apply(
+    world: World, target: TargetBinding, placements: dict[int, Placement]
+) -> dict[int, DualcertError | None]:
     deployer = target.deployer()
     try:
         results = deployer.deploy(list(placements.values()))
     except DeployError as error:
         return dict.fromkeys(placements, error)
-    held = _read_back(deployer, [placement.pair for placement in placements.values()])
+    held = _read_back(world, deployer, [placement.pair for placement in placements.values()])
     found: dict[int, DualcertError | None] = {}
     for number, placement in placements.items():
         there = held.get(placement.pair)
@@ -151,14 +157,12 @@ def _apply(target: TargetBinding, placements: dict[int, Placement]) -> dict[int,
     return found
 
 
-def _read_back(deployer: Deployer, pairs: Sequence[str]) -> dict[str, Held | DeployError | None]:
-    """What is held for each; where that cannot be read of one, the others are asked about one by one."""
-    try:
-        return dict(deployer.read_back(pairs))
-    except DeployError as error:
-        if len(pairs) == 1:
-            return {pairs[0]: error}
-    return {pair: held for one in pairs for pair, held in _read_back(deployer, [one]).items()}
+def _read_back(
+    world: World, deployer: Deployer, pairs: Sequence[str]
+) -> dict[str, Held | DeployError | None]:
+    """What is held for each. One that cannot be read fails alone; a target that hangs is not held for long."""
+    until = world.clock.monotonic() + _PATIENCE
+    return single_out(deployer.read_back, pairs, lambda _: world.clock.monotonic() >= until)
 
 
 def _failed(world: World, row: WorkRow, problem: DualcertError, failure: Failure) -> Outcome:

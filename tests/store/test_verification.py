@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
 import pytest
@@ -10,12 +12,13 @@ from dualcert.errors import DeployError
 from dualcert.lifecycle import promotion
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.promotion import Wish
-from dualcert.lifecycle.world import World
+from dualcert.lifecycle.world import Lazy, TargetBinding, World
 from dualcert.model.pair import Pair
 from dualcert.model.work import ANOTHER_STEP, Done, Later, WorkKind
-from dualcert.ports.deploy import Placement, Version
+from dualcert.ports.deploy import Held, Placement, Version
 from dualcert.store import Store, claims, compromise, deployments, events, pairs, work
 from dualcert.testing.clock import FakeClock
+from dualcert.testing.fakes_deploy import FakeDeployer, FakeDeployerOptions
 from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
 from tests.store.renewing import step
 from tests.store.worlds import Setting, a_world, issued
@@ -250,3 +253,38 @@ def test_what_cannot_be_read_back_of_one_pair_is_that_pairs_trouble_alone(
     failed = by_pair[made[1].id]
     assert isinstance(failed, Later)
     assert made[1].name in failed.reason
+
+
+class Mute(FakeDeployer):
+    """What it holds cannot be read back of any pair. ``asked``: of how many each time."""
+
+    def __init__(self, options: FakeDeployerOptions, hang: Callable[[], object]) -> None:
+        super().__init__(options)
+        self.hang = hang
+        self.asked: list[int] = []
+
+    def read_back(self, pairs: Sequence[str]) -> Mapping[str, Held | None]:
+        self.asked.append(len(pairs))
+        self.hang()
+        raise DeployError("the program did not end and was killed", remedy="See why it hangs.")
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0, 12), (60, 1)])
+def test_a_target_that_answers_no_look_is_not_asked_about_each_pair(
+    store: Store, world: World, setting: Setting, clock: FakeClock, seconds: float, most: int
+) -> None:
+    """It would be held meanwhile, a time limit for each."""
+    mute = Mute(FakeDeployerOptions(target=setting.targets["web"]), lambda: clock.advance(seconds))
+    world = dataclasses.replace(world, targets={"web": TargetBinding("web", Lazy(lambda: mute), ())})
+    with store.write() as tx:
+        for _ in range(100):
+            pair = a_pair(tx)
+            give_role(tx, pair, issued(tx, world, pair, PRIMARY))
+            work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target="web")
+    [rows] = Engine(world).claim([WorkKind.DEPLOYMENT], 10)
+
+    outcomes = Engine(world).advance(rows)
+
+    assert len(rows) == len(outcomes) == 100
+    assert all(isinstance(one, Later) and one.failed and "was killed" in one.reason for one in outcomes)
+    assert 1 <= len(mute.asked) <= most
