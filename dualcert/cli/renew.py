@@ -92,7 +92,7 @@ def _named(context: Context, names: tuple[str, ...], force: bool, seconds: float
 def run_due(context: Context, seconds: float, *, once: bool = False) -> int:
     """Everything that is due. With ``once`` what other processes hold is left to them, and nothing is said where
     nothing is left: what cron prints, it mails."""
-    from dualcert.lifecycle import renewal
+    from dualcert.lifecycle import proving, renewal
     from dualcert.lifecycle.driver import Scope, patiently
 
     world = context.application.world
@@ -105,6 +105,7 @@ def run_due(context: Context, seconds: float, *, once: bool = False) -> int:
         opened += more
         drive(context, Scope(), (until - world.clock.now()).total_seconds(), follow=not once)
     destroyed = patiently(world, seconds, lambda: _destroy_ended(world))
+    patiently(world, seconds, lambda: proving.prove_until(world, until))
     left = patiently(world, seconds, lambda: renewal.outstanding(world))
     not_asked = patiently(world, seconds, lambda: renewal.not_asked(world))
     if context.json:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from dualcert.errors import StoreUnavailable
-from dualcert.lifecycle import destruction, renewal, sealing
+from dualcert.lifecycle import destruction, proving, renewal, sealing
 from dualcert.lifecycle.beside import Job
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.owner import is_dead
@@ -30,8 +30,12 @@ _OPENINGS: dict[Callable[[World], int], float] = {
 """What time alone makes due, found by index and a few hundred at once; how many seconds after nothing was found one
 looks again. Where something was, the rest follows at the next tick."""
 
-_BESIDE: dict[str, Callable[[World], float]] = {"watching": watching.watch, "sealing": sealing.seal}
-"""What takes its time: a list of a million entries, a history of as many events."""
+_BESIDE: dict[str, Callable[[World], float]] = {
+    "watching": watching.watch,
+    "sealing": sealing.seal,
+    "proving": proving.prove,
+}
+"""What takes its time: a list of a million entries, a history of as many events, keys that are opened by a program."""
 
 _IDLE = 1.0
 _HEARTBEAT = 10.0

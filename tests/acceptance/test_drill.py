@@ -58,6 +58,14 @@ def test_a_good_backup_is_shown_on_loopback_and_counts_again(
     assert "directory answers" in issued.done("drill").out
 
 
+def test_without_a_daemon_a_scheduled_run_opens_the_keys_of_backups_again(issued: Program, name: str) -> None:
+    change(issued, "UPDATE pair_state SET backup_ok_until = 1")
+    change(issued, "UPDATE wrapped_key SET proved_at = 1")
+    assert issued.show(name)["protection"] == "unprotected"
+    issued.done("renew", "--due")
+    assert issued.show(name)["protection"] == "protected"
+
+
 def swapped_keys(lab: ProjectLab, program: Program) -> None:
     change(
         program,

@@ -43,6 +43,7 @@ from dualcert.store import (
     events,
     leases,
     pairs,
+    promotion,
     seals,
     sqlite,
     tables,
@@ -305,6 +306,20 @@ def test_trouble_beside_is_told_and_ends_nothing(
         [pair] = orders_due(world, 1, PRIMARY)
         soon(lambda: refused(world, pair))
         daemon.check()
+
+
+def test_it_opens_the_keys_of_backups_again(world: World, clock: ShiftedClock) -> None:
+    with world.store.write() as tx:
+        pair, *_ = deployable(tx, world, "web")
+        tx.execute(update(tables.pair_state).values(backup_ok_until=tx.at))
+    clock.advance(8 * DAY)
+    with running(world):
+
+        def counts() -> bool:
+            with world.store.read() as tx:
+                return promotion.usable(tx, [pair.id]) == {pair.id}
+
+        soon(counts)
 
 
 def test_a_database_that_is_away_costs_time_and_nothing_else(
