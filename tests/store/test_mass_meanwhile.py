@@ -68,7 +68,7 @@ def refills_by(store: Store) -> dict[str | None, int]:
     return {word: found.count(word) for word in set(found)}
 
 
-@pytest.mark.parametrize(
+let_go_by = pytest.mark.parametrize(
     "let_go",
     [
         lambda world, incident: refills.release_for(world, incident.id),
@@ -76,6 +76,9 @@ def refills_by(store: Store) -> dict[str | None, int]:
     ],
     ids=["refill now", "thaw"],
 )
+
+
+@let_go_by
 def test_refills_that_are_let_go_during_a_run_are_held_by_none_of_its_later_batches(
     world: World, store: Store, let_go: Callable[[World, Incident], object]
 ) -> None:
@@ -84,6 +87,39 @@ def test_refills_that_are_let_go_during_a_run_are_held_by_none_of_its_later_batc
     carry_out(world, incident, lambda: let_go(world, incident))
 
     assert refills_by(store) == {None: MANY}
+
+
+@let_go_by
+def test_who_goes_on_with_a_run_does_not_hold_again_what_was_let_go(
+    world: World, store: Store, let_go: Callable[[World, Incident], object]
+) -> None:
+    incident = masses.an_incident(world, 1, MANY)
+    digest = plan(world, incident.id).hash
+
+    def killed(_progress: running.Progress) -> None:
+        let_go(world, incident)
+        raise Killed
+
+    with pytest.raises(Killed):
+        running.run(world, incident.id, digest, TERMS, killed)
+    running.run(world, incident.id, digest, TERMS)
+
+    assert refills_by(store) == {None: MANY}
+    assert telling.status(world, incident.id)["refills_held_at"] == []
+
+
+def test_who_goes_on_with_a_run_leaves_held_what_nobody_let_go(world: World, store: Store) -> None:
+    incident = masses.an_incident(world, 1, MANY)
+    digest = plan(world, incident.id).hash
+
+    def killed(_progress: running.Progress) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        running.run(world, incident.id, digest, TERMS, killed)
+    running.run(world, incident.id, digest, TERMS)
+
+    assert refills_by(store) == {HELD: MANY}
 
 
 def test_thaw_says_whether_it_has_let_anything_go(world: World) -> None:

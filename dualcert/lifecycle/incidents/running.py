@@ -106,7 +106,9 @@ def run(
         before = incident_runs.get(tx, incident_id, lock=True)
         through = before is not None and before.plan == plan.number and before.ended_at is not None
         if not through:
-            _begin(tx, plan, terms, ca)
+            # Who goes on with a run holds nothing anew: a person may have let the refills go meanwhile.
+            first = before is None or before.plan != plan.number
+            _begin(tx, plan, terms, ca if first else None)
     one = _Run(world, plan, terms, shares, limits, ca, tell)
     released = tuple(refills.release_for(world, incident_id)) if terms.refill else ()
     one.see_earlier_plans()
