@@ -27,9 +27,8 @@ def open_orders(tx: Transaction, pair: Pair, lineages: Collection[Lineage], caus
     fresh = [one for one in lineages if work.get(tx, WorkKind.ORDER, pair.id, ca=one.ca) is None]
     if fresh:
         _open(tx, pair.id, [Opening(one.ca, cause) for one in fresh])
-        reckon(tx, pair.id)
-    else:
-        work.reorder(tx, pair.id)
+    # Also where all are under way: after a promotion, it is another certificate that may have to be left in time.
+    reckon(tx, pair.id)
     return fresh
 
 

@@ -336,3 +336,32 @@ def test_leaving_a_primary_opens_no_second_order_for_it(world: World, clock: Fak
     run(world)
     with world.store.read() as tx:
         assert orders.last_issuance(tx, pair.id) == first
+
+
+def test_what_a_person_has_promoted_while_both_renewals_failed_is_left_in_time(
+    world: World, clock: FakeClock
+) -> None:
+    with world.store.write() as tx:
+        pair = a_pair(tx)
+        held(tx, world, pair, BACKUP)
+    clock.advance(5 * DAY)
+    with world.store.write() as tx:
+        held(tx, world, pair, PRIMARY)
+        renewal.reckon(tx, pair.id)
+    clock.advance(70 * DAY)
+    run(world)
+    for ca in (PRIMARY, BACKUP):
+        fails(world, pair, 6, ca)
+    assert clock_of(world, pair) is None, "the backup ends first"
+
+    promotion.failover(world, pair, promotion.Wish())
+    step(world, WorkKind.REFILL)
+    assert serves(world, pair) == BACKUP
+    while serves(world, pair) == BACKUP:
+        clock.advance(HOUR)
+        run(world)
+        with world.store.read() as tx:
+            serving = certificates.get(tx, pairs.state(tx, pair.id).serving or 0)
+        assert serving.not_after > clock.now()
+
+    assert serves(world, pair) == PRIMARY
