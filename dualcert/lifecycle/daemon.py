@@ -30,6 +30,11 @@ _OPENINGS: dict[Callable[[World], int], float] = {
 """What time alone makes due, found by index and a few hundred at once; how many seconds after nothing was found one
 looks again. Where something was, the rest follows at the next tick."""
 
+_FOR_GOOD = frozenset({destruction.destroy_ended})
+_UNDISTURBED = 3600.0
+"""For how many seconds the clock must have run as it should before anything is done by it that cannot be undone: a
+machine that starts with a wrong one, or whose clock is put wrong, usually has it right again by then."""
+
 _BESIDE: dict[str, Callable[[World], float]] = {
     "watching": watching.watch,
     "sealing": sealing.seal,
@@ -66,6 +71,7 @@ class Daemon:
         self._turned = now
         self._beat_at = now
         self._open_at = dict.fromkeys(_OPENINGS, now)
+        self._nothing_for_good_before(now + _UNDISTURBED)
         self._clock = (world.clock.now(), now)
 
     @property
@@ -190,6 +196,7 @@ class Daemon:
     def _clock_was_put(self, now: datetime, expected: datetime) -> None:
         way = "forward" if now > expected else "back"
         log.warning("the clock has gone %s by %s", way, abs(now - expected))
+        self._nothing_for_good_before(self._world.clock.monotonic() + _UNDISTURBED)
         # On SQLite leases go by this machine's clock, too.
         self._runner.renew_leases()
         if now < expected:
@@ -199,3 +206,8 @@ class Daemon:
             # Those of others seem to have run out as well: they prolong them before we look for work.
             self._world.clock.sleep(_OTHERS_NOTICE)
         self._tick_wanted = True
+
+    def _nothing_for_good_before(self, at: float) -> None:
+        """An instant of the monotonic clock."""
+        for opening in _FOR_GOOD & self._open_at.keys():
+            self._open_at[opening] = at

@@ -12,10 +12,12 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     Update,
+    and_,
     bindparam,
     delete,
     exists,
     func,
+    not_,
     or_,
     select,
     text,
@@ -29,12 +31,15 @@ from dualcert.model.certificate import WrappedKey
 from dualcert.model.order import OrderStep
 from dualcert.store.columns import instant, micros
 from dualcert.store.database import Store
+from dualcert.store.expressions import database_now
+from dualcert.store.picked import there_is
 from dualcert.store.statements import prepared
 from dualcert.store.tables import (
     account,
     acme_order,
     certificate,
     pair,
+    pair_state,
     public_key,
     revocation_request,
     wrapped_key,
@@ -243,23 +248,38 @@ class EndedKey:
     not_after: datetime | None
 
 
-def _over() -> tuple[ColumnElement[bool], ...]:
-    """At the instant that the parameter ``at`` gives."""
+def _over(*, by_both_clocks: bool) -> tuple[ColumnElement[bool], ...]:
+    """At the instant that the parameter ``at`` gives. ``by_both_clocks``: and by the database's own clock, too.
+
+    What is destroyed by a clock that is a year ahead does not come back when that is put right. So one machine's clock
+    alone destroys nothing where the database has another, and nothing does that a pair serves or holds ready.
+    """
     subject = certificate.alias()
     needed = exists().where(
         subject.c.spki == wrapped_key.c.spki, revocation_request.c.certificate_id == subject.c.id
     )
-    return wrapped_key.c.destroy_at <= bindparam("at"), ~needed.correlate(wrapped_key)
+    in_use = there_is(
+        subject.c.spki == wrapped_key.c.spki,
+        pair_state.c.pair_id == subject.c.pair_id,
+        or_(pair_state.c.serving == subject.c.id, pair_state.c.standby == subject.c.id),
+        beside=(wrapped_key,),
+    )
+    due = wrapped_key.c.destroy_at <= bindparam("at")
+    if by_both_clocks:
+        due = and_(due, wrapped_key.c.destroy_at <= database_now)
+    return due, ~needed.correlate(wrapped_key), not_(in_use)
 
 
 def ended(tx: Transaction, limit: int) -> list[EndedKey]:
-    """Keys whose end has come, the earliest first; not those that a revocation still waits for."""
-    rows = tx.execute(_ended(), {"at": tx.at, "limit": min(limit, _AT_ONCE)})
+    """Keys whose end has come, the earliest first; not those that a revocation still waits for, nor those of what a
+    pair serves or holds ready still: they go when another takes its place."""
+    statement = _ended(by_both_clocks=tx.others_write)
+    rows = tx.execute(statement, {"at": tx.at, "limit": min(limit, _AT_ONCE)})
     return [EndedKey(row.spki, row.pair_id, row.ca, row.number, instant(row.not_after)) for row in rows]
 
 
 @prepared
-def _ended() -> Select[Any]:
+def _ended(*, by_both_clocks: bool) -> Select[Any]:
     return (
         select(
             wrapped_key.c.spki,
@@ -270,7 +290,7 @@ def _ended() -> Select[Any]:
         )
         .join(public_key, public_key.c.spki == wrapped_key.c.spki)
         .outerjoin(certificate, certificate.c.spki == wrapped_key.c.spki)
-        .where(*_over())
+        .where(*_over(by_both_clocks=by_both_clocks))
         .order_by(wrapped_key.c.destroy_at)
         .limit(bindparam("limit"))
     )
@@ -281,7 +301,8 @@ def destroy(tx: Transaction, subjects: Collection[EndedKey]) -> list[EndedKey]:
     if not subjects:
         return []
     spkis = [one.spki for one in subjects]
-    statement = delete(wrapped_key).where(wrapped_key.c.spki.in_(spkis), *_over())
+    over = _over(by_both_clocks=tx.others_write)
+    statement = delete(wrapped_key).where(wrapped_key.c.spki.in_(spkis), *over)
     with _overwriting(tx):
         # Another process may have been first with some of them.
         gone = {row.spki for row in tx.execute(statement.returning(wrapped_key.c.spki), {"at": tx.at})}

@@ -9,22 +9,26 @@ import pytest
 from sqlalchemy import select
 
 from dualcert.errors import KeyUnreadable
+from dualcert.lifecycle import daemon as daemons
 from dualcert.lifecycle import destruction, keymaking
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.model.order import OrderStep
 from dualcert.model.signal import Reason
 from dualcert.policy.retention import LONGEST_LIFE
-from dualcert.store import Store, certificates, events, keys, orders, revocations
+from dualcert.store import Store, Transaction, certificates, events, keys, orders, pairs, removal, revocations
 from dualcert.store.tables import public_key
 from dualcert.testing.clock import FakeClock
-from tests.store.building import PRIMARY, a_certificate, a_pair, an_order
+from tests.store import databaseclock
+from tests.store.building import BACKUP, PRIMARY, a_certificate, a_full_pair, a_pair, an_order, give_role
 from tests.store.overhearing import indexes, overheard, scans
 from tests.store.worlds import Setting, a_world
 
 
 @pytest.fixture
 def world(store: Store, clock: FakeClock) -> World:
+    """The database goes by the clock that a test moves."""
+    databaseclock.follow(store, clock)
     return a_world(store, clock, Setting())
 
 
@@ -128,6 +132,86 @@ def test_many_go_in_batches(world: World, clock: FakeClock) -> None:
             made = a_certificate(tx, a_pair(tx), not_after=tx.now)
             keys.ends_at(tx, made.spki, made.not_after)
     assert [destruction.destroy_ended(world, limit=2) for _ in range(4)] == [2, 2, 1, 0]
+
+
+# --- a clock that is wrong ---------------------------------------------------------------------------------
+
+
+def ends(tx: Transaction, *certificates: Certificate) -> None:
+    for one in certificates:
+        keys.ends_at(tx, one.spki, one.not_after)
+
+
+def test_what_a_pair_serves_or_holds_ready_keeps_its_key_until_another_takes_its_place(
+    world: World, clock: FakeClock
+) -> None:
+    with world.store.write() as tx:
+        pair, serving, standby = a_full_pair(tx)
+        removed, *of_removed = a_full_pair(tx)
+        ends(tx, serving, standby, *of_removed)
+    clock.advance(timedelta(days=400))
+    assert destruction.destroy_ended(world) == 0
+    assert all(kept(world, one.spki) for one in (serving, standby))
+
+    with world.store.write() as tx:
+        give_role(tx, pair, a_certificate(tx, pair, BACKUP))
+        removal.end(tx, removed, pairs.state(tx, removed.id))
+    assert destruction.destroy_ended(world) == 3
+    assert kept(world, serving.spki)
+    assert not kept(world, standby.spki)
+
+
+def test_one_machines_wrong_clock_destroys_nothing_of_a_database_that_has_its_own(
+    store: Store, server: object, clock: FakeClock
+) -> None:
+    databases = FakeClock(clock.now())
+    databaseclock.follow(store, databases)
+    world = a_world(store, clock, Setting())
+    with store.write() as tx:
+        replaced = a_certificate(tx, a_pair(tx), not_after=tx.now + timedelta(days=1))
+        ends(tx, replaced)
+    clock.advance(timedelta(days=400))
+    assert destruction.destroy_ended(world) == 0
+    with store.write() as tx:
+        gone = keys.EndedKey(replaced.spki, replaced.pair_id, PRIMARY, replaced.id, replaced.not_after)
+        assert keys.destroy(tx, [gone]) == []
+
+    databases.advance(timedelta(days=1))
+    assert destruction.destroy_ended(world) == 1
+    assert not kept(world, replaced.spki)
+
+
+def test_a_daemon_destroys_nothing_before_the_clock_has_run_undisturbed_for_an_hour(
+    world: World, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemons, "_BESIDE", {})
+    with world.store.write() as tx:
+        pair, *in_use = a_full_pair(tx)
+        first, second = (
+            a_certificate(tx, pair, not_after=tx.now + timedelta(days=number)) for number in (0, 90)
+        )
+        ends(tx, first, second, *in_use)
+    daemon = daemons.Daemon(world, "1.2.3")
+
+    def left_after(by: timedelta) -> list[bool]:
+        clock.advance(by)
+        daemon._mind_the_clock()
+        daemon.tick()
+        return [kept(world, one.spki) for one in (first, second)]
+
+    assert left_after(timedelta(minutes=59)) == [True, True], (
+        "the machine may have started with a wrong clock"
+    )
+    assert left_after(timedelta(minutes=1)) == [False, True]
+    right = clock.now()
+    clock.set(right + timedelta(days=400))
+    assert left_after(timedelta(0)) == [False, True]
+    assert left_after(timedelta(minutes=50)) == [False, True]
+    clock.set(right)
+    assert left_after(timedelta(minutes=59)) == [False, True]
+    clock.advance(timedelta(days=90))
+    assert left_after(timedelta(0)) == [False, False]
+    assert all(kept(world, one.spki) for one in in_use)
 
 
 @pytest.mark.plans

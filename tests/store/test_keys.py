@@ -18,7 +18,15 @@ from dualcert.store import Store, Transaction, accounts, certificates, keys, ord
 from dualcert.store.accounts import StoredAccount
 from dualcert.store.tables import account, public_key, wrapped_key
 from dualcert.testing.clock import FakeClock
+from tests.store import databaseclock
 from tests.store.building import BACKUP, PRIMARY, a_certificate, a_pair, an_order, fresh_hash
+
+
+@pytest.fixture
+def store(store: Store, clock: FakeClock) -> Store:
+    """The database goes by the clock that a test moves."""
+    databaseclock.follow(store, clock)
+    return store
 
 
 def under(tx: Transaction, kek: str, number: int = 1, ca: str = PRIMARY) -> list[bytes]:
