@@ -121,17 +121,19 @@ class Engine:
         limit: int,
         pairs: Collection[int] | None = None,
         but_not_at: Collection[str] = (),
+        but_not_to: Collection[str] = (),
         *,
         expected: bool = False,
     ) -> list[list[WorkRow]]:
         """Due rows, held by this engine from now on; the deployments of one target come together.
 
-        Rows of the CAs in ``but_not_at`` are left. ``expected``: there is something, as far as is known.
+        Rows of the CAs in ``but_not_at`` and deployments to the targets in ``but_not_to`` are left. ``expected``: there
+        is something, as far as is known.
         """
         batches: list[list[WorkRow]] = []
         by_target: dict[str, list[WorkRow]] = {}
         # Most looks find nothing, and many processes that follow one look often: none of them holds up a writer.
-        if not expected and not self._claimable(kinds, pairs, but_not_at):
+        if not expected and not self._claimable(kinds, pairs, but_not_at, but_not_to):
             return batches
         self._at_work = True
         with self.world.store.write() as tx:
@@ -142,6 +144,7 @@ class Engine:
                 limit=limit,
                 pairs=pairs,
                 but_not_at=but_not_at,
+                but_not_to=but_not_to,
                 allowed=partial(budgeting.allowance, self.world, tx),
                 may_take_over=self._may_take_over,
             ):
@@ -168,14 +171,24 @@ class Engine:
         return monotonic >= self._wary_until
 
     def _claimable(
-        self, kinds: Collection[WorkKind], pairs: Collection[int] | None, but_not_at: Collection[str]
+        self,
+        kinds: Collection[WorkKind],
+        pairs: Collection[int] | None,
+        but_not_at: Collection[str],
+        but_not_to: Collection[str],
     ) -> bool:
         # Of some pairs, that is one statement.
         store = self.world.store
         with store.read() if pairs is None else store.glance() as tx:
             allowed = partial(budgeting.allowance, self.world, tx)
             return claims.claimable(
-                tx, self.owner, kinds=kinds, pairs=pairs, but_not_at=but_not_at, allowed=allowed
+                tx,
+                self.owner,
+                kinds=kinds,
+                pairs=pairs,
+                but_not_at=but_not_at,
+                but_not_to=but_not_to,
+                allowed=allowed,
             )
 
     def advance(self, rows: Sequence[WorkRow]) -> list[Outcome]:

@@ -21,6 +21,7 @@ from typing import Self
 
 from dualcert.errors import StoreUnavailable
 from dualcert.lifecycle.engine import ALL_KINDS, Engine, Held
+from dualcert.lifecycle.nextswitch import NextSwitch
 from dualcert.lifecycle.stepping import STORE_AGAIN, Ended, Stepper
 from dualcert.lifecycle.telling import EventLog
 from dualcert.model.work import WorkKind, WorkRow
@@ -105,8 +106,7 @@ class Runner:
         self._waiting_since: dict[int, float] = {}
         self._last_looks: set[int] = set()
         self._running: Counter[str] = Counter()
-        # Of each target that is being switched, what came meanwhile: it is switched together, afterwards.
-        self._switching: dict[str, list[WorkRow]] = {}
+        self._switching = NextSwitch()
         self._finished: SimpleQueue[Ended | None] = SimpleQueue()
         self._nudged = threading.Event()
         self._expected = False
@@ -243,7 +243,7 @@ class Runner:
                 self._waiting_since.pop(one.held.row.id, None)
 
     def claim(self) -> None:
-        """Take due rows into the free slots. What is full is left out: a CA that hangs holds up nobody else."""
+        """Take due rows into the free slots. What is full is left out: what hangs holds up nobody else."""
         self._look_at = self._now() + self._look_every
         self._nudged.clear()
         expected, self._expected = self._expected, False
@@ -254,26 +254,27 @@ class Runner:
         free = {name: self._free(name, kept) for name in sorted(set(_POOLS.values()))}
         kinds = [kind for kind in self._scope.kinds if kind in _AT_A_CA or free[_POOLS[kind]]]
         full = [name for name, slots in cas.items() if not slots]
+        enough = self._switching.full()
         # All that is taken at once may be for one pool: it must not get much more than it has room for.
         limit = min(_AT_ONCE, max([*cas.values(), *free.values()]))
         taken = 0
         if limit:
-            for batch in self._claimed(kinds, limit, full, expected):
+            for batch in self._claimed(kinds, limit, full, enough, expected):
                 taken += len(batch)
                 self._start(batch)
-        self._more = bool(full) or len(kinds) < len(self._scope.kinds)
+        self._more = bool(full or enough) or len(kinds) < len(self._scope.kinds)
         if limit and taken >= limit:
             self._look_at = self._now()
 
     def _claimed(
-        self, kinds: list[WorkKind], limit: int, full: list[str], expected: bool
+        self, kinds: list[WorkKind], limit: int, full: list[str], enough: list[str], expected: bool
     ) -> list[list[WorkRow]]:
         if self.unheard:
             held = {one.held.row.id for one in self._kept.values()}
             self._engine.release_all_but(held | {number for number, _ in self._busy})
             self.unheard = False
         try:
-            return self._engine.claim(kinds, limit, self._scope.pairs, full, expected=expected)
+            return self._engine.claim(kinds, limit, self._scope.pairs, full, enough, expected=expected)
         except StoreUnavailable:
             self.unheard = True
             raise
@@ -361,12 +362,9 @@ class Runner:
         for row in rows:
             self._busy[row.id, row.fence] = row
         if rows[0].kind is WorkKind.DEPLOYMENT:
-            target = rows[0].target
-            if target in self._switching:
-                self._switching[target] += rows
-                return
-            self._switching[target] = []
-        self._submit(rows)
+            rows = self._switching.come(rows)
+        if rows:
+            self._submit(rows)
 
     def _submit(self, rows: list[WorkRow]) -> None:
         name = _pool_name(rows[0])
@@ -377,12 +375,11 @@ class Runner:
     def _go_on_switching(self, row: WorkRow) -> None:
         if row.kind is not WorkKind.DEPLOYMENT:
             return
-        rows = self._switching.pop(row.target)
-        if rows and not self._stepper.ending:
-            self._switching[row.target] = []
-            self._submit(rows)
-        elif rows:
-            now = self._world.clock.now()
-            for one in rows:
-                del self._busy[one.id, one.fence]
-                self._keep(one, Held(one, now, ""))
+        if not self._stepper.ending:
+            if rows := self._switching.follow(row.target):
+                self._submit(rows)
+            return
+        now = self._world.clock.now()
+        for one in self._switching.leave(row.target):
+            del self._busy[one.id, one.fence]
+            self._keep(one, Held(one, now, ""))

@@ -7,18 +7,32 @@ sees its rows.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, Text, Update, and_, bindparam, func, not_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Text,
+    Update,
+    and_,
+    bindparam,
+    func,
+    not_,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from dualcert.model.work import WorkKind, WorkRow
 from dualcert.store import leases, queue
 from dualcert.store.columns import instant, micros
 from dualcert.store.leases import is_held
-from dualcert.store.picked import ids_of, listed, picked
+from dualcert.store.picked import ids_of, listed, named, picked
 from dualcert.store.statements import Prepared, is_among, is_one_of, prepared
 from dualcert.store.tables import work as table
 from dualcert.store.transaction import Transaction
@@ -33,16 +47,18 @@ def claim(
     limit: int,
     pairs: Collection[int] | None = None,
     but_not_at: Collection[str] = (),
+    but_not_to: Collection[str] = (),
     allowed: queue.Allowed = queue.anything,
     may_take_over: Callable[[str], bool] = lambda _: True,
 ) -> list[WorkRow]:
     """Take due rows that nobody holds; they are ours as long as our lease is renewed.
 
     Of all pairs, orders leave the queue of their CA, as far as they are ``allowed`` to; of some pairs, at once. At most
-    ``limit`` of each queue, and of all else. Rows of the CAs in ``but_not_at`` are left for later. ``may_take_over`` is
-    asked of each whose lease has ended, once that was looked up, whether the clock may be believed that told it.
+    ``limit`` of each queue, and of all else. Rows of the CAs in ``but_not_at`` and deployments to the targets in
+    ``but_not_to`` are left for later. ``may_take_over`` is asked of each whose lease has ended, once that was looked
+    up, whether the clock may be believed that told it.
     """
-    statement, values = _search(_find_for(tx), tx, kinds, pairs, but_not_at)
+    statement, values = _search(_find_for(tx), tx, kinds, pairs, but_not_at, but_not_to)
     found = tx.execute(statement, {**values, "limit": limit, "new_owner": owner}).all()
     lined_up: Sequence[Any] = ()
     if pairs is None and WorkKind.ORDER in kinds:
@@ -70,10 +86,11 @@ def claimable(
     kinds: Collection[WorkKind],
     pairs: Collection[int] | None = None,
     but_not_at: Collection[str] = (),
+    but_not_to: Collection[str] = (),
     allowed: queue.Allowed = queue.anything,
 ) -> bool:
     """Whether ``claim`` would find anything, or put an order into a queue. To look keeps no writer waiting."""
-    statement, values = _search(_look, tx, kinds, pairs, but_not_at)
+    statement, values = _search(_look, tx, kinds, pairs, but_not_at, but_not_to)
     if tx.execute(statement, {**values, "new_owner": owner}).first() is not None:
         return True
     return pairs is None and WorkKind.ORDER in kinds and queue.moves(tx, owner, but_not_at, allowed)
@@ -87,6 +104,7 @@ class _Form(NamedTuple):
     one: bool = False
     but_not_at: tuple[str, ...] = ()
     of_target: bool = False
+    not_to_all: bool = False
 
 
 def _search(
@@ -95,12 +113,21 @@ def _search(
     kinds: Collection[WorkKind],
     pairs: Collection[int] | None,
     but_not_at: Collection[str],
+    but_not_to: Collection[str] = (),
 ) -> tuple[Prepared, dict[str, Any]]:
-    form = _Form(tuple(kinds), pairs is not None, pairs is not None and len(pairs) == 1, tuple(but_not_at))
-    if pairs is None:
-        return build(form), {"at": tx.at}
-    ids = next(iter(pairs)) if form.one else list(pairs)
-    return build(form), {"at": tx.at, "ids": ids}
+    form = _Form(
+        tuple(kinds),
+        pairs is not None,
+        pairs is not None and len(pairs) == 1,
+        tuple(but_not_at),
+        not_to_all=bool(but_not_to),
+    )
+    values: dict[str, Any] = {"at": tx.at}
+    if pairs is not None:
+        values["ids"] = next(iter(pairs)) if form.one else list(pairs)
+    if but_not_to:
+        values["to_none_of"] = json.dumps([*but_not_to])
+    return build(form), values
 
 
 @prepared
@@ -158,6 +185,9 @@ def _claimable(form: _Form) -> ColumnElement[bool]:
     conditions += [table.c.ca != name for name in form.but_not_at]
     if form.of_target:
         conditions.append(table.c.target == bindparam("of_target"))
+    if form.not_to_all:
+        elsewhere = not_(named(table.c.target, bindparam("to_none_of", type_=Text)))
+        conditions.append(or_(table.c.kind != WorkKind.DEPLOYMENT.value, elsewhere))
     return and_(*conditions)
 
 

@@ -73,6 +73,28 @@ def listed(column: Column[Any], ids: BindParameter[str]) -> ColumnElement[bool]:
     return _Listed(column, ids)
 
 
+class _Named(FunctionElement[Any]):
+    inherit_cache = True
+    type = NullType()
+
+
+@compiles(_Named)
+def _in_names(element: _Named, compiler: Any, **options: Any) -> str:
+    column, names = (compiler.process(one, **options) for one in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({names}))"  # noqa: S608 - two names
+
+
+@compiles(_Named, "postgresql")
+def _any_of_names(element: _Named, compiler: Any, **options: Any) -> str:
+    column, names = (compiler.process(one, **options) for one in element.clauses)
+    return f"{column} = ANY (ARRAY(SELECT json_array_elements_text(CAST({names} AS JSON))))"
+
+
+def named(column: Column[Any], names: BindParameter[str]) -> ColumnElement[bool]:
+    """The same for texts, handed over as a list in JSON."""
+    return _Named(column, names)
+
+
 _id_of = attrgetter("id")
 
 

@@ -10,11 +10,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, insert, select
 
 from dualcert.clock import SystemClock
 from dualcert.errors import CaBusy, CaRejected, CaUnreachable, StoreNotWritable, StoreUnavailable
-from dualcert.lifecycle import driver, leasekeeper, runner
+from dualcert.lifecycle import deployment, driver, leasekeeper, nextswitch, runner
 from dualcert.lifecycle.driver import Scope, run_until
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.owner import new_owner
@@ -200,6 +200,53 @@ def test_what_comes_while_a_target_is_switched_is_switched_together_afterwards(
     run(world)
     assert web.in_service == {pair.name: serving.sha256 for pair, serving, _ in made}
     assert web.activations == 2
+
+
+def test_of_what_waits_for_a_target_no_more_is_taken_than_its_next_switch_has_room_for(
+    world: World, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    deploy = deployment.deploy
+
+    def counted(world: World, rows: Sequence[WorkRow], owner: str) -> list[Outcome]:
+        sizes.append(len(rows))
+        return deploy(world, rows, owner)
+
+    monkeypatch.setattr(deployment, "deploy", counted)
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        assert goes_on.wait(PATIENCE)
+
+    web, mail = setting.targets["web"], setting.targets["mail"]
+    web.before_step = hang
+    with world.store.write() as tx:
+        deployable(tx, world, "web")
+        gone = {"kind": DEPLOYMENT.value, "ca": "", "target": "web", "due_at": tx.at, "queue": 0}
+        # Of pairs that are gone: there is nothing to switch.
+        tx.connection.execute(
+            insert(tables.work), [{**gone, "pair_id": 1_000_000 + number} for number in range(2999)]
+        )
+    thread = in_the_background(lambda: run(world))
+    assert begun.wait(PATIENCE)
+    with world.store.write() as tx:
+        other, serving, _ = deployable(tx, world, "mail")
+    soon(lambda: mail.in_service == {other.name: serving.sha256})
+
+    def held() -> int:
+        with world.store.read() as tx:
+            query = select(func.count()).where(tables.work.c.owner.is_not(None))
+            return int(tx.execute(query).scalar_one())
+
+    soon(lambda: held() >= nextswitch.AT_ONCE)
+    assert held() < 2 * nextswitch.AT_ONCE
+    goes_on.set()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert sum(sizes) == 3001
+    assert max(sizes) <= nextswitch.AT_ONCE
+    assert len(sizes) < 20
 
 
 def test_only_what_is_asked_for_is_driven(world: World, setting: Setting) -> None:

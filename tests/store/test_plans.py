@@ -59,6 +59,9 @@ ACTS: dict[str, Act] = {
     "claim but not at a CA": lambda tx, pair, row: claims.claim(
         tx, "me", kinds=ALL, limit=9, but_not_at=[PRIMARY]
     ),
+    "claim but not to a target": lambda tx, pair, row: claims.claim(
+        tx, "me", kinds=ALL, limit=9, but_not_to=["web"]
+    ),
     "claim companions": lambda tx, pair, row: claims.claim_companions(tx, "me", "web", 100),
     "next due": lambda tx, pair, row: claims.due_before(
         tx, tx.now + timedelta(minutes=5), ALL, None, but_not_of="me"
@@ -182,7 +185,7 @@ def test_the_plan_shows_a_scan_where_there_is_one(store: Store) -> None:
         assert scans(tx, "SELECT name FROM pair ORDER BY name")
 
 
-_IN_ORDER = {"claim", "due pairs", "due renewals", "renewals to ask about"}
+_IN_ORDER = {"claim", "claim but not to a target", "due pairs", "due renewals", "renewals to ask about"}
 
 
 @pytest.mark.parametrize(
@@ -193,6 +196,7 @@ _IN_ORDER = {"claim", "due pairs", "due renewals", "renewals to ask about"}
         ("next due", "ix_work_due"),
         ("next due", "ix_work_turn"),
         ("claim of a pair", "ux_work_subject"),
+        ("claim but not to a target", "ix_work_due"),
         ("claim companions", "ix_work_target"),
         ("due renewals", "ix_pair_state_next_action_at"),
         ("CAs to ask", "ix_renewal_info_ca_check_at"),

@@ -192,6 +192,22 @@ def test_the_other_due_deployments_of_a_target_are_taken_along(store: Store) -> 
         assert claims.claim_companions(tx, "me", "web", 10) == []
 
 
+def test_deployments_to_a_target_that_has_enough_are_left_and_nothing_else_is(store: Store) -> None:
+    with store.write() as tx:
+        for target in ("web", "mail"):
+            work.schedule(tx, DEPLOYMENT, 1, tx.now, target=target)
+        work.schedule(tx, WorkKind.VERIFICATION, 1, tx.now, target="web")
+        enough = ["web", "a 'quoted' one"]
+        taken = claims.claim(tx, "me", kinds=ALL, limit=10, but_not_to=enough)
+        assert {(row.kind, row.target) for row in taken} == {
+            (DEPLOYMENT, "mail"),
+            (WorkKind.VERIFICATION, "web"),
+        }
+        assert not claims.claimable(tx, "me", kinds=ALL, but_not_to=enough)
+        assert claims.claimable(tx, "me", kinds=ALL)
+        assert claims.claim(tx, "me", kinds=ALL, limit=10, pairs=[1], but_not_to=enough) == []
+
+
 # --- leases and fences -----------------------------------------------------------------------------------
 
 
