@@ -60,6 +60,7 @@ log = logging.getLogger(__name__)
 
 ALL_KINDS = tuple(WorkKind)
 _COMPANIONS = 100
+_GIVEN_BACK_AT_ONCE = 500
 _WAITING_LOOK = timedelta(seconds=1)
 _RECHECK = timedelta(minutes=5)
 """When a row that waits for another is looked at again although nobody woke it."""
@@ -309,16 +310,25 @@ class Engine:
     def release(self, held: Collection[Held]) -> None:
         """Give rows back that are still held; whoever comes next goes on where this process stopped."""
         now = self.world.clock.now()
-        with self.world.store.write() as tx:
-            pairs.lock(tx, {one.row.pair_id for one in held})
-            work.release(
-                tx, [replace(one.row, reason=one.reason or one.row.reason) for one in held if not one.waiting]
-            )
-            for one in held:
-                if one.waiting:
-                    work.put_back(
-                        tx, one.row, due_at=now + _RECHECK, reason=one.reason, waiting_for=ANOTHER_STEP
-                    )
+        rows = list(held)
+        # PostgreSQL takes no statement of more than 65,535 parameters.
+        for start in range(0, len(rows), _GIVEN_BACK_AT_ONCE):
+            some = rows[start : start + _GIVEN_BACK_AT_ONCE]
+            with self.world.store.write() as tx:
+                pairs.lock(tx, {one.row.pair_id for one in some})
+                work.release(
+                    tx,
+                    [
+                        replace(one.row, reason=one.reason or one.row.reason)
+                        for one in some
+                        if not one.waiting
+                    ],
+                )
+                for one in some:
+                    if one.waiting:
+                        work.put_back(
+                            tx, one.row, due_at=now + _RECHECK, reason=one.reason, waiting_for=ANOTHER_STEP
+                        )
 
     def release_all_but(self, known: Collection[int]) -> None:
         """Give back what this engine claimed without hearing of it: its own lease would keep everybody away for good.

@@ -138,16 +138,22 @@ class Runner:
         now = self._world.clock.now()
         held = [one.held for one in self._kept.values()]
         held += [Held(row, now, "") for row in self._busy.values()]
+        away = False
         try:
             if held:
                 self._engine.release(held)
+        except StoreUnavailable:
+            away = True
+            raise
         finally:
             self._undo.close()
             self._world.leases.leave(self._engine.owner)
             self._world.store.watchers.discard(self._committed)
-        # Where the database is away just now, the lease ends by itself.
-        with contextlib.suppress(StoreUnavailable):
-            self._engine.end()
+            if not away:
+                # What could not be given back row by row is anybody's without the lease. Where the database is away
+                # just now, that ends by itself.
+                with contextlib.suppress(StoreUnavailable):
+                    self._engine.end()
 
     def finish(self, seconds: float) -> bool:
         """Begin nothing any more, and give the steps under way so long to end; whether they did."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -15,14 +15,15 @@ import pytest
 from sqlalchemy import update
 
 from dualcert.errors import CaUnreachable, DeployError, StoreUnavailable
-from dualcert.lifecycle.engine import Engine
+from dualcert.lifecycle.engine import Engine, Held
 from dualcert.lifecycle.owner import new_owner
+from dualcert.lifecycle.runner import DAEMON, Runner, Scope
 from dualcert.lifecycle.world import World
 from dualcert.model.pair import Pair
 from dualcert.model.work import DAY, PERSON, Done, Failed, Later, Outcome, Waiting, WorkKind, WorkRow
 from dualcert.policy.backoff import IN_MEMORY
 from dualcert.ports.ca import CertificateAuthority
-from dualcert.store import Store, claims, leases, sqlite, tables, work
+from dualcert.store import Store, Transaction, claims, leases, pairs, sqlite, tables, work
 from dualcert.testing.clock import FakeClock
 from tests.store.building import PRIMARY, a_pair, give_role
 from tests.store.worlds import Setting, a_world, issued
@@ -410,6 +411,51 @@ def test_an_engine_at_its_end_leaves_no_lease_and_one_that_held_nothing_writes_n
         assert leases.owners(tx) == [engine.owner]
     engine.end()
     engine.renew_leases()
+    with engine.world.store.read() as tx:
+        assert leases.owners(tx) == []
+
+
+def test_however_much_is_held_it_is_given_back_a_few_hundred_at_a_time(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A statement on PostgreSQL has room for 65,535 parameters."""
+    locked: list[int] = []
+    lock = pairs.lock
+
+    def counted(tx: Transaction, ids: Collection[int]) -> None:
+        locked.append(len(ids))
+        lock(tx, ids)
+
+    monkeypatch.setattr(pairs, "lock", counted)
+    one = held(engine)
+    others = [replace(one, id=one.id + number, pair_id=one.pair_id + number) for number in range(1, 1201)]
+    now = engine.world.clock.now()
+    engine.release([Held(row, now, "") for row in (*others, one)])
+    assert sum(locked) == 1201
+    assert max(locked) <= 500
+    left = in_table(engine, one)
+    assert left is not None
+    assert left.owner is None
+
+
+def test_a_run_that_cannot_give_back_its_rows_leaves_no_lease(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_tx: Transaction, _rows: object) -> None:
+        raise ZeroDivisionError("nobody foresaw this")
+
+    monkeypatch.setattr(work, "release", broken)
+    monkeypatch.setattr(Engine, "advance", lambda _self, _rows: [Waiting("another", "for a test")])
+    with engine.world.store.write() as tx:
+        work.schedule(tx, ORDER, a_pair(tx).id, tx.now, ca=PRIMARY)
+
+    def begin_and_end() -> None:
+        with Runner(engine, Scope(), DAEMON, 1.0) as one:
+            one.claim()
+            assert one.busy
+
+    with pytest.raises(ZeroDivisionError):
+        begin_and_end()
     with engine.world.store.read() as tx:
         assert leases.owners(tx) == []
 
