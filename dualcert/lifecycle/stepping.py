@@ -1,4 +1,4 @@
-"""Steps taken in a pool's thread, one after another as long as the next one is due at once."""
+"""Steps taken in a pool's thread, most of them one after another as long as the next one is due at once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from datetime import timedelta
 
 from dualcert.errors import StoreUnavailable
 from dualcert.lifecycle.engine import Engine, Held
-from dualcert.model.work import Later, Outcome, WorkRow
+from dualcert.model.work import Later, Outcome, WorkKind, WorkRow
 
 STORE_AGAIN = timedelta(seconds=1)
 """When what met no database is tried again."""
+
+_TAKE_TURNS = frozenset({WorkKind.RENEWAL_INFORMATION})
+"""Whose next step waits behind what its pool has to do besides: questions about a million certificates must not keep a
+CA's only thread from its orders and revocations until all are asked."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Stepper:
                 outcomes = self._engine.advance(rows)
                 held = [self._settled(row, one) for row, one in zip(rows, outcomes, strict=True)]
                 only = held[0] if len(held) == 1 else None
-                at_once = isinstance(outcomes[0], Later) and not outcomes[0].failed and not self.ending
+                goes_on = not self.ending and rows[0].kind not in _TAKE_TURNS
+                at_once = isinstance(outcomes[0], Later) and not outcomes[0].failed and goes_on
                 if only is None or not at_once or only.waiting or only.wake_at > self._clock.now():
                     return Ended(rows, held, moved or only is None or not only.waiting)
                 rows, moved = [only.row], True

@@ -14,15 +14,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from dualcert.clock import SystemClock, to_microseconds
 from dualcert.errors import CaBusy, CaError, CaRejected, CaServerError, CaUnreachable
-from dualcert.lifecycle import renewal
+from dualcert.lifecycle import accounts, renewal
 from dualcert.lifecycle.driver import Scope, run_until
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.renewal_information import identifier
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.model.work import WorkKind
-from dualcert.ports.ca import RenewalInformation
-from dualcert.store import Store, promotion
+from dualcert.ports.ca import CertificateAuthority, RenewalInformation
+from dualcert.store import Store, promotion, work
 from dualcert.store import pairs as stored_pairs
 from dualcert.store import tables as t
 from dualcert.testing.clock import FakeClock
@@ -409,6 +409,50 @@ def test_a_ca_that_hangs_does_not_hold_up_another(
     row = asking(world, PRIMARY)
     assert row is not None
     assert row.attempts == 1
+
+
+def test_a_cas_only_thread_goes_to_an_order_after_one_batch_of_questions(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SystemClock()
+    store = Store(database_url, clock, "tester")
+    asked_before: list[int] = []
+
+    def order_comes(_: str) -> RenewalInformation:
+        """It is due before the first answer, and has been claimed by then."""
+        if len(only.asked) == 1:
+            with store.write() as tx:
+                pair = a_pair(tx)
+                work.schedule(tx, WorkKind.ORDER, pair.id, tx.now, ca=PRIMARY)
+            until = clock.monotonic() + 20
+            while True:
+                with store.read() as tx:
+                    row = work.get(tx, WorkKind.ORDER, pair.id, ca=PRIMARY)
+                assert row is not None
+                assert clock.monotonic() < until
+                if row.owner is not None:
+                    break
+                clock.sleep(0.01)
+        return RenewalInformation(clock.now() + 30 * DAY, clock.now() + 31 * DAY)
+
+    def authority(*_: object) -> CertificateAuthority:
+        asked_before.append(len(only.asked))
+        raise CaRejected("no", problem="rejectedIdentifier", ca=PRIMARY)
+
+    only = Oracle(order_comes)
+    meet = Oracles({PRIMARY: only, BACKUP: Oracle(None)})
+    world = a_world(store, clock, Setting(meet=meet, max_concurrency=1))
+    monkeypatch.setattr(accounts, "authority", authority)
+    with store.write() as tx:
+        for _ in range(120):
+            pair = a_pair(tx)
+            gets(tx, pair, PRIMARY)
+            gets(tx, pair, BACKUP, check_in=100 * DAY)
+    renewal.open_due(world)
+    run_until(Engine(world), Scope(), clock.now() + timedelta(seconds=30))
+    store.close()
+    assert asked_before == [25]
+    assert len(set(only.asked)) == 120
 
 
 # --- the identifier --------------------------------------------------------------------------------------
