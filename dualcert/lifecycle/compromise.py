@@ -203,6 +203,8 @@ def _give_up(world: World, attempt: Attempt) -> None:
         why = "its key leaked"
         orders.set_step(tx, order.id, OrderStep.ABANDONED, why)
         validation.spend(tx, order)
+        # Whoever holds it, and may be at the CA with it now, has lost it: another row orders under another key.
+        work.cancel(tx, WorkKind.ORDER, order.pair_id, ca=order.ca)
         work.schedule(tx, WorkKind.ORDER, order.pair_id, tx.now, ca=order.ca)
         events.record(tx, EventKind.ABANDONED, why, pair=order.pair_id, ca=order.ca)
 

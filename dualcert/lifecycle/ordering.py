@@ -232,7 +232,7 @@ def _finalize(world: World, row: WorkRow, pair: Pair, order: Order, client: Cert
         work.hold(tx, row)
         # Asked again: when this order was placed, the other CA may not have told yet who it is.
         _check_independence(world, tx, order.pair_id, world.ca(order.ca))
-        orders.set_step(tx, order.id, OrderStep.FINALIZING)
+        orders.finalizing(tx, order.id)
         if not validation.spend(tx, order):
             # The pair's other order may have waited for values that this one turned out not to need.
             validation.schedule_publication(tx, order.pair_id)

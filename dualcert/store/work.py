@@ -173,12 +173,13 @@ def reconsider(tx: Transaction, pair_id: int) -> None:
 
 @prepared
 def _cancel() -> Delete:
-    return delete(work).where(work.c.pair_id == bindparam("of_pair"), work.c.kind == bindparam("of_kind"))
+    subject = (work.c.pair_id == bindparam("of_pair"), work.c.kind == bindparam("of_kind"))
+    return delete(work).where(*subject, work.c.ca == bindparam("of_ca"))
 
 
-def cancel(tx: Transaction, kind: WorkKind, pair_id: int) -> None:
+def cancel(tx: Transaction, kind: WorkKind, pair_id: int, *, ca: str = "") -> None:
     """A step of a pair has no purpose any more; whoever holds it finds its lease lost."""
-    tx.execute(_cancel(), {"of_pair": pair_id, "of_kind": kind.value})
+    tx.execute(_cancel(), {"of_pair": pair_id, "of_kind": kind.value, "of_ca": ca})
 
 
 @prepared

@@ -12,9 +12,11 @@ from sqlalchemy import update
 from dualcert.errors import Refused
 from dualcert.lifecycle import compromise, leaked, reach
 from dualcert.lifecycle.compromise import Containment
+from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.incidents import add_to_incident, close, plan
 from dualcert.lifecycle.leaked import Leak
 from dualcert.lifecycle.world import World
+from dualcert.model.order import OrderStep
 from dualcert.model.signal import Reason
 from dualcert.model.work import WorkKind
 from dualcert.store import (
@@ -34,6 +36,7 @@ from dualcert.store.incident_runs import Range
 from dualcert.testing.clock import FakeClock
 from tests.store import masses
 from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
+from tests.store.ordering import OrderTaker, all_orders, open_order, ordering_world, step, to_order
 from tests.store.worlds import Setting, a_world, issued
 
 MANY = 11
@@ -255,3 +258,40 @@ def test_pairs_without_a_backup_keep_a_planned_leak_from_nothing(world: World) -
     left = list(reach.unfinished(world, result.extent))
     assert len([one for one in left if "it serves until another one is there" in one]) == MANY
     assert len([one for one in left if "its backup is not there yet" in one]) == MANY
+
+
+# --- orders under way ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "call"), [("ready", "new_order"), ("pending", "new_order"), ("pending", "order")]
+)
+def test_who_holds_an_order_that_is_given_up_meanwhile_does_not_go_on_with_it(
+    store: Store, clock: FakeClock, status: str, call: str
+) -> None:
+    """Its CSR never leaves: that would be one more certificate for a key that leaked."""
+    taker = OrderTaker(status)
+    world = ordering_world(store, clock, taker)
+    pair = to_order(world, "a.example.com")
+
+    def leak() -> None:
+        key = open_order(world, pair).spki
+        compromise.contain(world, Leak(f"key {key.hex()}", key=key))
+
+    taker.meanwhile[call] = [leak]
+    engine = Engine(world)
+    held = step(engine)
+    while held is not None:
+        held = step(engine, held)
+
+    assert "finalize" not in taker.calls
+    [(gone, leaked)] = all_orders(world)
+    assert gone is OrderStep.ABANDONED
+
+    while "finalize" not in taker.calls:
+        held = step(engine, held)
+
+    [before, (now, key)] = all_orders(world)
+    assert before == (gone, leaked)
+    assert now is OrderStep.FINALIZING
+    assert key != leaked

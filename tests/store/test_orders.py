@@ -5,12 +5,12 @@ from datetime import timedelta
 
 import pytest
 
-from dualcert.errors import StoreError
+from dualcert.errors import LeaseLost, StoreError
 from dualcert.lifecycle import validation
 from dualcert.model.certificate import WrappedKey
 from dualcert.model.order import Order, OrderStep, RecordState
 from dualcert.model.work import WorkKind
-from dualcert.store import Store, Transaction, certificates, claims, orders, work
+from dualcert.store import Store, Transaction, certificates, claims, orders, tables, work
 from dualcert.testing.clock import FakeClock
 from tests.store.building import BACKUP, PRIMARY, a_pair, an_order, lineage_of
 
@@ -73,6 +73,21 @@ def test_a_placed_order_keeps_what_the_ca_answered(store: Store) -> None:
         "https://ca/finalize",
     )
     assert found.authorizations == ("https://ca/1", "https://ca/2")
+
+
+@pytest.mark.parametrize("ended", [OrderStep.ABANDONED, OrderStep.STORED])
+def test_an_order_that_has_ended_goes_no_further(store: Store, ended: OrderStep) -> None:
+    with store.write() as tx:
+        pair = a_pair(tx)
+        one = an_order(tx, pair)
+        orders.set_step(tx, one.id, ended, "a test")
+    with pytest.raises(LeaseLost, match="has ended"), store.write() as tx:
+        orders.placed(tx, one.id, "https://ca/order", "https://ca/finalize", [])
+    with pytest.raises(LeaseLost, match="has ended"), store.write() as tx:
+        orders.finalizing(tx, one.id)
+    with store.read() as tx:
+        row = tx.execute(tables.acme_order.select()).one()
+    assert (row.step, row.error, row.url) == (ended.value, "a test", None)
 
 
 @pytest.mark.parametrize(

@@ -470,10 +470,11 @@ def test_what_a_dead_owner_held_is_made_due_sooner_never_later(store: Store, clo
 def test_a_step_without_a_purpose_is_cancelled_under_its_holders_hands(store: Store) -> None:
     row = claimed(store)
     with store.write() as tx:
-        work.cancel(tx, REVOCATION, 1)
-        work.cancel(tx, ORDER, 2)
+        work.cancel(tx, REVOCATION, 1, ca="alpha")
+        work.cancel(tx, ORDER, 2, ca="alpha")
+        work.cancel(tx, ORDER, 1, ca="beta")
         work.hold(tx, row)
-        work.cancel(tx, ORDER, 1)
+        work.cancel(tx, ORDER, 1, ca="alpha")
         with pytest.raises(LeaseLost):
             work.hold(tx, row)
 
