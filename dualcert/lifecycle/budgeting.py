@@ -11,7 +11,7 @@ a time of its own. Each CA has its own buckets: one that is empty delays no othe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from dualcert.errors import CaBusy, CaError, ChallengeFailed
 from dualcert.lifecycle.permits import BudgetSpent
@@ -158,8 +158,8 @@ def after_failure(
 # --- a revocation ------------------------------------------------------------------------------------------
 
 
-def take_revocation(world: World, row: WorkRow) -> None:
-    """Take a permit to revoke one certificate. Raises ``BudgetSpent``."""
+def take_revocation(world: World, row: WorkRow) -> datetime:
+    """Take a permit to revoke one certificate; when that was. Raises ``BudgetSpent``."""
     ca = world.ca(row.ca)
     if ca.permits is not None:
         ca.permits.ready()
@@ -171,6 +171,16 @@ def take_revocation(world: World, row: WorkRow) -> None:
             said = budget.used_up(_REVOCATIONS, limit, now + limit.interval)
     if said.at is not None:
         raise BudgetSpent(ca.name, said, said.at - now)
+    return tx.now
+
+
+def return_revocation(world: World, row: WorkRow, taken: datetime) -> None:
+    """The request for which a permit was taken then has not left."""
+    limit = world.ca(row.ca).limits.get(Kind.REVOCATIONS)
+    if limit is not None:
+        with world.store.write() as tx:
+            if tx.now - taken < limit.interval:
+                budgets.give_back(tx, row.ca, _REVOCATIONS, limit)
 
 
 # --- what the CA says --------------------------------------------------------------------------------------

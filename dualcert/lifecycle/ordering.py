@@ -145,7 +145,7 @@ def _place(
     order, answer = known.order, known.answer
     if answer is None:
         del world.placing[pair.id, ca.name]
-        answer = replacing.place(world, row, client, order, known.replaces)
+        answer = replacing.place(world, row, client, known)
         world.placing[pair.id, ca.name] = replace(known, answer=answer)
     with world.store.write() as tx:
         work.hold(tx, row)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from dualcert.errors import CaError
-from dualcert.lifecycle.world import World
+from dualcert.lifecycle.permits import BudgetSpent
+from dualcert.lifecycle.world import Placing, World
 from dualcert.model.order import Order
 from dualcert.model.work import WorkRow
 from dualcert.policy.replacing import order_without
@@ -25,14 +27,13 @@ def name_predecessor(tx: Transaction, order: Order) -> str | None:
     return found[0]
 
 
-def place(
-    world: World, row: WorkRow, client: CertificateAuthority, order: Order, replaces: str | None
-) -> OrderSnapshot:
+def place(world: World, row: WorkRow, client: CertificateAuthority, known: Placing) -> OrderSnapshot:
     """newOrder; where the CA does not like the predecessor, the order is placed without it at once."""
-    if replaces is None:
-        return client.new_order(order.names)
+    if known.replaces is None:
+        return _sent(world, client, known)
+    order = known.order
     try:
-        return client.new_order(order.names, replaces=replaces)
+        return _sent(world, client, known)
     except CaError as error:
         if not order_without(error):
             raise
@@ -40,4 +41,14 @@ def place(
     with world.store.write() as tx:
         work.hold(tx, row)
         renewal_info.set_replaces(tx, order.id, None)
-    return client.new_order(order.names)
+    return _sent(world, client, replace(known, replaces=None))
+
+
+def _sent(world: World, client: CertificateAuthority, known: Placing) -> OrderSnapshot:
+    order = known.order
+    try:
+        return client.new_order(order.names, replaces=known.replaces)
+    except BudgetSpent:
+        # It has not left: its key and its permit are for the next try.
+        world.placing[order.pair_id, order.ca] = known
+        raise

@@ -9,6 +9,7 @@ from operator import attrgetter
 
 from dualcert.errors import AlreadyRevoked, CaError, CaRejected, KeyProblem, Refused
 from dualcert.lifecycle import accounts, budgeting, keymaking
+from dualcert.lifecycle.permits import BudgetSpent
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.model.events import EventKind
@@ -172,7 +173,7 @@ def _revoke(world: World, row: WorkRow, request: RevocationRequest, subject: Cer
     source = "accepted by the CA"
     key, note = _signing_key(world, request, subject)
     client = accounts.authority(world, world.ca(row.ca))
-    budgeting.take_revocation(world, row)
+    taken = budgeting.take_revocation(world, row)
     try:
         try:
             client.revoke(der, request.reason.code, key=key)
@@ -186,6 +187,9 @@ def _revoke(world: World, row: WorkRow, request: RevocationRequest, subject: Cer
             note = _by_account(f"the CA refused the certificate's key ({error.reason})")
     except AlreadyRevoked:
         source = "the CA says that it was revoked before"
+    except BudgetSpent:
+        budgeting.return_revocation(world, row, taken)
+        raise
     with world.store.write() as tx:
         work.hold(tx, row)
         _record(tx, row, request, subject, source + note)

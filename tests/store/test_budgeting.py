@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import insert, select, update
 
-from dualcert.errors import CaBusy, ChallengeFailed
+from dualcert.errors import CaBusy, CaRejected, ChallengeFailed
 from dualcert.lifecycle import budgeting
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.permits import BudgetSpent
 from dualcert.lifecycle.world import World
+from dualcert.model.certificate import WrappedKey
 from dualcert.model.events import EventKind
 from dualcert.model.order import OrderStep
 from dualcert.model.pair import Pair
+from dualcert.model.signal import Reason
 from dualcert.model.work import BUDGET, Later, WorkKind, WorkRow
-from dualcert.policy.budget import Kind, Limit
-from dualcert.store import Store, events, tables, work
+from dualcert.policy.budget import Decision, Kind, Limit, Subject
+from dualcert.store import Store, accounts, budgets, events, revocations, tables, work
 from dualcert.testing.clock import FakeClock
 from tests.store.building import PRIMARY, a_certificate, a_pair, an_order, give_role
 from tests.store.databaseclock import follow
-from tests.store.worlds import Setting, a_world
+from tests.store.ordering import OrderTaker, all_orders, ordering_world, step
+from tests.store.renewing import gets
 
 SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
 
@@ -34,6 +38,7 @@ class Scene:
 
     world: World
     clock: FakeClock
+    taker: OrderTaker = field(default_factory=OrderTaker)
 
     def count(self, **limits: Limit) -> None:
         counted = {Kind[name.upper()]: limit for name, limit in limits.items()}
@@ -78,7 +83,8 @@ class Scene:
 def scene(database_url: str, clock: FakeClock) -> Iterator[Scene]:
     store = Store(database_url, clock, "tester")
     follow(store, clock)
-    yield Scene(a_world(store, clock, Setting()), clock)
+    taker = OrderTaker()
+    yield Scene(ordering_world(store, clock, taker), clock, taker)
     store.close()
 
 
@@ -246,6 +252,89 @@ def test_a_limit_that_was_raised_counts_at_once(scene: Scene) -> None:
     assert later is not None
     scene.clock.advance(HOUR)
     assert scene.asked(scene.pair("c.example.com")) is None
+
+
+# --- what has not left -----------------------------------------------------------------------------------
+
+
+def spent(scene: Scene) -> Callable[[], None]:
+    """No request may go out to the CA for a second."""
+
+    def refuse() -> None:
+        at = scene.clock.now() + SECOND
+        raise BudgetSpent(PRIMARY, Decision(at, "requests (2/s) are used up"), SECOND)
+
+    return refuse
+
+
+def left(scene: Scene, kind: Kind, limit: Limit) -> int:
+    """How many permits a bucket has."""
+    subject = Subject(kind)
+    with scene.world.store.read() as tx:
+        found, now = budgets.look(tx, PRIMARY, [kind], [""])
+    missing = max(found[subject].full_at - now, timedelta(0)) if subject in found else timedelta(0)
+    return limit.count - math.ceil(missing / limit.interval)
+
+
+def order_until_finalized(scene: Scene) -> None:
+    engine = Engine(scene.world)
+    while "finalize" not in scene.taker.calls:
+        step(engine)
+        scene.clock.advance(2)
+
+
+def test_an_order_that_no_request_was_left_for_keeps_its_key_and_its_permit(scene: Scene) -> None:
+    scene.count(new_orders=Limit(10, 10 * DAY))
+    pair = scene.pair("a.example.com")
+    scene.taker.meanwhile["new_order"] = [spent(scene), spent(scene)]
+
+    order_until_finalized(scene)
+
+    assert scene.taker.calls.count("new_order") == 3
+    assert [one for one, _ in all_orders(scene.world)] == [OrderStep.FINALIZING]
+    assert left(scene, Kind.NEW_ORDERS, Limit(10, 10 * DAY)) == 9
+    with scene.world.store.read() as tx:
+        kinds = [one.kind for one in events.page(tx, pairs=[pair.id])]
+    assert EventKind.ABANDONED not in kinds
+    assert kinds.count(EventKind.ORDERING) == 1
+
+
+def test_the_predecessor_that_a_ca_did_not_like_is_not_named_again_after_waiting(scene: Scene) -> None:
+    pair = scene.pair("a.example.com")
+    with scene.world.store.write() as tx:
+        key = WrappedKey(b"account", "one", "kek", b"wrapped")
+        account = accounts.StoredAccount(PRIMARY, "https://alpha/dir", key, "https://alpha/1", frozenset())
+        accounts.create_or_get(tx, account)
+        old = gets(tx, pair, PRIMARY)
+
+    def dislike() -> None:
+        raise CaRejected("it was replaced already", problem="alreadyReplaced", ca=PRIMARY)
+
+    scene.taker.meanwhile["new_order"] = [dislike, spent(scene)]
+
+    order_until_finalized(scene)
+
+    assert scene.taker.replaced == [f"{PRIMARY}.{old.id}", None, None]
+    assert [one for one, _ in all_orders(scene.world)][1:] == [OrderStep.FINALIZING]
+
+
+def test_a_revocation_that_no_request_was_left_for_keeps_its_permit(scene: Scene) -> None:
+    limit = Limit(10, 10 * DAY)
+    scene.count(revocations=limit)
+    with scene.world.store.write() as tx:
+        pair = a_pair(tx, "a.example.com")
+        subject = a_certificate(tx, pair)
+        revocations.want(tx, subject.id, pair.id, Reason.SUPERSEDED, tx.now, unverified=True)
+        work.schedule(tx, WorkKind.REVOCATION, pair.id, tx.now, ca=PRIMARY)
+    scene.taker.meanwhile["revoke"] = [spent(scene), spent(scene)]
+    engine = Engine(scene.world)
+
+    for _ in range(3):
+        step(engine, kind=WorkKind.REVOCATION)
+        scene.clock.advance(2)
+
+    assert scene.taker.calls == ["revoke"] * 3
+    assert left(scene, Kind.REVOCATIONS, limit) == 9
 
 
 # --- failures and a CA's word ----------------------------------------------------------------------------
