@@ -277,8 +277,12 @@ def _foretold(world: World, leak: Leak, reach: Extent) -> Iterator[dict[str, Any
         "compromised": leak.described,
         "certificates": len(reach.certificates),
         "orders": len(reach.attempts),
+        "promoted": None,
+        "ordered": None,
         "accounts": list(reach.accounts),
+        "incident": None,
         "brake": leaks.may_turn(world, leak, reach),
+        "problems": [],
         "dry_run": True,
     }
 
@@ -350,6 +354,7 @@ def _told(world: World, leak: Leak, result: Containment) -> Iterator[dict[str, A
     yield {
         "compromised": leak.described,
         "certificates": len(result.extent.certificates),
+        "orders": len(result.extent.attempts),
         "promoted": result.promoted,
         "ordered": result.ordered,
         "accounts": result.rolled,

@@ -196,6 +196,9 @@ def test_a_dry_run_lists_all_and_changes_nothing(lab: ProjectLab, issued: Progra
     assert (first["pair"], first["ca"], first["role"]) == (name, "alpha", "primary")
     assert first["would"] == "beta serves instead, then revoked"
     assert summary(told)["accounts"] == ["alpha"]
+    assert summary(told)["orders"] == 0
+    done = {"promoted", "ordered", "incident", "problems"}
+    assert [summary(told)[key] for key in sorted(done)] == [None, None, [], None]
     told_people = issued.done("compromise", "--target", "web", "--dry-run").out
     assert "nothing was changed" in told_people
     assert "1 certificate that has not expired\n" in told_people
