@@ -169,30 +169,25 @@ def open_order(tx: Transaction, pair_id: int, ca: str) -> Order | None:
 
 
 @prepared
-def _update() -> Update:
-    return update(acme_order).where(acme_order.c.id == bindparam("order_id"))
+def _update(*, after: OrderStep | None = None) -> Update:
+    mine = update(acme_order).where(acme_order.c.id == bindparam("order_id"))
+    return mine if after is None else mine.where(acme_order.c.step == after.value)
 
 
-@prepared
-def _go_on(*, after: OrderStep) -> Update:
-    mine = (acme_order.c.id == bindparam("order_id"), acme_order.c.step == after.value)
-    return update(acme_order).where(*mine)
-
-
-def _moved(tx: Transaction, order_id: int, after: OrderStep, **values: str) -> None:
-    if tx.execute(_go_on(after=after), {"order_id": order_id, **values}).rowcount != 1:
+def _go_on(tx: Transaction, order_id: int, after: OrderStep, **values: str) -> None:
+    if tx.execute(_update(after=after), {"order_id": order_id, **values}).rowcount != 1:
         raise LeaseLost(f"order {order_id} has ended, or another process has moved it on")
 
 
 def placed(tx: Transaction, order_id: int, url: str, finalize: str, authorizations: Sequence[str]) -> None:
     """The CA has taken it. Raises ``LeaseLost`` where it was given up meanwhile."""
     answer = {"url": url, "finalize": finalize, "authorizations": "\n".join(authorizations)}
-    _moved(tx, order_id, OrderStep.PLACING, step=OrderStep.PLACED.value, **answer)
+    _go_on(tx, order_id, OrderStep.PLACING, step=OrderStep.PLACED.value, **answer)
 
 
 def finalizing(tx: Transaction, order_id: int) -> None:
     """Its CSR is about to leave. Raises ``LeaseLost`` where it was given up meanwhile: then it must not."""
-    _moved(tx, order_id, OrderStep.PLACED, step=OrderStep.FINALIZING.value)
+    _go_on(tx, order_id, OrderStep.PLACED, step=OrderStep.FINALIZING.value)
 
 
 def set_step(tx: Transaction, order_id: int, step: OrderStep, error: str | None = None) -> None:
