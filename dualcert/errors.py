@@ -77,7 +77,12 @@ class Refused(DualcertError):
 
 
 class CaError(DualcertError):
-    """Something went wrong between dualcert and one CA; the other CA is not concerned."""
+    """Something went wrong between dualcert and one CA; the other CA is not concerned.
+
+    ``sent``: the CA may have heard of what was asked. False where it cannot: then it has counted nothing.
+    """
+
+    sent = True
 
 
 class CaUnreachable(CaError):

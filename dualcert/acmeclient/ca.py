@@ -21,6 +21,7 @@ from dualcert.acmeclient.directory import SharedDirectory
 from dualcert.acmeclient.links import is_https, linked
 from dualcert.acmeclient.problems import Subject
 from dualcert.acmeclient.settings import AcmeCaSettings, check_binding_key
+from dualcert.acmeclient.unsent import before_it_leaves
 from dualcert.clock import Clock
 from dualcert.errors import (
     AccountProblem,
@@ -198,7 +199,8 @@ class AcmeCa:
     def new_order(self, names: Sequence[str], *, replaces: str | None = None) -> OrderSnapshot:
         deadline = self._wire().deadline()
         directory = self._known_directory(deadline)
-        self._demand_profile(directory.facts)
+        with before_it_leaves():
+            self._demand_profile(directory.facts)
         identifiers = [{"type": "dns", "value": name} for name in names]
         profile = {"profile": self._settings.profile} if self._settings.profile else {}
         old = {"replaces": replaces} if replaces else {}
@@ -353,7 +355,8 @@ class AcmeCa:
         return location
 
     def _known_directory(self, deadline: Deadline) -> Directory:
-        return self._directory.known(self._wire(), deadline)
+        with before_it_leaves():
+            return self._directory.known(self._wire(), deadline)
 
 
 def _base64url(data: bytes) -> str:

@@ -14,7 +14,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 from dualcert.acmeclient.http1 import Http1, Reply, Request
 from dualcert.acmeclient.settings import AcmeCaSettings
-from dualcert.acmeclient.unreachable import ConnectTimeout
+from dualcert.acmeclient.unreachable import ConnectTimeout, NotConnected
 from dualcert.clock import Clock
 from dualcert.errors import ConfigurationError
 
@@ -91,7 +91,10 @@ class Connections:
         place = urlsplit(request.url)
         if self._proxied is not None and not proxy_bypass(place.netloc, self._environment):
             return self._by_proxy(self._proxied, request, deadline)
-        connection = self._lent(place, deadline)
+        try:
+            connection = self._lent(place, deadline)
+        except OSError as error:
+            raise NotConnected from error
         target = f"{place.path or '/'}?{place.query}" if place.query else place.path or "/"
         try:
             return connection.exchange(request, place.netloc.rpartition("@")[2], target)

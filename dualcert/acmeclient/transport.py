@@ -20,6 +20,7 @@ from dualcert.acmeclient.problems import Subject
 from dualcert.acmeclient.settings import AcmeCaSettings
 from dualcert.acmeclient.signing import Signer
 from dualcert.acmeclient.unreachable import NO_ANSWER, explain
+from dualcert.acmeclient.unsent import before_it_leaves
 from dualcert.clock import Clock
 from dualcert.errors import CaServerError, CaUnreachable
 
@@ -89,7 +90,8 @@ class Transport:
         limit: int = JSON_LIMIT,
     ) -> Answer:
         """A signed request. ``new_nonce`` is where a nonce is had when none is kept."""
-        nonce = self._nonce(new_nonce, deadline)
+        with before_it_leaves():
+            nonce = self._nonce(new_nonce, deadline)
         for repetition in range(_BAD_NONCES + 1):
             body = signer.sign(url, nonce, payload)
             raw = self._exchange("POST", url, deadline, body, accept=accept, limit=limit)
@@ -98,7 +100,8 @@ class Transport:
                 return self._answer(url, raw, subject)
             if repetition < _BAD_NONCES:
                 # Not one of the kept ones: if the CA was restarted, they are all as stale as this one was.
-                nonce = _nonce_of(raw) or self._fetch_nonce(new_nonce, deadline)
+                with before_it_leaves():
+                    nonce = _nonce_of(raw) or self._fetch_nonce(new_nonce, deadline)
         raise CaServerError(
             f"the CA rejected {_BAD_NONCES + 1} fresh nonces one after another",
             remedy="The same request may work later; it is tried again.",

@@ -16,20 +16,32 @@ class ConnectTimeout(TimeoutError):
     """The time ran out before there was a connection, its TLS handshake included."""
 
 
-class ProxyFailed(Exception):
+class NotConnected(Exception):
+    """There was no connection to send anything by; its cause says why."""
+
+
+class ProxyFailed(NotConnected):
     """The proxy that the environment names could not be used; its cause says why."""
 
 
-NO_ANSWER = (OSError, HTTPException, ProxyFailed)
+NO_ANSWER = (OSError, HTTPException, NotConnected)
+_NEVER_LEFT = (
+    NotConnected,
+    ConnectTimeout,
+    ConnectionRefusedError,
+    socket.gaierror,
+    ssl.SSLCertVerificationError,
+)
 
 
 def explain(error: Exception, url: str, settings: AcmeCaSettings) -> CaUnreachable:
     """The CaUnreachable that one of ``NO_ANSWER`` means."""
     server, remedy = urlsplit(url).netloc, "It is tried again."
     first: BaseException = error
+    if isinstance(error, NotConnected):
+        first = error.__cause__ or error
     if isinstance(error, ProxyFailed):
         server += " (through the environment's proxy)"
-        first = error.__cause__ or error
     match first:
         case ssl.SSLCertVerificationError():
             reason = f"the TLS certificate of {server} is not trusted: {plain(first.verify_message, 200)}"
@@ -52,7 +64,9 @@ def explain(error: Exception, url: str, settings: AcmeCaSettings) -> CaUnreachab
         case _:
             # The class only: its words may quote the answer.
             reason = f"the answer of {server} broke off or is not HTTP ({type(first).__name__})"
-    return CaUnreachable(reason, remedy=remedy, ca=settings.name)
+    made = CaUnreachable(reason, remedy=remedy, ca=settings.name)
+    made.sent = not isinstance(error, _NEVER_LEFT)
+    return made
 
 
 def _said(error: OSError) -> str:

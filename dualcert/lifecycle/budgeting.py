@@ -1,8 +1,9 @@
 """What a CA counts is taken before it is asked, given back where nothing came of it, and put right by the CA's 429.
 
 A permit for a new order is taken in the transaction that writes the order's intent down, so a process that dies in
-between wastes one at the most. It is not given back when the order fails: the CA has counted the request. The one for a
-certificate under a registered domain is, as long as no CSR was sent: no certificate can have come of it.
+between wastes one at the most. It is given back where the order cannot have reached the CA, and not when it fails
+otherwise: the CA has counted the request. The one for a certificate under a registered domain is, as long as no CSR was
+sent: no certificate can have come of it.
 
 What a budget does not allow raises ``BudgetSpent``, the transaction leaves nothing, and the row of work comes back at
 a time of its own. Each CA has its own buckets: one that is empty delays no other CA's order.
@@ -10,7 +11,7 @@ a time of its own. Each CA has its own buckets: one that is empty delays no othe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from dualcert.errors import CaBusy, CaError, ChallengeFailed
@@ -22,7 +23,7 @@ from dualcert.model.pair import Pair
 from dualcert.model.work import BUDGET, Later, WorkRow
 from dualcert.policy import budget, urgency
 from dualcert.policy.budget import KNOWN_FOR, Allowance, Decision, Kind, Limit, Subject, decide
-from dualcert.store import Transaction, budgets, certificates, pairs
+from dualcert.store import Transaction, budgets, certificates, pairs, renewal_info
 
 _ORDERS, _NEW_ORDERS = Subject(Kind.ORDERS), Subject(Kind.NEW_ORDERS)
 _REVOCATIONS, _REQUESTS = Subject(Kind.REVOCATIONS), Subject(Kind.REQUESTS)
@@ -55,8 +56,11 @@ def before_order(world: World, row: WorkRow, pair: Pair, ca: CaBinding) -> None:
                 _Question(tx, row, pair, ca, None).demand()
 
 
-def take_order(tx: Transaction, row: WorkRow, pair: Pair, ca: CaBinding, replaces: str | None = None) -> None:
-    """Take what the CA counts of a new order. Raises ``BudgetSpent``; the transaction is not to be committed then.
+def take_order(
+    tx: Transaction, row: WorkRow, pair: Pair, ca: CaBinding, replaces: str | None = None
+) -> tuple[tuple[Subject, Limit], ...]:
+    """Take what the CA counts of a new order, and tell what that is. Raises ``BudgetSpent``; the transaction is not to
+    be committed then.
 
     ``replaces``: the ARI identifier that the order will name (RFC 9773 section 5).
     """
@@ -68,6 +72,7 @@ def take_order(tx: Transaction, row: WorkRow, pair: Pair, ca: CaBinding, replace
         if not budgets.take(tx, ca.name, subject, limit, leave=question.leave(limit)):
             # Another process was faster, between our look and now.
             _Question(tx, row, pair, ca, replaces).demand(hindmost=subject)
+    return tuple(question.counted)
 
 
 class _Question:
@@ -147,12 +152,22 @@ def after_failure(
     failed, domain = limits.get(Kind.FAILED), limits.get(Kind.DOMAIN)
     if failed is not None and isinstance(error, ChallengeFailed) and error.name is not None:
         budgets.charge(tx, ca, Subject(Kind.FAILED, error.name.removeprefix("*.")), failed)
-    if domain is None or order is None or order.step is OrderStep.FINALIZING:
+    if order is None or order.step is OrderStep.FINALIZING:
         return
-    # A permit that is older may have been replaced already: the bucket may have been full since.
-    if tx.now - order.created_at < domain.interval and not is_renewal(tx, pair, world.ca(ca)):
-        for one in sorted({registered_domain(name) for name in order.names}):
-            budgets.give_back(tx, ca, Subject(Kind.DOMAIN, one), domain)
+    known = world.placing.get((pair.id, ca))
+    if known is not None and known.order.id == order.id and known.answer is None:
+        # It has not left. What a CA has said by when to come back has put its buckets right already.
+        _return(tx, ca, order, () if waits_for(error) else known.counted)
+    elif domain is not None and not is_renewal(tx, pair, world.ca(ca), renewal_info.replaces(tx, order.id)):
+        under = sorted({registered_domain(name) for name in order.names})
+        _return(tx, ca, order, [(Subject(Kind.DOMAIN, one), domain) for one in under])
+
+
+def _return(tx: Transaction, ca: str, order: Order, taken: Iterable[tuple[Subject, Limit]]) -> None:
+    for subject, limit in taken:
+        # A permit that is older may have been replaced already: the bucket may have been full since.
+        if tx.now - order.created_at < limit.interval:
+            budgets.give_back(tx, ca, subject, limit)
 
 
 # --- a revocation ------------------------------------------------------------------------------------------

@@ -178,11 +178,11 @@ def _intend(world: World, row: WorkRow, pair: Pair, ca: CaBinding, lost: Order |
         issuance = orders.last_issuance(tx, pair.id) or 0
         order = orders.begin(tx, lineage, issuance, pair.names, key.csr, wrapped)
         replaces = replacing.name_predecessor(tx, order)
-        budgeting.take_order(tx, row, pair, ca, replaces)
+        counted = budgeting.take_order(tx, row, pair, ca, replaces)
         cause = f"a new key of type {pair.key_type.value}"
         events.record(tx, EventKind.ORDERING, cause, pair=pair.id, ca=ca.name)
         # Before the commit: where the answer to that is lost, the order may be written down and has not left.
-        known = world.placing[pair.id, ca.name] = Placing(order, replaces)
+        known = world.placing[pair.id, ca.name] = Placing(order, replaces, counted=counted)
     return known
 
 
@@ -348,6 +348,7 @@ def _give_up(world: World, row: WorkRow, pair: Pair, order: Order | None, error:
             validation.spend(tx, order)
         budgeting.after_failure(tx, world, pair, row.ca, order, error)
         events.record(tx, EventKind.FAILED, error.reason, pair=pair.id, ca=row.ca)
+    world.placing.pop((pair.id, row.ca), None)
 
 
 def _later(world: World, row: WorkRow, error: DualcertError, began: datetime, *, passing: bool) -> Outcome:

@@ -25,6 +25,8 @@ _SHARE = 4
 class BudgetSpent(DualcertError):
     """What a CA counts is used up, or the CA has asked us to wait. ``retry_after`` says how long; nothing was taken."""
 
+    sent = False
+
     def __init__(self, ca: str, decision: Decision, wait: timedelta) -> None:
         super().__init__(decision.reason, ca=ca, retry_after=wait)
         self.decision = decision

@@ -48,7 +48,8 @@ def _sent(world: World, client: CertificateAuthority, known: Placing) -> OrderSn
     order = known.order
     try:
         return client.new_order(order.names, replaces=known.replaces)
-    except BudgetSpent:
-        # It has not left: its key and its permit are for the next try.
-        world.placing[order.pair_id, order.ca] = known
+    except (BudgetSpent, CaError) as error:
+        if not error.sent:
+            # Its key and its permits are for the next try, or given back with it.
+            world.placing[order.pair_id, order.ca] = known
         raise

@@ -187,8 +187,9 @@ def _revoke(world: World, row: WorkRow, request: RevocationRequest, subject: Cer
             note = _by_account(f"the CA refused the certificate's key ({error.reason})")
     except AlreadyRevoked:
         source = "the CA says that it was revoked before"
-    except BudgetSpent:
-        budgeting.return_revocation(world, row, taken)
+    except (BudgetSpent, CaError) as error:
+        if not error.sent:
+            budgeting.return_revocation(world, row, taken)
         raise
     with world.store.write() as tx:
         work.hold(tx, row)

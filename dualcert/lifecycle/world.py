@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dualcert.dcv import Zones
     from dualcert.lifecycle.permits import RequestPermits
     from dualcert.model.order import Order
-    from dualcert.policy.budget import Kind, Limit
+    from dualcert.policy.budget import Kind, Limit, Subject
     from dualcert.ports.ca import CertificateAuthority, OrderSnapshot
     from dualcert.ports.deploy import Deployer
     from dualcert.ports.dns import DnsProvider
@@ -132,12 +132,13 @@ class WatchRules:
 class Placing:
     """An order whose key is this process's to use. ``answer``: to newOrder; None until it has left.
 
-    ``replaces``: the ARI identifier that it names.
+    ``replaces``: the ARI identifier that it names. ``counted``: the permits that were taken for it.
     """
 
     order: Order
     replaces: str | None
     answer: OrderSnapshot | None = None
+    counted: tuple[tuple[Subject, Limit], ...] = ()
 
 
 def _no_evidence() -> Evidence:

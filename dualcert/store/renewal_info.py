@@ -320,3 +320,9 @@ def _replaces() -> Update:
 def set_replaces(tx: Transaction, order_id: int, ari_id: str | None) -> None:
     """Write down which certificate an order names as the one that it replaces."""
     tx.execute(_replaces(), {"order_id": order_id, "replaces": ari_id})
+
+
+def replaces(tx: Transaction, order_id: int) -> str | None:
+    """The identifier of the certificate that an order names so."""
+    found: str | None = tx.execute(select(acme_order.c.replaces).where(acme_order.c.id == order_id)).scalar()
+    return found

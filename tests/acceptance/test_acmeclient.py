@@ -33,6 +33,7 @@ from dualcert.errors import (
     AccountProblem,
     AlreadyRevoked,
     CaBusy,
+    CaError,
     CaRejected,
     CaServerError,
     CaUnreachable,
@@ -654,6 +655,86 @@ def test_tls_that_is_not_trusted_leads_to_the_bundle(lab_servers: LabServers) ->
         ca.facts()
     assert "not trusted" in caught.value.reason
     assert "ca_bundle" in str(caught.value)
+
+
+def place_orders_at(proxy: FaultProxy, proxied: AcmeCaSettings, url: str) -> None:
+    """From now on the CA's directory says that orders are placed there."""
+    with opened(proxied, register=False) as ca:
+        directory = json.loads(ca._wire().get(proxied.directory, ca._wire().deadline()).body)
+    directory["newOrder"] = url
+    proxy.on("/dir", Answer(200, json.dumps(directory).encode(), "application/json"), times=None)
+
+
+def cut_one(server: socket.socket) -> None:
+    server.accept()[0].close()
+
+
+@pytest.mark.parametrize(
+    "away", ["refused", "no name", "no handshake", "cut in the handshake", "not trusted"]
+)
+def test_an_order_that_no_connection_was_made_for_was_not_sent(
+    proxy: FaultProxy, proxied: AcmeCaSettings, tmp_path: Path, away: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as others:
+        url = f"https://127.0.0.1:{server.getsockname()[1]}/order"
+        if away == "refused":
+            server.close()
+        elif away == "no name":
+            url = "https://nonesuch.invalid/order"
+        elif away == "cut in the handshake":
+            others.enter_context(ThreadPoolExecutor(1)).submit(cut_one, server)
+        elif away == "not trusted":
+            (tmp_path / "other").mkdir()
+            other = FaultProxy(proxied.directory, folder=tmp_path / "other")
+            url = others.enter_context(other).url + "/order"
+        place_orders_at(proxy, proxied, url)
+        with opened(replace(proxied, timeout=3.0)) as ca, pytest.raises(CaUnreachable) as caught:
+            ca.new_order(["a.example.test"])
+    assert not caught.value.sent
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        ("/dir", html(502)),
+        ("/dir", html(200)),
+        ("/nonce-plz", html(502)),
+        ("/nonce-plz", Cut(after=None)),
+        ("/nonce-plz", Answer(200)),
+    ],
+)
+def test_an_order_that_the_directory_or_a_nonce_was_lacking_for_was_not_sent(
+    proxy: FaultProxy, proxied: AcmeCaSettings, path: str, fault: Fault
+) -> None:
+    account = Account("https://alpha.test/account", new_key())
+    with opened(proxied, register=False) as ca:
+        ca.use(account)
+        proxy.on(path, fault)
+        with pytest.raises(CaError) as caught:
+            ca.new_order(["a.example.test"])
+    assert not caught.value.sent
+    assert proxy.count("/order-plz") == 0
+
+
+def test_an_order_for_an_unknown_profile_was_not_sent(proxied: AcmeCaSettings) -> None:
+    with opened(replace(proxied, profile="nonesuch")) as ca, pytest.raises(CaRejected) as caught:
+        ca.new_order(["a.example.test"])
+    assert not caught.value.sent
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Cut(after=None), Cut(after=10), Hang(), html(502), html(503), problem(400, "rejectedIdentifier")],
+    ids=["cut", "broke off", "no answer", "502", "503", "refused"],
+)
+def test_an_order_that_the_ca_may_have_heard_of_was_sent(
+    proxy: FaultProxy, proxied: AcmeCaSettings, fault: Fault
+) -> None:
+    with opened(replace(proxied, timeout=2.0)) as ca:
+        proxy.on("/order-plz", fault)
+        with pytest.raises(CaError) as caught:
+            ca.new_order(["a.example.test"])
+    assert caught.value.sent
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])

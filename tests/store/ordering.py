@@ -13,7 +13,7 @@ from dualcert.lifecycle.world import DnsBinding, Lazy, World
 from dualcert.model.order import Order, OrderStep
 from dualcert.model.pair import Pair
 from dualcert.model.work import WorkKind, WorkRow
-from dualcert.ports.ca import CertificateAuthority, OrderSnapshot
+from dualcert.ports.ca import Account, CaFacts, CertificateAuthority, OrderSnapshot, Reconsider
 from dualcert.store import Store, orders, tables, work
 from tests.store.building import PRIMARY, a_pair
 from tests.store.worlds import Setting, a_world
@@ -37,6 +37,13 @@ class OrderTaker:
         self.calls.append(what)
         if coming := self.meanwhile.get(what):
             coming.pop(0)()
+
+    def use(self, account: Account, reconsider: Reconsider | None = None) -> None:
+        raise AssertionError("who speaks for the account is known here")
+
+    def facts(self) -> CaFacts:
+        self._called("facts")
+        raise AssertionError("nobody asks for these here")
 
     def new_order(self, names: Sequence[str], *, replaces: str | None = None) -> OrderSnapshot:
         self.replaced.append(replaces)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
-from dualcert.errors import CaBusy, CaRejected, ChallengeFailed
+from dualcert.errors import CaBusy, CaRejected, CaUnreachable, ChallengeFailed
 from dualcert.lifecycle import budgeting
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.permits import BudgetSpent
-from dualcert.lifecycle.world import World
+from dualcert.lifecycle.world import Once, World
 from dualcert.model.certificate import WrappedKey
 from dualcert.model.events import EventKind
 from dualcert.model.order import OrderStep
@@ -22,7 +22,7 @@ from dualcert.model.pair import Pair
 from dualcert.model.signal import Reason
 from dualcert.model.work import BUDGET, Later, WorkKind, WorkRow
 from dualcert.policy.budget import Decision, Kind, Limit, Subject
-from dualcert.store import Store, accounts, budgets, events, revocations, tables, work
+from dualcert.store import Store, Transaction, accounts, budgets, events, revocations, tables, work
 from dualcert.testing.clock import FakeClock
 from tests.store.building import PRIMARY, a_certificate, a_pair, an_order, give_role
 from tests.store.databaseclock import follow
@@ -267,13 +267,20 @@ def spent(scene: Scene) -> Callable[[], None]:
     return refuse
 
 
-def left(scene: Scene, kind: Kind, limit: Limit) -> int:
+def left(scene: Scene, kind: Kind, limit: Limit, of: str = "") -> int:
     """How many permits a bucket has."""
-    subject = Subject(kind)
+    subject = Subject(kind, of)
     with scene.world.store.read() as tx:
-        found, now = budgets.look(tx, PRIMARY, [kind], [""])
+        found, now = budgets.look(tx, PRIMARY, [kind], [of])
     missing = max(found[subject].full_at - now, timedelta(0)) if subject in found else timedelta(0)
     return limit.count - math.ceil(missing / limit.interval)
+
+
+def known(tx: Transaction) -> None:
+    """Alpha has an account of ours."""
+    key = WrappedKey(b"account", "one", "kek", b"wrapped")
+    url = f"https://{PRIMARY}/dir"
+    accounts.create_or_get(tx, accounts.StoredAccount(PRIMARY, url, key, f"{url}/1", frozenset()))
 
 
 def order_until_finalized(scene: Scene) -> None:
@@ -302,9 +309,7 @@ def test_an_order_that_no_request_was_left_for_keeps_its_key_and_its_permit(scen
 def test_the_predecessor_that_a_ca_did_not_like_is_not_named_again_after_waiting(scene: Scene) -> None:
     pair = scene.pair("a.example.com")
     with scene.world.store.write() as tx:
-        key = WrappedKey(b"account", "one", "kek", b"wrapped")
-        account = accounts.StoredAccount(PRIMARY, "https://alpha/dir", key, "https://alpha/1", frozenset())
-        accounts.create_or_get(tx, account)
+        known(tx)
         old = gets(tx, pair, PRIMARY)
 
     def dislike() -> None:
@@ -318,7 +323,80 @@ def test_the_predecessor_that_a_ca_did_not_like_is_not_named_again_after_waiting
     assert [one for one, _ in all_orders(scene.world)][1:] == [OrderStep.FINALIZING]
 
 
-def test_a_revocation_that_no_request_was_left_for_keeps_its_permit(scene: Scene) -> None:
+@pytest.mark.parametrize(("sent", "taken"), [(False, 0), (True, 1)])
+def test_an_order_costs_a_permit_unless_it_cannot_have_reached_its_ca(
+    scene: Scene, sent: bool, taken: int
+) -> None:
+    new_orders, domain = Limit(10, 10 * DAY), Limit(5, 5 * DAY)
+    scene.count(new_orders=new_orders, domain=domain)
+    scene.pair("a.example.com")
+    scene.taker.meanwhile["new_order"] = [unreachable(sent)]
+
+    step(Engine(scene.world))
+
+    assert [one for one, _ in all_orders(scene.world)] == [OrderStep.ABANDONED]
+    assert left(scene, Kind.NEW_ORDERS, new_orders) == 10 - taken
+    assert left(scene, Kind.DOMAIN, domain, "example.com") == 5, "no CSR was sent in either case"
+    assert scene.world.placing == {}
+
+
+def unreachable(sent: bool) -> Callable[[], None]:
+    def fail() -> None:
+        error = CaUnreachable("nobody there", ca=PRIMARY)
+        error.sent = sent
+        raise error
+
+    return fail
+
+
+def test_an_order_that_an_earlier_process_may_have_sent_is_not_counted_as_one_that_has_not_left(
+    scene: Scene,
+) -> None:
+    """What cannot be reached now is the CA's account; nobody knows of the order."""
+    limit = Limit(10, 10 * DAY)
+    scene.count(new_orders=limit)
+    pair = scene.pair("a.example.com")
+    assert scene.asked(pair) is None
+    with scene.world.store.write() as tx:
+        an_order(tx, pair)
+    alpha = replace(scene.world.ca(PRIMARY), account=Once())
+    scene.world = replace(scene.world, cas={**scene.world.cas, PRIMARY: alpha})
+    scene.taker.meanwhile["facts"] = [unreachable(False)]
+
+    step(Engine(scene.world))
+
+    assert scene.taker.calls == ["facts"]
+    assert [one for one, _ in all_orders(scene.world)] == [OrderStep.ABANDONED]
+    assert left(scene, Kind.NEW_ORDERS, limit) == 9
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_what_was_not_counted_is_not_given_back(scene: Scene, sent: bool) -> None:
+    new_orders, domain = Limit(10, 10 * DAY), Limit(5, 5 * DAY)
+    scene.count(new_orders=new_orders, domain=domain)
+    assert scene.asked(scene.pair("b.example.com")) is None
+    with scene.world.store.write() as tx:
+        pair = a_pair(tx, "a.example.com")
+        known(tx)
+        gets(tx, pair, PRIMARY)
+        in_window = {"window_start": tx.at - 1, "window_end": tx.at + 10_000_000}
+        tx.execute(update(tables.renewal_info).values(**in_window))
+        tx.execute(update(tables.certificate).values(names_digest=b"other names, then"))
+        work.schedule(tx, WorkKind.ORDER, pair.id, tx.now, ca=PRIMARY)
+    with scene.world.store.write() as tx:
+        tx.execute(delete(tables.work).where(tables.work.c.pair_id != pair.id))
+    scene.taker.meanwhile["new_order"] = [unreachable(sent)]
+
+    step(Engine(scene.world))
+
+    assert len(scene.taker.replaced) == 1
+    assert scene.taker.replaced[0] is not None
+    assert left(scene, Kind.NEW_ORDERS, new_orders) == 9
+    assert left(scene, Kind.DOMAIN, domain, "example.com") == 4
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_revocation_that_has_not_left_keeps_its_permit(scene: Scene, away: bool) -> None:
     limit = Limit(10, 10 * DAY)
     scene.count(revocations=limit)
     with scene.world.store.write() as tx:
@@ -326,11 +404,12 @@ def test_a_revocation_that_no_request_was_left_for_keeps_its_permit(scene: Scene
         subject = a_certificate(tx, pair)
         revocations.want(tx, subject.id, pair.id, Reason.SUPERSEDED, tx.now, unverified=True)
         work.schedule(tx, WorkKind.REVOCATION, pair.id, tx.now, ca=PRIMARY)
-    scene.taker.meanwhile["revoke"] = [spent(scene), spent(scene)]
+    scene.taker.meanwhile["revoke"] = [unreachable(False) if away else spent(scene)] * 2
     engine = Engine(scene.world)
 
+    held = None
     for _ in range(3):
-        step(engine, kind=WorkKind.REVOCATION)
+        held = step(engine, held, WorkKind.REVOCATION)
         scene.clock.advance(2)
 
     assert scene.taker.calls == ["revoke"] * 3
