@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from operator import attrgetter
 
 from dualcert.errors import CaBusy, CaError, ChallengeFailed
 from dualcert.lifecycle.permits import BudgetSpent
@@ -72,6 +73,7 @@ def take_order(
         if not budgets.take(tx, ca.name, subject, limit, leave=question.leave(limit)):
             # Another process was faster, between our look and now.
             _Question(tx, row, pair, ca, replaces).demand(hindmost=subject)
+    budgets.tidy(tx, ca.name, (subject for subject, _ in question.counted))
     return tuple(question.counted)
 
 
@@ -148,13 +150,20 @@ def after_failure(
     tx: Transaction, world: World, pair: Pair, ca: str, order: Order | None, error: CaError
 ) -> None:
     """An order has come to nothing, ``error`` says why: count what the CA counts, give back what it does not."""
-    limits = world.ca(ca).limits
-    failed, domain = limits.get(Kind.FAILED), limits.get(Kind.DOMAIN)
+    _give_back(tx, world, pair, ca, order, error)
+    failed = world.ca(ca).limits.get(Kind.FAILED)
     if failed is not None and isinstance(error, ChallengeFailed) and error.name is not None:
-        budgets.charge(tx, ca, Subject(Kind.FAILED, error.name.removeprefix("*.")), failed)
+        name = Subject(Kind.FAILED, error.name.removeprefix("*."))
+        budgets.charge(tx, ca, name, failed)
+        budgets.tidy(tx, ca, [name])
+
+
+def _give_back(
+    tx: Transaction, world: World, pair: Pair, ca: str, order: Order | None, error: CaError
+) -> None:
     if order is None or order.step is OrderStep.FINALIZING:
         return
-    known = world.placing.get((pair.id, ca))
+    known, domain = world.placing.get((pair.id, ca)), world.ca(ca).limits.get(Kind.DOMAIN)
     if known is not None and known.order.id == order.id and known.answer is None:
         # It has not left. What a CA has said by when to come back has put its buckets right already.
         _return(tx, ca, order, () if waits_for(error) else known.counted)
@@ -211,9 +220,12 @@ def obey(world: World, row: WorkRow, pair: Pair | None, error: CaError, *, place
     ca = world.ca(row.ca)
     with world.store.write() as tx:
         error.retry_after = budget.granted(error.retry_after, _life_left(tx, row))
-        for subject in _concerned(tx, pair, ca, error, placed=placed):
+        # Others hold theirs in the same order, so that no two wait for each other.
+        subjects = sorted(_concerned(tx, pair, ca, error, placed=placed), key=attrgetter("of"))
+        for subject in subjects:
             debt = budget.debt(ca.limits.get(subject.kind))
             budgets.hold(tx, ca.name, subject, error.retry_after, debt, error.reason)
+        budgets.tidy(tx, ca.name, subjects)
 
 
 def _concerned(

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -169,10 +169,7 @@ def _take() -> ReturningInsert[Any]:
 def take(tx: Transaction, ca: str, subject: Subject, limit: Limit, *, leave: int = 0) -> bool:
     """Take a permit; False where the bucket holds no more than ``leave``, or is held: then nothing has changed."""
     room = limit.depth - limit.interval * leave
-    if _taken(tx, ca, subject, limit.interval, room) is None:
-        return False
-    _tidy(tx, ca, subject)
-    return True
+    return _taken(tx, ca, subject, limit.interval, room) is not None
 
 
 def reserve(
@@ -222,7 +219,6 @@ def charge(tx: Transaction, ca: str, subject: Subject, limit: Limit) -> None:
     """Something has happened that the CA counts, whether there was a permit for it or not."""
     values = {"ca": ca, **_of(subject), "cost": _span(limit.interval), "depth": _span(limit.depth)}
     tx.execute(_charge(), values)
-    _tidy(tx, ca, subject)
 
 
 @prepared
@@ -313,7 +309,6 @@ def hold(tx: Transaction, ca: str, subject: Subject, wait: timedelta, debt: time
     """The CA asks to leave this alone for so long; its last word counts. ``debt``: how far from full it is then."""
     values = {"wait": _span(wait), "debt": _span(debt), "reason": reason}
     tx.execute(_hold(), {"ca": ca, **_of(subject), **values})
-    _tidy(tx, ca, subject)
 
 
 @prepared
@@ -339,7 +334,11 @@ def _tidy_up() -> Delete:
     )
 
 
-def _tidy(tx: Transaction, ca: str, subject: Subject) -> None:
-    """A full bucket needs no row: of those that come next to this one, the full ones go."""
-    if subject.of:
-        tx.execute(_tidy_up(), _where(ca, subject))
+def tidy(tx: Transaction, ca: str, subjects: Iterable[Subject]) -> None:
+    """A full bucket needs no row: of those that come next to these, the full ones go.
+
+    To be called when everything is written: it locks buckets that others take in an order of their own.
+    """
+    for subject in subjects:
+        if subject.of:
+            tx.execute(_tidy_up(), _where(ca, subject))

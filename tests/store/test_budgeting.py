@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import delete, insert, select, update
 
-from dualcert.errors import CaBusy, CaRejected, CaUnreachable, ChallengeFailed
+from dualcert.errors import CaBusy, CaRejected, CaUnreachable, ChallengeFailed, StoreError
 from dualcert.lifecycle import budgeting
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.permits import BudgetSpent
@@ -24,6 +26,7 @@ from dualcert.model.work import BUDGET, Later, WorkKind, WorkRow
 from dualcert.policy.budget import Decision, Kind, Limit, Subject
 from dualcert.store import Store, Transaction, accounts, budgets, events, revocations, tables, work
 from dualcert.testing.clock import FakeClock
+from tests.postgres import Postgres
 from tests.store.building import PRIMARY, a_certificate, a_pair, an_order, give_role
 from tests.store.databaseclock import follow
 from tests.store.ordering import OrderTaker, all_orders, ordering_world, step
@@ -160,6 +163,90 @@ def test_registered_domains_go_by_the_public_suffix_list_with_its_private_part()
         ("github.io", "github.io"),
     ):
         assert budgeting.registered_domain(name) == domain
+
+
+@pytest.mark.parametrize("written", ["taken", "charged", "held"])
+def test_buckets_that_are_full_again_go_when_another_of_their_kind_is_written(
+    scene: Scene, written: str
+) -> None:
+    scene.count(domain=Limit(50, 7 * DAY), failed=Limit(5, HOUR))
+    kind = Kind.DOMAIN if written == "taken" else Kind.FAILED
+    pair = scene.pair("a.example")
+    with scene.world.store.write() as tx:
+        full = {"ca": PRIMARY, "kind": kind.value, "subject": "z.example", "full_at": 1}
+        tx.execute(insert(tables.budget), full)
+    if written == "taken":
+        assert scene.asked(pair) is None
+    elif written == "charged":
+        with scene.world.store.write() as tx:
+            error = ChallengeFailed("no", name="a.example", ca=PRIMARY)
+            budgeting.after_failure(tx, scene.world, pair, PRIMARY, None, error)
+    else:
+        said = busy("too many failed authorizations for a.example", HOUR)
+        budgeting.obey(scene.world, scene.row(pair), pair, said, placed=False)
+    with scene.world.store.read() as tx:
+        assert [one.subject for one in tx.execute(select(tables.budget))] == ["a.example"]
+
+
+# --- two at once -----------------------------------------------------------------------------------------
+
+
+def test_orders_whose_domains_overlap_do_not_wait_for_each_other_in_a_circle(
+    server: Postgres, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket that is full again and may go is the next one of the other order."""
+    scene.count(domain=Limit(50, 7 * DAY))
+    rows = {
+        one: scene.pair(*names)
+        for one, names in (("first", ("a.example", "d.example")), ("second", ("d.example", "z.example")))
+    }
+    full = {"ca": PRIMARY, "kind": Kind.DOMAIN.value, "subject": "z.example", "full_at": 1}
+    with scene.world.store.write() as tx:
+        tx.execute(insert(tables.budget), full)
+    taken = {one: threading.Event() for one in rows}
+    take = budgets.take
+
+    def and_meet(*arguments: Any, **named: Any) -> bool:
+        done = take(*arguments, **named)
+        taken[threading.current_thread().name].set()
+        assert all(one.wait(20) for one in taken.values())
+        return done
+
+    monkeypatch.setattr(budgets, "take", and_meet)
+    came: dict[str, Later | StoreError | None] = {}
+
+    def order(one: str) -> None:
+        try:
+            came[one] = scene.asked(rows[one])
+        except StoreError as error:
+            came[one] = error
+
+    first, second = (threading.Thread(target=order, args=(one,), name=one) for one in rows)
+    first.start()
+    assert taken["first"].wait(20)
+    second.start()
+    for thread in (first, second):
+        thread.join()
+
+    assert came == {"first": None, "second": None}
+
+
+def test_names_that_a_ca_speaks_of_are_held_in_one_order_by_all(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two would wait for each other."""
+    hold, held = budgets.hold, []
+
+    def and_tell(tx: Transaction, ca: str, subject: Subject, *arguments: Any) -> None:
+        held.append(subject.of)
+        hold(tx, ca, subject, *arguments)
+
+    monkeypatch.setattr(budgets, "hold", and_tell)
+    error = busy("too many failed authorizations for a.example.com, b.example.com", HOUR)
+    for names in (("a.example.com", "b.example.com"), ("b.example.com", "a.example.com", "c.example.com")):
+        pair = scene.pair(*names)
+        budgeting.obey(scene.world, scene.row(pair), pair, error, placed=False)
+    assert held == ["a.example.com", "b.example.com"] * 2
 
 
 # --- waiting ---------------------------------------------------------------------------------------------

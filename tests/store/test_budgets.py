@@ -216,7 +216,7 @@ def test_a_queue_that_nobody_stands_in_any_more_is_no_hindrance(moved: Store, cl
 # --- rows come and go ------------------------------------------------------------------------------------
 
 
-def test_buckets_that_are_full_again_lose_their_rows_when_others_of_their_kind_are_written(
+def test_buckets_that_are_full_again_lose_their_rows_when_others_of_their_kind_are_tidied(
     moved: Store, clock: FakeClock
 ) -> None:
     names = [Subject(Kind.FAILED, f"{letter}.example.com") for letter in "abcd"]
@@ -226,14 +226,17 @@ def test_buckets_that_are_full_again_lose_their_rows_when_others_of_their_kind_a
         held = Subject(Kind.FAILED, "e.example.com")
         budgets.hold(tx, CA, held, DAY, timedelta(0), "not yet")
         budgets.give_back(tx, CA, held, Limit(1, 2 * DAY))
+        budgets.tidy(tx, CA, [*names, held])
         assert take_kind(tx) == {"a", "b", "c", "d", "e"}
     clock.advance(HOUR)
     with moved.write() as tx:
         budgets.charge(tx, CA, names[0], LIMIT)
+        budgets.tidy(tx, CA, names[:1])
         assert take_kind(tx) == {"a", "e"}, "what is full says as much as no row; what is held stays"
     clock.advance(HOUR)
     with moved.write() as tx:
-        assert budgets.take(tx, CA, Subject(Kind.FAILED, "Z"), LIMIT)
+        assert budgets.take(tx, CA, last := Subject(Kind.FAILED, "Z"), LIMIT)
+        budgets.tidy(tx, CA, [last])
         assert take_kind(tx) == {"Z", "e"}
 
 
