@@ -10,11 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import urlsafe_b64encode
+from contextlib import suppress
+from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from dualcert.errors import AccountProblem, CaError, CaRejected, CaServerError, KeyUnreadable, Refused
+from dualcert.errors import (
+    AccountProblem,
+    CaError,
+    CaRejected,
+    CaServerError,
+    KeyUnreadable,
+    Refused,
+    StoreUnavailable,
+)
 from dualcert.lifecycle import keymaking, weakkeys
 from dualcert.lifecycle.owner import is_dead, new_owner
 from dualcert.lifecycle.world import CaBinding, World
@@ -62,20 +72,24 @@ def roll(world: World, ca: CaBinding, client: CertificateAuthority, *, now: bool
     """
     owner = str(new_owner())
     if not _lead(world, ca.name, owner):
-        raise Refused(
-            "another process is changing the account's key at this moment",
-            remedy=f"See what has come of it: dualcert account show {ca.name}",
-            ca=ca.name,
-        )
+        raise _others(ca.name)
     try:
         stored = _now(world, ca.name)
         if stored.next_key is None:
             stored = _begin(world, ca, stored, now=now)
         elif _knows(world, client, stored):
             return _taken(world, ca.name, stored)
-        return _change(world, ca, client, stored)
+        return _change(world, ca, client, stored, owner)
     finally:
         _step_back(world, ca.name, owner)
+
+
+def _others(ca: str) -> Refused:
+    return Refused(
+        "another process is changing the account's key at this moment",
+        remedy=f"See what has come of it: dualcert account show {ca}",
+        ca=ca,
+    )
 
 
 def settle(world: World, ca: CaBinding, client: CertificateAuthority, stored: StoredAccount) -> StoredAccount:
@@ -92,8 +106,8 @@ def settle(world: World, ca: CaBinding, client: CertificateAuthority, stored: St
         return stored
     try:
         # Asked again and not dropped: a request that was cut off may reach the CA yet.
-        return _change(world, ca, client, _now(world, ca.name))
-    except CaError:
+        return _change(world, ca, client, _now(world, ca.name), owner)
+    except (CaError, Refused):
         # The old key was good a moment ago; where it is not, the next refusal leads here again.
         return _now(world, ca.name)
     finally:
@@ -116,16 +130,19 @@ def _begin(world: World, ca: CaBinding, stored: StoredAccount, *, now: bool) -> 
 
 
 def _change(
-    world: World, ca: CaBinding, client: CertificateAuthority, stored: StoredAccount
+    world: World, ca: CaBinding, client: CertificateAuthority, stored: StoredAccount, owner: str
 ) -> StoredAccount:
     coming = stored.next_key
     if coming is None or stored.url is None:
         return stored
     key = open_key(world, coming)
+    with world.store.write() as tx:
+        if not leases.take(tx, _lease(ca.name), owner):
+            raise _others(ca.name)
     try:
         client.change_key(Account(stored.url, open_key(world, stored.key)), key)
     except CaRejected as error:
-        _drop(world, ca, stored, error)
+        _drop(world, ca, stored, owner, error)
         raise
     except CaError as error:
         # Whether the CA has heard of it is not known; the next run that needs the account finds out.
@@ -133,12 +150,17 @@ def _change(
             f"The CA may have taken the new key: who needs the account next finds out. {error.remedy or ''}"
         )
         raise
-    _check(world, ca, client, stored, Account(stored.url, key))
+    _check(world, ca, client, stored, owner, Account(stored.url, key))
     return _taken(world, ca.name, stored)
 
 
 def _check(
-    world: World, ca: CaBinding, client: CertificateAuthority, stored: StoredAccount, changed: Account
+    world: World,
+    ca: CaBinding,
+    client: CertificateAuthority,
+    stored: StoredAccount,
+    owner: str,
+    changed: Account,
 ) -> None:
     """The CA has said yes; whether it means it, a request tells that the new key signs."""
     try:
@@ -153,14 +175,15 @@ def _check(
             client.account(Account(changed.url, open_key(world, stored.key)))
         except CaRejected:
             raise problem from error
-        _drop(world, ca, stored, problem)
+        _drop(world, ca, stored, owner, problem)
         problem.remedy = "The old key stays, and the CA knows it. This is the CA's fault; try again later."
         raise problem from error
 
 
-def _drop(world: World, ca: CaBinding, stored: StoredAccount, why: CaError) -> None:
+def _drop(world: World, ca: CaBinding, stored: StoredAccount, owner: str, why: CaError) -> None:
+    """Only by who leads still: another may have asked for the same change meanwhile, and the CA have taken it."""
     with world.store.write() as tx:
-        if accounts.drop_key(tx, stored):
+        if leases.take(tx, _lease(ca.name), owner) and accounts.drop_key(tx, stored):
             events.record(tx, EventKind.KEY_CHANGE_DROPPED, why.reason, ca=ca.name)
 
 
@@ -189,9 +212,25 @@ def _now(world: World, ca: str) -> StoredAccount:
     return stored
 
 
+def _lease(ca: str) -> str:
+    return f"account:{ca}"
+
+
 def _lead(world: World, ca: str, owner: str) -> bool:
-    """Whether it is ours to change the key; what a dead process of this machine has left is."""
-    name = f"account:{ca}"
+    """Whether it is ours to change the key, until we step back; what a dead process of this machine has left is."""
+    if not _taken_over(world, _lease(ca), owner):
+        return False
+    # The requests to a slow CA last longer, taken together, than a lease.
+    world.leases.keep(owner, partial(_prolong, world, owner), world.clock)
+    return True
+
+
+def _prolong(world: World, owner: str) -> None:
+    with suppress(StoreUnavailable), world.store.write() as tx:
+        leases.renew(tx, owner, at_work=False)
+
+
+def _taken_over(world: World, name: str, owner: str) -> bool:
     with world.store.write() as tx:
         if leases.take(tx, name, owner):
             return True
@@ -201,5 +240,6 @@ def _lead(world: World, ca: str, owner: str) -> bool:
 
 
 def _step_back(world: World, ca: str, owner: str) -> None:
+    world.leases.leave(owner)
     with world.store.write() as tx:
-        leases.drop(tx, f"account:{ca}", owner)
+        leases.drop(tx, _lease(ca), owner)
