@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections.abc import Callable
 
 from dualcert.clock import Clock
 from dualcert.model.lease import LEASE_SECONDS
+
+log = logging.getLogger(__name__)
 
 _RENEW_EVERY = LEASE_SECONDS / 3
 _LOOK_EVERY = 1.0
@@ -33,7 +36,7 @@ class LeaseKeeper:
         weakref.finalize(self, self._over.set)
 
     def keep(self, owner: str, renew: Callable[[], None], clock: Clock) -> None:
-        """Call ``renew``, which must not raise, three times in the life of a lease. The first one's clock counts."""
+        """Call ``renew`` three times in the life of a lease. The first one's clock counts."""
         with self._lock:
             self._renewals[owner] = renew
             if not self._started:
@@ -59,8 +62,14 @@ def _renew(renewals: _Renewals, over: threading.Event, clock: Clock) -> None:
         now = clock.monotonic()
         if now - renewed >= _RENEW_EVERY or abs(stood - then) > STEP:
             renewed = now
-            for renew in list(renewals.values()):
-                renew()
+            for owner, renew in list(renewals.items()):
+                try:
+                    renew()
+                except Exception:
+                    # What ends this thread ends the leases of all that works here, and nobody hears of it.
+                    log.exception(
+                        "the leases of %s could not be renewed; again in %.0f s", owner, _RENEW_EVERY
+                    )
 
 
 def ahead(clock: Clock) -> float:

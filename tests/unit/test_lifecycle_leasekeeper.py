@@ -55,6 +55,24 @@ def test_its_thread_ends_when_it_is_closed(keeper: LeaseKeeper) -> None:
     assert not thread.is_alive()
 
 
+def test_what_goes_wrong_with_one_owners_leases_is_told_and_costs_nobody_his(
+    keeper: LeaseKeeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, other = threading.Semaphore(0), threading.Semaphore(0)
+
+    def renew() -> None:
+        broken.release()
+        raise ZeroDivisionError("nobody foresaw this")
+
+    keeper.keep("one", renew, SystemClock())
+    keeper.keep("two", other.release, SystemClock())
+    for _ in range(3):
+        assert broken.acquire(timeout=PATIENCE), "his turn comes again, too"
+        assert other.acquire(timeout=PATIENCE)
+    assert "the leases of one could not be renewed" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
 @pytest.mark.parametrize("by", [timedelta(hours=1), -timedelta(hours=1)])
 def test_a_clock_that_is_put_right_has_every_lease_renewed_at_once(
     monkeypatch: pytest.MonkeyPatch, by: timedelta
