@@ -73,6 +73,8 @@ class Daemon:
         self._open_at = dict.fromkeys(_OPENINGS, now)
         self._nothing_for_good_before(now + _UNDISTURBED)
         self._clock = (world.clock.now(), now)
+        # What the clock showed before it was put back, as long as nobody has written down what that must not delay.
+        self._put_back_from: datetime | None = None
 
     @property
     def owner(self) -> str:
@@ -192,6 +194,10 @@ class Daemon:
         expected = then + timedelta(seconds=monotonic - since)
         if abs(now - expected) > _STEP:
             self._clock_was_put(now, expected)
+        if self._put_back_from is not None:
+            with self._world.store.write() as tx:
+                clockwork.still_due(tx, self._put_back_from)
+            self._put_back_from = None
 
     def _clock_was_put(self, now: datetime, expected: datetime) -> None:
         way = "forward" if now > expected else "back"
@@ -200,8 +206,8 @@ class Daemon:
         # On SQLite leases go by this machine's clock, too.
         self._runner.renew_leases()
         if now < expected:
-            with self._world.store.write() as tx:
-                clockwork.still_due(tx, expected)
+            # Put back once more: what was due by the latest instant is due still.
+            self._put_back_from = max(expected, self._put_back_from or expected)
         else:
             # Those of others seem to have run out as well: they prolong them before we look for work.
             self._world.clock.sleep(_OTHERS_NOTICE)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -39,6 +39,7 @@ from dualcert.store import (
     Store,
     Transaction,
     claims,
+    clockwork,
     daemons,
     events,
     leases,
@@ -621,6 +622,32 @@ def test_what_was_due_before_a_clock_is_put_back_is_due_still(
     soon(lambda: refused(world, pair))
     assert daemon.stop(8)
     assert "the clock has gone back" in caplog.text
+
+
+def test_what_was_due_before_a_clock_is_put_back_is_due_still_though_the_database_was_away(
+    world: World, clock: ShiftedClock, setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting.meet = no
+    with world.store.write() as tx:
+        pair = a_pair(tx)
+        work.schedule(tx, REFILL, pair.id, tx.now, ca=PRIMARY)
+    still_due, away = clockwork.still_due, [True, True]
+
+    def tried(tx: Transaction, was: datetime) -> int:
+        moved = still_due(tx, was)
+        if away:
+            away.pop()
+            raise StoreUnavailable("the database is being moved")
+        return moved
+
+    monkeypatch.setattr(clockwork, "still_due", tried)
+    daemon = Daemon(world, "1.2.3")
+    clock.advance(-HOUR)
+    daemon.start()
+    soon(lambda: refused(world, pair))
+    assert daemon.stop(8)
+    assert not away
+    assert daemon._put_back_from is None
 
 
 def test_a_clock_that_is_put_back_hurries_nothing_that_was_not_due(
