@@ -38,6 +38,12 @@ class SystemClock:
         time.sleep(seconds)
 
 
+def uptime() -> float | None:
+    """For how many seconds this machine has been running; None where the system does not say."""
+    since_boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return None if since_boot is None else time.clock_gettime(since_boot)
+
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 

@@ -234,8 +234,9 @@ def _taken_over(world: World, name: str, owner: str) -> bool:
     with world.store.write() as tx:
         if leases.take(tx, name, owner):
             return True
-        for other in filter(is_dead, leases.owners(tx)):
-            leases.drop(tx, name, other)
+        for other, holder in leases.known(tx).items():
+            if is_dead(other, None if world.store.goes_by_our_clock else holder.silent_for):
+                leases.drop(tx, name, other)
         return leases.take(tx, name, owner)
 
 

@@ -179,7 +179,12 @@ class Daemon:
         """Say that this one lives, and strike off those that do not."""
         with self._world.store.read() as tx:
             others = [one for one in daemons.everybody(tx) if one.owner != self.owner]
-        ended = [one.owner for one in others if one.silent_for > _FORGOTTEN or is_dead(one.owner)]
+        alone = self._world.store.goes_by_our_clock
+        ended = [
+            one.owner
+            for one in others
+            if one.silent_for > _FORGOTTEN or is_dead(one.owner, None if alone else one.silent_for)
+        ]
         with self._world.store.write() as tx:
             daemons.seen(tx, self.owner, self._version)
             daemons.gone(tx, ended)

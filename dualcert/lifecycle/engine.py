@@ -358,9 +358,15 @@ class Engine:
     def take_from_the_dead(self) -> None:
         """What a process of this machine held when it died is free at once."""
         with self.world.store.glance() as tx:
-            owners = leases.known(tx)
-        gone = [owner for owner in owners if owner != self.owner and is_dead(owner)]
-        if gone or any(owners.values()):
+            known = leases.known(tx)
+        # A database in a file is this machine's alone, and tells its time.
+        alone = self.world.store.goes_by_our_clock
+        gone = [
+            owner
+            for owner, holder in known.items()
+            if owner != self.owner and is_dead(owner, None if alone else holder.silent_for)
+        ]
+        if gone or any(holder.ended for holder in known.values()):
             with self.world.store.write() as tx:
                 for owner in gone:
                     leases.release_owner(tx, owner)

@@ -6,9 +6,12 @@ import os
 import socket
 import subprocess
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
+
+from dualcert.clock import uptime
 
 _engines = count(1)
 
@@ -32,8 +35,11 @@ def new_owner() -> Owner:
     return Owner(socket.gethostname(), _place(), os.getpid(), _mine(os.getpid()), next(_engines))
 
 
-def is_dead(text: str) -> bool:
-    """Whether an owner is known to be gone. One that lives elsewhere is never known to be."""
+def is_dead(text: str, silent_for: timedelta | None = None) -> bool:
+    """Whether an owner is known to be gone. One that lives elsewhere is never known to be.
+
+    ``silent_for``: how long ago it last showed that it lives; None where nobody but this machine can be meant.
+    """
     try:
         host, place, pid, started, _ = text.split("|")
         number = int(pid)
@@ -45,10 +51,18 @@ def is_dead(text: str) -> bool:
         # The same host after another boot: nothing of before is alive. Another namespace of this boot may be, and so
         # may whoever cannot tell the boot, or whom we cannot tell it of.
         theirs, ours = place.partition("/")[0], _place().partition("/")[0]
-        return bool(theirs and ours) and theirs != ours
+        return bool(theirs and ours) and theirs != ours and _since_before_our_boot(silent_for)
     if number == os.getpid():
         return _mine(number) != started
     return not _hidden(number) and _started(number) != started
+
+
+def _since_before_our_boot(silent_for: timedelta | None) -> bool:
+    """Whoever was heard of later is another machine of the same name, be it a copy of this one or a container."""
+    if silent_for is None:
+        return True
+    ours = uptime()
+    return ours is not None and silent_for > timedelta(seconds=ours)
 
 
 @lru_cache(maxsize=1)

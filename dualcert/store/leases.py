@@ -6,6 +6,8 @@ them is one row's update. What names an owner without such a lease is nobody's.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -105,20 +107,32 @@ def living(tx: Transaction) -> set[str]:
     return {row.owner for row in tx.execute(_living())}
 
 
+@dataclass(frozen=True)
+class Holder:
+    """``ended``: his lease as an engine has. ``silent_for``: how long ago he last took or prolonged any."""
+
+    ended: bool
+    silent_for: timedelta
+
+
 def owners(tx: Transaction) -> list[str]:
     """Who has a lease of any kind, or had one that nobody has taken away yet."""
     return list(known(tx))
 
 
-def known(tx: Transaction) -> dict[str, bool]:
-    """The same; whether his lease as an engine has ended."""
-    return {row.owner: bool(row.ended) for row in tx.execute(_owners())}
+def known(tx: Transaction) -> dict[str, Holder]:
+    """The same, and what is known of each."""
+    return {
+        row.owner: Holder(bool(row.ended), timedelta(microseconds=max(0, row.silent_for)))
+        for row in tx.execute(_owners())
+    }
 
 
 @prepared
 def _owners() -> Select[Any]:
     ended = func.max(case((_has_ended, 1), else_=0)).label("ended")
-    return select(lease.c.owner, ended).group_by(lease.c.owner).order_by(lease.c.owner)
+    silent_for = (database_now - (func.max(lease.c.until) - LEASE)).label("silent_for")
+    return select(lease.c.owner, ended, silent_for).group_by(lease.c.owner).order_by(lease.c.owner)
 
 
 def release_owner(tx: Transaction, owner: str) -> None:

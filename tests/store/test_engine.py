@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import update
 
 from dualcert.errors import CaUnreachable, DeployError, StoreUnavailable
+from dualcert.lifecycle import owner as owners
 from dualcert.lifecycle.engine import Engine, Held
 from dualcert.lifecycle.owner import new_owner
 from dualcert.lifecycle.runner import DAEMON, Runner, Scope
@@ -383,6 +384,27 @@ def test_a_dead_process_of_this_machine_loses_its_rows_at_once_and_nobody_else(e
     assert in_table(engine, rows[elsewhere]) == rows[elsewhere]
     assert in_table(engine, rows[alive]) == rows[alive]
     assert in_table(engine, mine) == mine
+
+
+@pytest.mark.parametrize("silent_for", [5, 15])
+def test_another_machine_of_the_same_name_keeps_what_it_holds(
+    engine: Engine, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, silent_for: int
+) -> None:
+    """We have booted ten seconds ago. Whatever has prolonged its lease since then was not ended by that."""
+    monkeypatch.setattr(owners, "uptime", lambda: 10.0)
+    namespace = new_owner().place.partition("/")[2]
+    other = str(replace(new_owner(), place=f"another-boot/{namespace}"))
+    with engine.world.store.write() as tx:
+        work.schedule(tx, ORDER, a_pair(tx).id, tx.now, ca=PRIMARY)
+        claims.claim(tx, other, kinds=[ORDER], limit=1)
+        tx.execute(update(tables.lease).values(until=tables.lease.c.until - silent_for * 1_000_000))
+    clock.advance(2)
+    engine.take_from_the_dead()
+    # A file is this machine's alone.
+    lives = silent_for < 10 and engine.world.store.dialect == "postgresql"
+    assert (engine.claim([ORDER], 1) == []) is lives
+    with engine.world.store.read() as tx:
+        assert (other in leases.owners(tx)) is lives
 
 
 def test_an_engine_of_another_machine_that_ended_without_a_word_is_forgotten(

@@ -6,10 +6,13 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from dualcert.clock import uptime
+from dualcert.lifecycle import owner as owners
 from dualcert.lifecycle.owner import Owner, is_dead, new_owner
 
 
@@ -64,6 +67,22 @@ def test_nobody_lives_on_from_before_this_boot(owner: Owner) -> None:
     _, _, namespace = owner.place.partition("/")
 
     assert is_dead(str(replace(owner, place=f"another-boot/{namespace}")))
+
+
+def test_another_machine_of_our_name_is_told_by_that_it_was_heard_of_since_we_booted(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, namespace = owner.place.partition("/")
+    theirs = str(replace(owner, place=f"another-boot/{namespace}"))
+    running = uptime()
+    assert running is not None
+    assert running > 0
+
+    assert not is_dead(theirs, timedelta(seconds=running - 1))
+    assert is_dead(theirs, timedelta(seconds=running + 3600))
+    assert is_dead(str(replace(owner, started="1")), timedelta(0)), "a process of this boot is looked up"
+    monkeypatch.setattr(owners, "uptime", lambda: None)
+    assert not is_dead(theirs, timedelta(days=10_000))
 
 
 def test_whoever_cannot_tell_his_boot_is_not_known_to_be_dead(owner: Owner) -> None:
