@@ -90,8 +90,8 @@ def failover(
     certificate revoked (--revoke), or a day later all the same (--revoke-by); its lineage is filled again at the next
     `dualcert renew --due`.
 
-    This states a goal: away from the CA that serves now. Typed again it finishes what is unfinished, and otherwise
-    refuses (exit status 4); --to CA is the way back.
+    This states a goal: away from the CA that serves now. Typed again within a day it finishes what is unfinished; if
+    nothing is, it refuses for an hour (exit status 4); --to CA is the way back. What must not serve is always left.
     """
     from dualcert.lifecycle import inventory, promotion
     from dualcert.lifecycle.driver import Scope, patiently
@@ -129,6 +129,8 @@ def _conclude(context: Context, turn: Turn, wish: Wish, began: datetime) -> int:
 
     result = outcome.of_failover(context.application.world, turn, dry_run=wish.dry_run, began=began)
     print_json(result.shown) if context.json else _tell(result.shown, turn)
+    if turn.taken_up and turn.changed and wish.to is None:
+        note(_not_promoted(turn, dry_run=wish.dry_run))
     for problem in result.problems:
         note(problem)
     if wish.dry_run or not turn.changed:
@@ -140,12 +142,15 @@ def _conclude(context: Context, turn: Turn, wish: Wish, began: datetime) -> int:
 
 def _tell(shown: dict[str, Any], turn: Turn) -> None:
     old, new = shown["from"], shown["to"]
-    if shown["dry_run"]:
+    if shown["dry_run"] and not turn.taken_up:
         say(f"{shown['pair']}: would move from {old['ca']} to {new['ca']}, serial {_hex(new['serial'])}")
         say("the backup's key opens and its certificate may serve; nothing was changed")
         return
     if not turn.changed:
         say(f"{shown['pair']}: {new['ca']} serves already; nothing was done")
+        return
+    if shown["dry_run"]:
+        say(f"{shown['pair']}: {new['ca']} serves already; what is unfinished would be finished")
         return
     say(f"{shown['pair']}: {new['ca']} serves (epoch {shown['epoch']}), serial {_hex(new['serial'])}")
     for target in shown["targets"]:
@@ -161,6 +166,16 @@ def _tell(shown: dict[str, Any], turn: Turn) -> None:
         )
     if shown["refill"]:
         say(f"  refill of {old['ca']}: {shown['refill']}")
+
+
+def _not_promoted(turn: Turn, *, dry_run: bool) -> str:
+    """That an earlier failover was gone on with, for whoever wanted to leave what serves now."""
+    name = turn.pair.name
+    nothing = f"nothing {'would be' if dry_run else 'was'} promoted"
+    return (
+        f"{name}: {nothing}: the failover from {turn.from_ca} to {turn.to_ca} is not finished, and is gone on with"
+        f"\n  To leave {turn.to_ca}: dualcert failover {name} --to {turn.from_ca}"
+    )
 
 
 def _hex(serial: bytes | None) -> str:

@@ -43,7 +43,7 @@ def of_failover(world: World, turn: Turn, *, dry_run: bool, began: datetime) -> 
             "refill": None if dry_run else _refill(tx, rows, turn),
             "dry_run": dry_run,
         }
-    left = () if dry_run else tuple(_problem(pair.name, row) for row in rows if row.kind in AFTERMATH)
+    left = () if dry_run else tuple(_problem(turn, row) for row in rows if row.kind in AFTERMATH)
     return Result(shown, left)
 
 
@@ -72,9 +72,10 @@ def _refill(tx: Transaction, rows: list[WorkRow], turn: Turn) -> str | None:
     return "failed" if any(row.attempts or row.waiting_for == PERSON for row in mine) else "scheduled"
 
 
-def _problem(name: str, row: WorkRow) -> str:
+def _problem(turn: Turn, row: WorkRow) -> str:
+    name = turn.pair.name
     about = f"target {row.target}" if row.target else f"CA {row.ca}"
     text = f"{name}, {about}: {row.kind.value} is not finished: {row.reason or 'under way'}"
     if not row.attempts or row.due_at is None:
         return text
-    return f"{text}\n  Next try at {rfc3339(row.due_at)}; to try sooner: dualcert failover {name}"
+    return f"{text}\n  Next try at {rfc3339(row.due_at)}; to try sooner: dualcert failover {name} --to {turn.to_ca}"

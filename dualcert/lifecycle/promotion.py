@@ -57,7 +57,8 @@ class Wish:
 class Turn:
     """A failover as it stands: from which certificate to which, in which epoch, and whether this call promoted.
 
-    ``changed`` is False where the wished CA served already and nothing was left to do.
+    ``changed`` is False where the wished CA served already and nothing was left to do. ``taken_up``: an earlier
+    failover is gone on with, and nothing is promoted.
     """
 
     pair: Pair
@@ -67,6 +68,7 @@ class Turn:
     to_ca: str
     to_certificate: Certificate | None
     changed: bool
+    taken_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,15 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Before:
-    """The last promotion, and whether something that it has caused is unfinished."""
+    """The last promotion, and whether something that it has caused is unfinished.
+
+    ``stands``: what it has brought into service may go on serving, and it is not long ago: who says the same again
+    means that promotion.
+    """
 
     last: Event | None
     unfinished: bool
+    stands: bool
 
 
 def failover(world: World, pair: Pair, wish: Wish) -> Turn:
@@ -112,7 +119,12 @@ def failover(world: World, pair: Pair, wish: Wish) -> Turn:
                 return _take_up(world, pair, seen, seen.before, wish)
             asked = True
             continue
-        if wish.to is None and seen.before is not None and seen.before.last is not None:
+        if (
+            wish.to is None
+            and seen.before is not None
+            and seen.before.last is not None
+            and seen.before.stands
+        ):
             if seen.before.unfinished:
                 return _take_up(world, pair, seen, seen.before, wish)
             _refuse_soon_again(pair, seen, seen.before.last, world, wish)
@@ -152,10 +164,19 @@ def _look(world: World, pair: Pair, *, before: bool) -> _Seen:
 def _before(tx: Transaction, pair: Pair, state: PairState) -> _Before:
     last = events.last_promotion(tx, pair.id)
     if last is None:
-        return _Before(None, unfinished=False)
+        return _Before(None, unfinished=False, stands=False)
     verified = deployments.verified_in(tx, pair.id, state.epoch)
     seen_nowhere = any(target not in verified for target in pair.targets)
-    return _Before(last, seen_nowhere or bool(revocations.wanted(tx, pair.id)))
+    unfinished = seen_nowhere or bool(revocations.wanted(tx, pair.id))
+    return _Before(last, unfinished, tx.now - last.at < _REVOKE_WITHIN and not _must_go(tx, state.serving))
+
+
+def _must_go(tx: Transaction, serving: int | None) -> bool:
+    """Whether what serves is to be left, however short a time it has served."""
+    standing = certificates.standing(tx, serving)
+    if standing is None:
+        return True
+    return standing.bad(tx.now) is not None or incidents.naming(tx, standing.certificate.id) is not None
 
 
 def _refuse_soon_again(pair: Pair, seen: _Seen, last: Event, world: World, wish: Wish) -> None:
@@ -184,7 +205,7 @@ def _take_up(world: World, pair: Pair, seen: _Seen, before: _Before, wish: Wish)
                 _want_revocation(tx, pair, old, wish)
             work.hurry(tx, pair.id, AFTERMATH)
     from_ca = old.ca if old else seen.backup.ca
-    return Turn(pair, seen.state.epoch, from_ca, old, seen.primary.ca, seen.serving, changed)
+    return Turn(pair, seen.state.epoch, from_ca, old, seen.primary.ca, seen.serving, changed, taken_up=True)
 
 
 def _promote(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn | None:

@@ -425,6 +425,27 @@ def test_revocation_waits_for_what_was_not_seen_until_its_time_whatever_is_said_
         lab.nginx.start()
 
 
+def test_a_failover_that_only_goes_on_with_another_says_so_and_how_to_leave(
+    lab: ProjectLab, program: Program, name: str
+) -> None:
+    program.done("issue", name)
+    lab.nginx.stop()
+    try:
+        assert "promoted:" not in program.run("failover", name, "--timeout", "1s").err
+        dry = program.done("failover", name, "--dry-run")
+        again = program.run("failover", name, "--timeout", "1s")
+    finally:
+        lab.nginx.start()
+    assert f"{name}: beta serves already; what is unfinished would be finished" in dry.out
+    assert "would move" not in dry.out
+    for said, nothing in ((dry.err, "nothing would be promoted"), (again.err, "nothing was promoted")):
+        assert f"{name}: {nothing}: the failover from alpha to beta is not finished" in said
+        assert f"dualcert failover {name} --to alpha" in said
+    assert program.show(name)["epoch"] == 1
+    program.done("failover", name, "--to", "alpha")
+    assert program.show(name)["epoch"] == 2
+
+
 def test_a_time_that_is_none_is_refused_before_anything_moves(program: Program, name: str) -> None:
     refused = program.run("failover", name, "--revoke-by", "soon")
     assert refused.status == 2

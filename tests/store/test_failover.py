@@ -1,0 +1,150 @@
+"""A failover by hand: what it goes on with, what it leaves, and what is said where the backup may not serve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from dualcert.errors import Refused
+from dualcert.lifecycle import inventory, promotion, renewal
+from dualcert.lifecycle.incidents import open_incident
+from dualcert.lifecycle.inventory import Changes
+from dualcert.lifecycle.promotion import Turn, Wish
+from dualcert.lifecycle.world import World
+from dualcert.model.pair import Pair
+from dualcert.store import Store, certificates, deployments, pairs, revocations
+from dualcert.testing.clock import FakeClock
+from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
+from tests.store.renewing import DAY, MINUTE
+from tests.store.worlds import Setting, a_world, issued
+
+
+@pytest.fixture
+def world(store: Store, clock: FakeClock) -> World:
+    return a_world(store, clock, Setting())
+
+
+@pytest.fixture
+def pair(world: World) -> Pair:
+    with world.store.write() as tx:
+        made = a_pair(tx)
+        for ca in (PRIMARY, BACKUP):
+            give_role(tx, made, issued(tx, world, made, ca))
+        for one in pairs.lineages(tx, [made.id]):
+            pairs.set_renew_at(tx, one.id, tx.now + 60 * DAY)
+        renewal.reckon(tx, made.id)
+    return made
+
+
+def serves(world: World, pair: Pair) -> str:
+    with world.store.read() as tx:
+        return certificates.get(tx, pairs.state(tx, pair.id).serving or 0).ca
+
+
+def failed_over(world: World, pair: Pair, wish: Wish | None = None) -> Turn:
+    with world.store.read() as tx:
+        now = pairs.by_id(tx, pair.id)
+    assert now is not None
+    return promotion.failover(world, now, wish or Wish())
+
+
+def seen_everywhere(world: World, pair: Pair) -> None:
+    with world.store.write() as tx:
+        state = pairs.state(tx, pair.id)
+        for target in pair.targets:
+            deployments.arrived(tx, pair.id, target, state.epoch, state.serving or 0)
+            deployments.verified(tx, pair.id, target, state.epoch, state.serving or 0)
+
+
+def refilled(world: World, pair: Pair, ca: str) -> None:
+    with world.store.write() as tx:
+        give_role(tx, pair, issued(tx, world, pair, ca))
+
+
+def serving(world: World, pair: Pair) -> int:
+    with world.store.read() as tx:
+        return pairs.state(tx, pair.id).serving or 0
+
+
+# --- what an earlier one has left ------------------------------------------------------------------------
+
+
+def a_target_is_dead(world: World, pair: Pair) -> None:
+    seen_everywhere(world, pair)
+    inventory.change(world, pair, Changes(targets=("web", "mail")))
+
+
+def a_revocation_waits(world: World, pair: Pair) -> None:
+    """It was asked for with the failover, and its CA does not do it."""
+    seen_everywhere(world, pair)
+
+
+LEFT = pytest.mark.parametrize("left", [a_target_is_dead, a_revocation_waits])
+
+
+@LEFT
+def test_what_is_left_of_an_old_failover_does_not_stand_in_the_way_of_a_new_one(
+    world: World, pair: Pair, clock: FakeClock, left: Callable[[World, Pair], None]
+) -> None:
+    assert failed_over(world, pair, Wish(revoke=True)).to_ca == BACKUP
+    left(world, pair)
+    refilled(world, pair, PRIMARY)
+    clock.advance(10 * DAY)
+
+    turn = failed_over(world, pair)
+
+    assert (turn.from_ca, turn.to_ca, turn.epoch, turn.taken_up) == (BACKUP, PRIMARY, 2, False)
+    assert serves(world, pair) == PRIMARY
+
+
+@LEFT
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_said_again_a_minute_later_it_goes_on_with_what_is_unfinished(
+    world: World, pair: Pair, clock: FakeClock, left: Callable[[World, Pair], None], dry_run: bool
+) -> None:
+    failed_over(world, pair, Wish(revoke=True))
+    left(world, pair)
+    refilled(world, pair, PRIMARY)
+    clock.advance(MINUTE)
+
+    turn = failed_over(world, pair, Wish(dry_run=dry_run))
+
+    assert (turn.to_ca, turn.epoch, turn.changed, turn.taken_up) == (BACKUP, 1, True, True)
+    assert serves(world, pair) == BACKUP
+
+
+def is_blocked(world: World, pair: Pair) -> None:
+    with world.store.write() as tx:
+        certificates.block_key(tx, certificates.get(tx, serving(world, pair)).spki, "leaked")
+
+
+def is_revoked(world: World, pair: Pair) -> None:
+    with world.store.write() as tx:
+        revocations.revoked(tx, serving(world, pair), "superseded", "a test")
+
+
+def is_named(world: World, pair: Pair) -> None:
+    deadline = world.clock.now() + DAY
+    open_incident(world, "a test", "a test", deadline, certificates=[serving(world, pair)])
+
+
+@pytest.mark.parametrize("spoilt", [is_blocked, is_revoked, is_named])
+def test_what_must_not_serve_is_left_though_an_earlier_failover_is_unfinished(
+    world: World, pair: Pair, clock: FakeClock, spoilt: Callable[[World, Pair], None]
+) -> None:
+    failed_over(world, pair)
+    refilled(world, pair, PRIMARY)
+    clock.advance(MINUTE)
+    spoilt(world, pair)
+
+    assert failed_over(world, pair).epoch == 2
+    assert serves(world, pair) == PRIMARY
+
+
+def test_finished_it_is_refused_within_the_hour(world: World, pair: Pair, clock: FakeClock) -> None:
+    failed_over(world, pair)
+    seen_everywhere(world, pair)
+    clock.advance(MINUTE)
+    with pytest.raises(Refused, match="and finished"):
+        failed_over(world, pair)
