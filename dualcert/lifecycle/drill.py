@@ -15,7 +15,7 @@ from dualcert.errors import (
     ProbeFailed,
     ProbeHindered,
 )
-from dualcert.lifecycle import inspection, keymaking, loopback, promotion
+from dualcert.lifecycle import inspection, keymaking, loopback, objecting, proving
 from dualcert.lifecycle.world import World
 from dualcert.model import names as naming
 from dualcert.model.certificate import Certificate
@@ -139,7 +139,7 @@ def _opened(world: World, standby: Certificate) -> tuple[tuple[str, ...], bytes 
     try:
         return (), keymaking.unwrap(world, wrapped)
     except (KeyProblem, ConfigurationError) as error:
-        return (f"the backup's private key cannot be opened: {error.reason}",), None
+        return (proving.told(error),), None
 
 
 def _shown(world: World, pair: Pair, standby: Certificate, key: bytes) -> tuple[tuple[str, ...], str | None]:
@@ -182,7 +182,7 @@ def _record(
     """What was ``found``, and what is recorded against the backup by now: all of it is returned."""
     with world.store.write() as tx:
         pairs.lock(tx, [pair.id])
-        problems = tuple(dict.fromkeys((*found, *promotion.speaking_against(tx, pair, state))))
+        problems = tuple(dict.fromkeys((*found, *objecting.speaking_against(tx, pair, state))))
         now = pairs.states(tx, [pair.id]).get(pair.id)
         if now is None or (now.standby, now.epoch) != (state.standby, state.epoch):
             return problems  # it was drilled for a pair that is another by now

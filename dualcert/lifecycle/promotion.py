@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from dualcert.errors import ConfigurationError, KeyProblem, Refused, StoreError, UsageProblem
-from dualcert.lifecycle import keymaking, revocation
+from dualcert.lifecycle import keymaking, objecting, proving, revocation
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate, WrappedKey
 from dualcert.model.events import Event, EventKind
 from dualcert.model.pair import Lineage, Pair, PairState
 from dualcert.model.signal import Reason
 from dualcert.model.work import DAY, Done, Later, Outcome, WorkKind, WorkRow
-from dualcert.policy.promotion import StandbyFacts, objections
 from dualcert.store import (
     Transaction,
     certificates,
@@ -23,7 +22,6 @@ from dualcert.store import (
     pairs,
     promotion,
     revocations,
-    standings,
     work,
 )
 
@@ -213,21 +211,22 @@ def _promote(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn | None:
 
     The statement that promotes says whether the backup may serve. Why it may not is asked for when it has said so.
     """
-    unreadable = None if seen.standby is None else _unreadable(world, seen.key)
-    if unreadable is None and not wish.dry_run and _turned(world, pair, seen, wish):
+    error = None if seen.standby is None else _unreadable(world, seen.key)
+    if error is None and not wish.dry_run and _turned(world, pair, seen, wish):
         return _turn(pair, seen, changed=True)
     with world.store.read() as tx:
         if pairs.seen_values(pairs.state(tx, pair.id)) != pairs.seen_values(seen.state):
             return None
-        against = speaking_against(tx, pair, seen.state)
-    if unreadable is not None:
+        against = objecting.speaking_against(tx, pair, seen.state)
+        ways = objecting.ways(tx, pair, seen.state, seen.backup.ca, error, dry_run=wish.dry_run)
+    if error is not None:
         if not wish.dry_run:
-            _proof_failed(world, pair, seen, unreadable)
-        against = (*against, unreadable)
+            _proof_failed(world, pair, seen, error)
+        against = (*against, proving.told(error))
     if against:
         raise Refused(
             f"not failed over to {seen.backup.ca}: {'; '.join(against)}",
-            remedy=f"Nothing was changed. Get a usable backup: dualcert renew {pair.name}",
+            remedy=f"Nothing was changed at what serves. {ways}",
             name=pair.name,
             ca=seen.backup.ca,
         )
@@ -257,41 +256,21 @@ def _turned(world: World, pair: Pair, seen: _Seen, wish: Wish) -> bool:
     return True
 
 
-def _unreadable(world: World, key: WrappedKey | None) -> str | None:
-    """Why a private key cannot be used, in words; None where it opens."""
+def _unreadable(world: World, key: WrappedKey | None) -> KeyProblem | ConfigurationError | None:
+    """Why a private key cannot be used; None where it opens."""
     try:
         keymaking.unwrap(world, key)
     except (KeyProblem, ConfigurationError) as error:
-        return f"the backup's private key cannot be opened: {error.reason}"
+        return error
     return None
 
 
-def _proof_failed(world: World, pair: Pair, seen: _Seen, unreadable: str) -> None:
+def _proof_failed(world: World, pair: Pair, seen: _Seen, error: KeyProblem | ConfigurationError) -> None:
+    """The backup counts no more. Where it is not the KEK that is missing, another one is due."""
     with world.store.write() as tx:
-        if seen.state.backup_ok_until is not None and pairs.set_backup_ok(tx, seen.state, None):
-            events.record(tx, EventKind.PROOF_FAILED, unreadable, pair=pair.id, ca=seen.backup.ca)
-
-
-def speaking_against(tx: Transaction, pair: Pair, state: PairState) -> tuple[str, ...]:
-    """What is recorded against the pair's standby, in words; its key is not opened."""
-    standing = certificates.standing(tx, state.standby)
-    if standing is None:
-        return objections(None, tx.now)
-    standby = standing.certificate
-    serving = certificates.standing(tx, state.serving)
-    facts = StandbyFacts(
-        revoked=standing.revoked,
-        blocked=standing.blocked,
-        not_after=standby.not_after,
-        covers=certificates.covers(tx, standby, pair.names_digest),
-        # Opened just now: even the last hours may be used, which a mass failover leaves as a margin.
-        ok_until=standby.not_after,
-        revocation_wanted=revocations.is_wanted(tx, standby.id),
-        named=incidents.naming(tx, standby.id) is not None,
-        serving_worse=serving is None or serving.bad(tx.now) is not None,
-        distrusted=not standings.counts(standings.get(tx, standby.ca), standby.not_before),
-    )
-    return objections(facts, tx.now)
+        pairs.lock(tx, [pair.id])
+        refill = not isinstance(error, ConfigurationError)
+        proving.given_up(tx, seen.state, seen.backup.ca, proving.told(error), refill=refill)
 
 
 def aftermath(

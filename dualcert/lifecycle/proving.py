@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from dualcert.errors import ConfigurationError, DualcertError, KeyProblem
-from dualcert.lifecycle import keymaking
+from dualcert.lifecycle import keymaking, renewal
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import WrappedKey
 from dualcert.model.events import EventKind
 from dualcert.model.pair import PairState
-from dualcert.model.work import WorkKind
 from dualcert.policy import due
-from dualcert.store import Transaction, events, keys, moving, pairs, proofs, work
+from dualcert.store import Transaction, events, keys, moving, pairs, proofs
 from dualcert.store.proofs import Unproved, Walk
 
 log = logging.getLogger(__name__)
@@ -58,15 +57,14 @@ def prove_until(world: World, until: datetime) -> None:
 def given_up(tx: Transaction, seen: PairState, ca: str, cause: str, *, refill: bool) -> None:
     """The key of a pair's backup does not open: it counts no more, and gets a successor where that helps (``refill``).
 
-    Nothing happens where it did not count before, or the pair is not as ``seen`` any more.
+    Nothing happens where the pair is not as ``seen`` any more.
     """
-    if seen.backup_ok_until is None or not pairs.set_backup_ok(tx, seen, None):
+    if not pairs.set_backup_ok(tx, seen, None):
         return
-    events.record(tx, EventKind.PROOF_FAILED, cause, pair=seen.pair_id, ca=ca, certificate=seen.standby)
+    if seen.backup_ok_until is not None:
+        events.record(tx, EventKind.PROOF_FAILED, cause, pair=seen.pair_id, ca=ca, certificate=seen.standby)
     if refill:
-        work.schedule(tx, WorkKind.REFILL, seen.pair_id, tx.now, ca=ca)
-        why = "the backup's private key cannot be opened"
-        events.record(tx, EventKind.REFILL_SCHEDULED, why, pair=seen.pair_id, ca=ca)
+        renewal.refill_soon(tx, seen.pair_id, ca, "the backup's private key cannot be opened")
 
 
 def told(error: DualcertError) -> str:

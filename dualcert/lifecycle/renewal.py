@@ -13,7 +13,17 @@ from dualcert.model.pair import Lineage, Pair
 from dualcert.model.work import DAY, FROZEN, HELD, NO_PAIR, PERSON, Done, Later, Outcome, WorkKind, WorkRow
 from dualcert.policy import due, renewing
 from dualcert.policy.renewing import Leave, LineageFacts, Opening, PrimaryFacts
-from dualcert.store import Transaction, events, incident_progress, orders, pairs, renewal_info, renewals, work
+from dualcert.store import (
+    Transaction,
+    events,
+    incident_progress,
+    orders,
+    pairs,
+    promotion,
+    renewal_info,
+    renewals,
+    work,
+)
 from dualcert.store.renewals import HeldCertificate, Renewable
 
 _KEEPS_FAILING = 2
@@ -45,8 +55,13 @@ def _open(tx: Transaction, pair_id: int, openings: Sequence[Opening]) -> None:
 def due_lineages(tx: Transaction, pair: Pair) -> list[Lineage]:
     """The lineages to be ordered now: past their time, without a certificate that may be used, told to refill, or due
     so soon that they join the other."""
-    # Whoever asks by name asks for what is held, too.
+    # Whoever asks by name asks for what is held, too, and for another backup where this one is known not to serve.
     facts = [replace(_facts(one, tx.now), held=False) for one in renewals.of_pairs(tx, [pair.id])[pair.id]]
+    state = pairs.state(tx, pair.id)
+    if state.standby is not None and promotion.given_up(tx, pair.id):
+        why = "its certificate was given up"
+        of_backup = next(one.ca for one in pairs.lineages(tx, [pair.id]) if one.id == state.backup_lineage)
+        facts = [replace(one, urgent=one.urgent or why) if one.ca == of_backup else one for one in facts]
     wanted = {opening.ca for opening in renewing.renewal(facts, tx.now).openings}
     return [one for one in pairs.lineages(tx, [pair.id]) if one.ca in wanted]
 
@@ -169,6 +184,14 @@ def _to_ask(world: World, tx: Transaction) -> list[str]:
         for ca in renewal_info.cas_due(tx, world.cas)
         if work.get(tx, WorkKind.RENEWAL_INFORMATION, NO_PAIR, ca=ca) is None
     ]
+
+
+def refill_soon(tx: Transaction, pair_id: int, ca: str, cause: str) -> None:
+    """A lineage's certificate is not to be used any more: another one is due, unless it is already."""
+    under_way = work.of_pairs(tx, [pair_id], [WorkKind.REFILL, WorkKind.ORDER])
+    if not any(row.ca == ca for row in under_way):
+        work.schedule(tx, WorkKind.REFILL, pair_id, tx.now, ca=ca)
+        events.record(tx, EventKind.REFILL_SCHEDULED, cause, pair=pair_id, ca=ca)
 
 
 def refill(world: World, row: WorkRow) -> Outcome:

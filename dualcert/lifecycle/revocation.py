@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 
 from dualcert.errors import AlreadyRevoked, CaError, CaRejected, KeyProblem, Refused
-from dualcert.lifecycle import accounts, budgeting, keymaking
+from dualcert.lifecycle import accounts, budgeting, keymaking, renewal
 from dualcert.lifecycle.permits import BudgetSpent
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
@@ -47,6 +47,10 @@ def revoke_backup(world: World, pair: Pair, reason: Reason) -> Certificate:
                 tx, EventKind.REVOCATION_WANTED, cause, pair=pair.id, ca=standby.ca, certificate=standby.id
             )
             block_if_compromised(tx, standby, reason, tx.actor)
+            # Now, not when the CA has revoked it, which may take it days: it is no backup any more.
+            for one in pairs.lineages(tx, [pair.id]):
+                if one.id == state.backup_lineage:
+                    renewal.refill_soon(tx, pair.id, one.ca, "the backup's revocation was asked for")
     return standby
 
 

@@ -133,9 +133,9 @@ def usable(tx: Transaction, pairs: Collection[int], *, opened: bool = False) -> 
     return {row.pair_id for row in tx.execute(statement, {**values, "at": tx.at})}
 
 
-def _named_before() -> ColumnElement[bool]:
-    """Whether the standby is among a batch of an incident's members, and nothing is known against its key's proof."""
-    failed = (
+def _failed() -> Select[Any]:
+    """The findings that the standby does not work, of after its key was opened for the last time."""
+    return (
         select(event.c.id)
         .join(certificate, certificate.c.id == pair_state.c.standby)
         .join(wrapped_key, wrapped_key.c.spki == certificate.c.spki)
@@ -146,6 +146,24 @@ def _named_before() -> ColumnElement[bool]:
         )
         .correlate(pair_state)
     )
+
+
+@prepared
+def _given_up() -> Select[Any]:
+    wanted = exists().where(revocation_request.c.certificate_id == pair_state.c.standby)
+    failed = and_(pair_state.c.backup_ok_until.is_(None), _failed().exists())
+    return select(pair_state.c.pair_id).where(
+        pair_state.c.pair_id == bindparam("of_pair"), or_(wanted.correlate(pair_state), failed)
+    )
+
+
+def given_up(tx: Transaction, pair_id: int) -> bool:
+    """Whether a pair's standby will not serve any more: its revocation was asked for, or it was found not to work."""
+    return tx.execute(_given_up(), {"of_pair": pair_id}).first() is not None
+
+
+def _named_before() -> ColumnElement[bool]:
+    """Whether the standby is among a batch of an incident's members, and nothing is known against its key's proof."""
     return and_(
         incident_member.c.incident_id == bindparam("of_incident"),
         incident_member.c.certificate_id > bindparam("after"),
@@ -153,7 +171,7 @@ def _named_before() -> ColumnElement[bool]:
         pair_state.c.pair_id == incident_member.c.pair_id,
         pair_state.c.standby == incident_member.c.certificate_id,
         pair_state.c.backup_ok_until.is_(None),
-        ~failed.exists(),
+        ~_failed().exists(),
     )
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+from sqlalchemy import delete, update
 
-from dualcert.errors import Refused
-from dualcert.lifecycle import inventory, promotion, renewal
+from dualcert.errors import ConfigurationError, Refused
+from dualcert.lifecycle import closing, inventory, promotion, renewal, revocation
 from dualcert.lifecycle.incidents import open_incident
 from dualcert.lifecycle.inventory import Changes
 from dualcert.lifecycle.promotion import Turn, Wish
-from dualcert.lifecycle.world import World
+from dualcert.lifecycle.world import Lazy, World
 from dualcert.model.pair import Pair
-from dualcert.store import Store, certificates, deployments, pairs, revocations
+from dualcert.model.signal import Reason
+from dualcert.model.work import WorkKind
+from dualcert.ports.keys import KeyProtector
+from dualcert.store import Store, certificates, deployments, pairs, revocations, tables, work
 from dualcert.testing.clock import FakeClock
 from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
-from tests.store.renewing import DAY, MINUTE
+from tests.store.renewing import DAY, MINUTE, step
 from tests.store.worlds import Setting, a_world, issued
 
 
@@ -148,3 +153,105 @@ def test_finished_it_is_refused_within_the_hour(world: World, pair: Pair, clock:
     clock.advance(MINUTE)
     with pytest.raises(Refused, match="and finished"):
         failed_over(world, pair)
+
+
+# --- a backup that may not serve -------------------------------------------------------------------------
+
+
+def spoilt_key(world: World, pair: Pair) -> None:
+    with world.store.write() as tx:
+        backup = certificates.get(tx, pairs.state(tx, pair.id).standby or 0)
+        of_its_key = tables.wrapped_key.c.spki == backup.spki
+        tx.execute(update(tables.wrapped_key).where(of_its_key).values(wrapped=b"spoilt" * 9))
+
+
+def revocation_wanted(world: World, pair: Pair) -> None:
+    revocation.revoke_backup(world, pair, Reason.SUPERSEDED)
+
+
+def backup_named(world: World, pair: Pair) -> None:
+    with world.store.read() as tx:
+        standby = pairs.state(tx, pair.id).standby
+    open_incident(world, "a test", "a test", world.clock.now() + DAY, certificates=[standby or 0])
+
+
+def backup_distrusted(world: World, _pair: Pair) -> None:
+    closing.distrust(world, BACKUP, None)
+
+
+def due_at_backup(world: World, pair: Pair) -> set[WorkKind]:
+    kinds = (WorkKind.REFILL, WorkKind.ORDER)
+    with world.store.read() as tx:
+        return {row.kind for row in work.of_pairs(tx, [pair.id], kinds) if row.ca == BACKUP}
+
+
+def refused(world: World, pair: Pair, wish: Wish | None = None) -> str:
+    with pytest.raises(Refused, match="not failed over to beta") as error:
+        failed_over(world, pair, wish)
+    return error.value.remedy or ""
+
+
+@pytest.mark.parametrize("spoil", [spoilt_key, revocation_wanted])
+def test_a_backup_that_will_not_serve_any_more_gets_a_successor_without_a_command(
+    world: World, pair: Pair, spoil: Callable[[World, Pair], None]
+) -> None:
+    spoil(world, pair)
+    refused(world, pair)
+    assert due_at_backup(world, pair) == {WorkKind.REFILL}
+    step(world, WorkKind.REFILL)
+    assert due_at_backup(world, pair) == {WorkKind.ORDER}
+    refused(world, pair)
+    assert due_at_backup(world, pair) == {WorkKind.ORDER}, "one is enough"
+
+
+@pytest.mark.parametrize("spoil", [spoilt_key, revocation_wanted])
+def test_renewing_by_name_orders_a_backup_in_the_place_of_one_that_will_not_serve(
+    world: World, pair: Pair, clock: FakeClock, spoil: Callable[[World, Pair], None]
+) -> None:
+    clock.advance(MINUTE)
+    spoil(world, pair)
+    assert refused(world, pair).endswith(f"Get a usable backup: dualcert renew {pair.name}")
+    with world.store.write() as tx:
+        row = work.get(tx, WorkKind.REFILL, pair.id, ca=BACKUP)
+        assert row is not None
+        tx.execute(delete(tables.work).where(tables.work.c.id == row.id))  # as an earlier release has left it
+
+    inventory.renew(world, pair, force=False)
+
+    assert due_at_backup(world, pair) == {WorkKind.ORDER}
+    with world.store.read() as tx:
+        assert work.get(tx, WorkKind.ORDER, pair.id, ca=PRIMARY) is None
+
+
+def test_a_dry_run_says_what_helps_and_orders_nothing(world: World, pair: Pair) -> None:
+    spoilt_key(world, pair)
+    assert f"dualcert renew {pair.name} --force" in refused(world, pair, Wish(dry_run=True))
+    assert due_at_backup(world, pair) == set()
+
+
+def test_a_kek_that_is_missing_is_to_be_brought_back(world: World, pair: Pair) -> None:
+    def missing() -> KeyProtector:
+        raise ConfigurationError("there is no KEK", remedy="Bring back keys/backup.kek.")
+
+    without = replace(world, protectors={**world.protectors, "two": Lazy(missing)})
+    assert refused(without, pair) == "Nothing was changed at what serves. Bring back keys/backup.kek."
+    assert due_at_backup(world, pair) == set()
+
+
+def test_a_backup_that_an_incident_names_is_ordered_by_force_and_the_incident_is_told(
+    world: World, pair: Pair
+) -> None:
+    backup_named(world, pair)
+    said = refused(world, pair)
+    assert f"dualcert renew {pair.name} --force" in said
+    assert "dualcert incident status 1" in said
+    inventory.renew(world, pair, force=True)
+    assert due_at_backup(world, pair) == {WorkKind.ORDER}
+
+
+def test_a_backup_of_a_distrusted_ca_is_not_ordered_there_again(world: World, pair: Pair) -> None:
+    backup_distrusted(world, pair)
+    said = refused(world, pair)
+    assert f"dualcert pair move {pair.name} --ca beta=OTHER" in said
+    assert "dualcert distrust beta --lift" in said
+    assert "renew" not in said

@@ -1,0 +1,59 @@
+"""Why a pair's standby may not take over, in words, and how the pair gets one that may."""
+
+from __future__ import annotations
+
+from dualcert.errors import ConfigurationError, KeyProblem
+from dualcert.model.pair import Pair, PairState
+from dualcert.policy.promotion import StandbyFacts, objections
+from dualcert.store import Transaction, certificates, incidents, revocations, standings
+
+
+def speaking_against(tx: Transaction, pair: Pair, state: PairState) -> tuple[str, ...]:
+    """What is recorded against the pair's standby, in words; its key is not opened."""
+    return objections(_facts(tx, pair, state), tx.now)
+
+
+def _facts(tx: Transaction, pair: Pair, state: PairState) -> StandbyFacts | None:
+    standing = certificates.standing(tx, state.standby)
+    if standing is None:
+        return None
+    standby = standing.certificate
+    serving = certificates.standing(tx, state.serving)
+    return StandbyFacts(
+        revoked=standing.revoked,
+        blocked=standing.blocked,
+        not_after=standby.not_after,
+        covers=certificates.covers(tx, standby, pair.names_digest),
+        # Opened just now: even the last hours may be used, which a mass failover leaves as a margin.
+        ok_until=standby.not_after,
+        revocation_wanted=revocations.is_wanted(tx, standby.id),
+        named=incidents.naming(tx, standby.id) is not None,
+        serving_worse=serving is None or serving.bad(tx.now) is not None,
+        distrusted=not standings.counts(standings.get(tx, standby.ca), standby.not_before),
+    )
+
+
+def ways(
+    tx: Transaction,
+    pair: Pair,
+    state: PairState,
+    ca: str,
+    error: KeyProblem | ConfigurationError | None,
+    *,
+    dry_run: bool,
+) -> str:
+    """How the pair gets a backup that may serve. ``ca``: where it is from now; ``error``: its key does not open."""
+    facts = _facts(tx, pair, state)
+    if facts is not None and facts.distrusted:
+        return (
+            f"Get a backup from another CA: dualcert pair move {pair.name} --ca {ca}=OTHER\n"
+            f"  If {ca} is to be relied on again: dualcert distrust {ca} --lift"
+        )
+    anew = f"Get a usable backup: dualcert renew {pair.name}"
+    if facts is not None and facts.named and not facts.serving_worse and state.standby is not None:
+        number = incidents.naming(tx, state.standby)
+        return f"{anew} --force\n  What names it, and what becomes of that: dualcert incident status {number}"
+    if isinstance(error, ConfigurationError):
+        return error.remedy or anew
+    # A dry run writes nothing down by which another one would be ordered.
+    return f"{anew} --force" if error is not None and dry_run else anew
