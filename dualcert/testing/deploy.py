@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import count
 from typing import Any, ClassVar
@@ -17,6 +15,7 @@ import pytest
 from dualcert.errors import DeployError, OlderEpoch
 from dualcert.ports.deploy import Deployer, Held, Placement, Version, check_of
 from dualcert.testing.apart import Call
+from dualcert.testing.asides import all_of, umask
 from dualcert.testing.placements import belong_together, fingerprint, placement
 
 _PATIENCE = 60.0  # seconds
@@ -82,6 +81,10 @@ class DeployerConformance(ABC):
     @abstractmethod
     def failing(self, wanted: Placement) -> AbstractContextManager[Placement]:
         """While open, this placement (or the one given instead, of the same pair) cannot be staged; others can."""
+
+    @abstractmethod
+    def unreadable(self, pair: str) -> AbstractContextManager[None]:
+        """While open, what stands in the pair's place cannot be read, or understood; afterwards nothing is there."""
 
     @abstractmethod
     def activation_failing(self) -> AbstractContextManager[None]:
@@ -157,6 +160,18 @@ class DeployerConformance(ABC):
         assert error.remedy
         assert self.deployer().read_back(["a.example.com"]) == {"a.example.com": None}
         assert not self.keys()
+
+    def test_one_whose_place_cannot_be_read_leaves_the_others(self) -> None:
+        first, spoilt, *others = placements = [placement(f"{letter}.example.com") for letter in "abcd"]
+        with self.unreadable(spoilt.pair):
+            results = dict(self.deployer().deploy(placements))
+            error = results.pop(spoilt.pair)
+            assert isinstance(error, DeployError)
+            assert spoilt.pair in str(error)
+            assert results == dict.fromkeys(one.pair for one in (first, *others))
+            for one in (first, *others):
+                self._serves(one)
+        self._deploy(*placements)
 
     def test_a_failed_activation_fails_all_and_is_made_up_for(self) -> None:
         one, other = placement("a.example.com"), placement("b.example.com")
@@ -278,7 +293,7 @@ class DeployerConformance(ABC):
     # --- keys ---------------------------------------------------------------------------------------------
 
     def test_keys_are_for_their_owner_alone(self) -> None:
-        with _umask(0):
+        with umask(0):
             one = placement("a.example.com")
             self._deploy(one)
         assert self.keys() == {one.private_key: 0o600}
@@ -355,11 +370,11 @@ class DeployerConformance(ABC):
         deployer = self.deployer()
         shown = [repr(deployer), repr(self.options()), repr(one)]
         with self.failing(one) as unfit:
-            shown.append(_all_of(deployer.deploy([unfit])["a.example.com"]))
+            shown.append(all_of(deployer.deploy([unfit])["a.example.com"]))
         with self.activation_failing():
-            shown.append(_all_of(deployer.deploy([one])["a.example.com"]))
+            shown.append(all_of(deployer.deploy([one])["a.example.com"]))
         self._deploy(one)
-        shown.append(_all_of(deployer.deploy([placement("a.example.com")])["a.example.com"]))
+        shown.append(all_of(deployer.deploy([placement("a.example.com")])["a.example.com"]))
         secret = [line for line in one.private_key.decode().splitlines() if not line.startswith("-")]
         assert not [line for line in secret for text in shown if line in text]
 
@@ -383,18 +398,3 @@ class DeployerConformance(ABC):
         assert seen is not None
         assert fingerprint(seen[0]) == wanted.sha256
         assert seen[1] == wanted.private_key
-
-
-@contextmanager
-def _umask(value: int) -> Iterator[None]:
-    before = os.umask(value)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
-def _all_of(error: BaseException | None) -> str:
-    """Whatever of an error may reach a screen or a log."""
-    assert error is not None
-    return "".join([repr(error), str(error), repr(vars(error)), *traceback.format_exception(error)])

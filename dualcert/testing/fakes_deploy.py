@@ -78,8 +78,7 @@ class FakeDeployer:
         return results
 
     def read_back(self, pairs: Sequence[str]) -> Mapping[str, Held | None]:
-        for pair in self.target.unreadable.intersection(pairs):
-            raise DeployError("what lies there cannot be read", remedy="let it be read", name=pair)
+        self._readable(pairs)
         with self.target.lock:
             serving = {pair: self.target.serving(pair) for pair in pairs}
         return {pair: None if one is None else Held(one.sha256, one.version) for pair, one in serving.items()}
@@ -106,8 +105,13 @@ class FakeDeployer:
         if self.target.activation_fails:
             raise DeployError("the fake activation was told to fail", remedy="tell it to succeed")
 
+    def _readable(self, pairs: Sequence[str]) -> None:
+        for pair in self.target.unreadable.intersection(pairs):
+            raise DeployError("what lies there cannot be read", remedy="let it be read", name=pair)
+
     def _switch(self, wanted: Placement) -> None:
         target, pair = self.target, wanted.pair
+        self._readable([pair])
         held = target.current.get(pair)
         if held is not None and held > wanted.version:
             raise OlderEpoch(f"the target holds {held} already", remedy="nothing to do", name=pair)

@@ -137,6 +137,14 @@ class TestExecDeployer(DeployerConformance):
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     @contextmanager
+    def unreadable(self, pair: str) -> Iterator[None]:
+        self.live.mkdir(exist_ok=True)
+        theirs = self.live / f"{folder_name(pair)}.pem"
+        theirs.write_text("of somebody else")
+        yield
+        theirs.unlink()
+
+    @contextmanager
     def activation_failing(self) -> Iterator[None]:
         (self.server / "broken").touch()
         yield

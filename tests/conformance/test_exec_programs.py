@@ -484,6 +484,33 @@ def test_a_look_that_means_nothing_stops_everything(tmp_path: Path, there: objec
     assert operations(tmp_path) == ["read_back"]
 
 
+def test_a_look_that_means_nothing_of_one_pair_stops_that_one(tmp_path: Path) -> None:
+    other = replace(ONE, pair="b.example.com")
+    there = {ONE.pair: 7, other.pair: None}
+    program = by_operation(tmp_path, {"read_back": {"pairs": there}, "stage": {"pairs": {other.pair: None}}})
+    results = deployer(program).deploy([ONE, other])
+    assert results[other.pair] is None
+    assert "nothing that can be understood about a.example.com" in str(results[ONE.pair])
+    assert operations(tmp_path) == ["read_back", "stage", "activate"]
+
+
+@pytest.mark.parametrize("error", [{"reason": "busy"}, {"reason": "busy", "retry_after": 9}])
+def test_a_program_that_refuses_every_look_is_asked_a_few_times_and_one_that_says_when_only_once(
+    tmp_path: Path, error: Mapping[str, object]
+) -> None:
+    wanted = [replace(ONE, pair=f"p{n}.example.com") for n in range(100)]
+    with pytest.raises(DeployError, match="busy"):
+        deployer(by_operation(tmp_path, {"read_back": {"error": error}})).deploy(wanted)
+    assert len(operations(tmp_path)) <= (1 if "retry_after" in error else 12)
+
+
+def test_a_program_that_does_not_end_is_asked_once(tmp_path: Path) -> None:
+    program = script(tmp_path, "echo asked >> asked; exec sleep 60")
+    with pytest.raises(DeployError, match="did not end within"):
+        deployer(program, timeout=0.5).deploy([ONE, replace(ONE, pair="b.example.com")])
+    assert (tmp_path / "asked").read_text() == "asked\n"
+
+
 @pytest.mark.parametrize("answer", [{}, {"pairs": {}}, {"pairs": []}, {"pairs": {"b.example.com": None}}])
 def test_silence_about_a_pair_is_no_success(tmp_path: Path, answer: object) -> None:
     error = bring(tmp_path, {"read_back": {"pairs": {ONE.pair: None}}, "stage": answer})

@@ -109,6 +109,12 @@ class TestFakeDeployer(DeployerConformance):
         self.target.fails_for.clear()
 
     @contextmanager
+    def unreadable(self, pair: str) -> Iterator[None]:
+        self.target.unreadable.add(pair)
+        yield
+        self.target.unreadable.clear()
+
+    @contextmanager
     def activation_failing(self) -> Iterator[None]:
         self.target.activation_fails = True
         yield

@@ -111,6 +111,15 @@ class TestFilesDeployer(DeployerConformance):
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     @contextmanager
+    def unreadable(self, pair: str) -> Iterator[None]:
+        theirs = self.live / folder_name(pair) / "cert.pem"
+        theirs.parent.mkdir(parents=True)
+        theirs.write_text("of somebody else")
+        yield
+        theirs.unlink()
+        theirs.parent.rmdir()
+
+    @contextmanager
     def activation_failing(self) -> Iterator[None]:
         (self.server / "broken").touch()
         yield

@@ -13,9 +13,10 @@ from typing import Any, ClassVar, TypeVar
 from dualcert.clock import Clock, SystemClock
 from dualcert.errors import DeployError, OlderEpoch
 from dualcert.plugins.lock import acquire, opened, released
-from dualcert.plugins.program import Program, ProgramOptions, ProgramProblem, told
+from dualcert.plugins.program import NOT_STARTED, Program, ProgramOptions, ProgramProblem, told
 from dualcert.ports.deploy import Held, Placement, Version, folder_name
 from dualcert.ports.options import Options, option
+from dualcert.ports.singling import single_out
 
 _PAIRS_PER_RUN = 200
 _SHA256 = 32  # bytes
@@ -92,11 +93,13 @@ class ExecDeployer:
         return results
 
     def _bring(self, target: _Target, wanted: Sequence[Placement], results: _Results) -> None:
-        standing = target.look([one.pair for one in wanted])
+        standing = target.look_at_each([one.pair for one in wanted])
         missing, waiting = [], []
         for one in wanted:
             there = standing[one.pair]
-            if there is None:
+            if isinstance(there, DeployError):
+                results[one.pair] = there
+            elif there is None:
                 missing.append(one)
             elif there.is_newer_than(one):
                 results[one.pair] = _older(one, there.held.version)
@@ -170,20 +173,41 @@ class _Target:
     timeout: float
 
     def look(self, pairs: Sequence[str]) -> dict[str, _Standing | None]:
-        """What stands there, by pair. DeployError."""
+        """What stands there, by pair. DeployError where that cannot be learned of one."""
         found: dict[str, _Standing | None] = {}
+        for pair, there in self._seen(pairs).items():
+            if isinstance(there, DeployError):
+                raise there
+            found[pair] = there
+        return found
+
+    def look_at_each(self, pairs: Sequence[str]) -> dict[str, _Standing | DeployError | None]:
+        """The same, with an error for each pair that spoils it. DeployError where nothing can be learned of any."""
+        clock = self.program.clock
+        until = clock.monotonic() + self.timeout
+
+        def enough(error: DeployError) -> bool:
+            return _concerns_all(error) or clock.monotonic() >= until
+
+        found = single_out(self._seen, pairs, enough)
+        failed = [there for there in found.values() if isinstance(there, DeployError)]
+        if failed and len(failed) == len(pairs):
+            raise failed[0]
+        return {
+            pair: _own(there, pair) if isinstance(there, DeployError) else there
+            for pair, there in found.items()
+        }
+
+    def _seen(self, pairs: Sequence[str]) -> dict[str, _Standing | DeployError | None]:
+        found: dict[str, _Standing | DeployError | None] = {}
         for part in _parts(pairs):
             answer = self.tell("read_back", {"pairs": [_named(pair) for pair in part]})
             for pair in part:
                 try:
                     found[pair] = _standing(_by_pair(answer)[pair])
                 except (KeyError, TypeError, ValueError):
-                    problem = self.program.rubbish(
-                        "read_back", f"nothing that can be understood about {pair}"
-                    )
-                else:
-                    continue
-                raise _failed(problem, pair)
+                    what = f"nothing that can be understood about {pair}"
+                    found[pair] = _failed(self.program.rubbish("read_back", what), pair)
         return found
 
     def stage(self, wanted: Sequence[Placement]) -> _Results:
@@ -309,6 +333,13 @@ def _failed(problem: ProgramProblem, pair: str | None) -> DeployError:
     return DeployError(
         problem.reason, remedy=problem.remedy or _REMEDY, name=pair, retry_after=problem.retry_after
     )
+
+
+def _concerns_all(error: DeployError) -> bool:
+    """Whether it says nothing of single pairs: the program cannot run, or wants to be left alone for a while."""
+    problem = error.__cause__
+    not_started = isinstance(problem, ProgramProblem) and problem.kind == NOT_STARTED
+    return not_started or error.retry_after is not None
 
 
 def _own(error: DeployError, pair: str) -> DeployError:
