@@ -154,7 +154,8 @@ class TargetSection(PluginSection):
     endpoint: list[str] = key(
         _PLACES,
         default=[],
-        help="Where a TLS handshake shows what is served; all are looked at. Unsaid: what was written is read back.",
+        help="Where a TLS handshake shows what is served; all are looked at, and of a host name every address. "
+        "Unsaid: what was written is read back.",
         example='["127.0.0.1:443"]',
     )
 

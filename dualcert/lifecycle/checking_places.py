@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import socket
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
@@ -196,16 +195,16 @@ def _endpoint(binding: TargetBinding, host: str, port: int, sampled: list[Sample
     for pair in wanted:
         server_name = naming.probe_name(pair.names)
         try:
-            seen = probing.served(host, port, server_name)
+            for place, seen in probing.served(host, port, server_name):
+                if seen != pair.sha256:
+                    yield Finding(
+                        subject,
+                        f"{place} serves another certificate for {server_name} ({seen.hex()[:16]}...)",
+                        f"See whether the server reads what is put to target {binding.name}, and reloads.",
+                    )
+                    return
         except ProbeFailed as error:
             yield trouble(subject, error)
-            return
-        if seen != pair.sha256:
-            yield Finding(
-                subject,
-                f"it serves another certificate for {server_name} ({seen.hex()[:16]}...)",
-                f"See whether the server reads what is put to target {binding.name}, and reloads.",
-            )
             return
     if wanted:
         yield Finding(
@@ -215,11 +214,7 @@ def _endpoint(binding: TargetBinding, host: str, port: int, sampled: list[Sample
 
 def _reachable(subject: str, host: str, port: int) -> Finding:
     try:
-        socket.create_connection((host, port), timeout=probing.TIMEOUT).close()
-    except OSError as error:
-        return Finding(
-            subject,
-            f"nobody answers there: {error.strerror or error}",
-            "Start the server, or mend `endpoint`.",
-        )
+        probing.reached(host, port)
+    except ProbeFailed as error:
+        return Finding(subject, error.reason, "Start the server, or mend `endpoint`.")
     return Finding(subject, detail="somebody answers there; nothing of ours is to be served yet")

@@ -242,17 +242,17 @@ def _look(target: TargetBinding, want: Wanted) -> ProbeFailed | None:
             return ProbeFailed(f"target {target.name} holds another certificate", name=want.pair.name)
         return None
     server_name = naming.probe_name(want.pair.names)
-    for host, port in target.endpoints:
-        try:
-            seen = probing.served(host, port, server_name)
-        except ProbeFailed as error:
-            return error
-        if seen != want.certificate.sha256:
-            return ProbeFailed(
-                f"{host}:{port} serves another certificate for {server_name} ({seen.hex()[:16]}...)",
-                remedy=f"See whether the server reads the files of target {target.name}, and reloads.",
-                name=want.pair.name,
-            )
+    try:
+        for host, port in target.endpoints:
+            for place, seen in probing.served(host, port, server_name):
+                if seen != want.certificate.sha256:
+                    return ProbeFailed(
+                        f"{place} serves another certificate for {server_name} ({seen.hex()[:16]}...)",
+                        remedy=f"See whether the server reads the files of target {target.name}, and reloads.",
+                        name=want.pair.name,
+                    )
+    except ProbeFailed as error:
+        return error
     return None
 
 

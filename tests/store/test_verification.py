@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,7 @@ from dualcert.testing.fakes_deploy import FakeDeployer, FakeDeployerOptions
 from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
 from tests.store.renewing import step
 from tests.store.worlds import Setting, a_world, issued
+from tests.tlsserver import TlsServer, tls_servers
 
 AT_A_TARGET = [WorkKind.DEPLOYMENT, WorkKind.VERIFICATION]
 
@@ -288,3 +291,45 @@ def test_a_target_that_answers_no_look_is_not_asked_about_each_pair(
     assert len(rows) == len(outcomes) == 100
     assert all(isinstance(one, Later) and one.failed and "was killed" in one.reason for one in outcomes)
     assert 1 <= len(mute.asked) <= most
+
+
+def test_every_address_of_an_endpoint_is_to_serve_what_it_should(
+    store: Store, world: World, setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, addresses = setting.targets["web"], ("127.0.0.1", "127.0.0.2")
+    with tls_servers(tmp_path, *addresses) as servers:
+        port = servers[0].port
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        binding = dataclasses.replace(world.target("web"), endpoints=(("www.cluster.example", port),))
+        world = dataclasses.replace(world, targets={"web": binding})
+        with store.write() as tx:
+            pair = a_pair(tx)
+            give_role(tx, pair, issued(tx, world, pair, PRIMARY))
+            give_role(tx, pair, issued(tx, world, pair, BACKUP))
+            work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target="web")
+
+        def present(*some: TlsServer) -> None:
+            placement = target.serving(pair.name)
+            assert placement is not None
+            for server in some:
+                server.present(placement)
+
+        step(world, WorkKind.DEPLOYMENT)
+        present(*servers)
+        assert step(world, WorkKind.VERIFICATION) == [Done()]
+        promotion.failover(world, pair, Wish())
+        step(world, WorkKind.DEPLOYMENT)
+        present(servers[0])
+        engine = Engine(world)
+        [[row]] = engine.claim([WorkKind.VERIFICATION], 1)
+        [outcome] = engine.advance([row])
+        assert isinstance(outcome, Later)
+        assert f"www.cluster.example:{port} (127.0.0.2) serves another certificate" in outcome.reason
+        with store.read() as tx:
+            assert deployments.verified_in(tx, pair.id, 1) == {}
+
+        present(servers[1])
+        assert engine.advance([row]) == [Done()]
+    with store.read() as tx:
+        assert set(deployments.verified_in(tx, pair.id, 1)) == {"web"}
