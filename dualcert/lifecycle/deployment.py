@@ -185,7 +185,7 @@ def _record(world: World, row: WorkRow, want: Wanted | None) -> Outcome:
             work.finish(tx, row)
             return Done()
         pair, serving = want.pair, want.certificate
-        if not deployments.is_held(tx, pair.id, row.target, serving.sha256):
+        if not deployments.is_held(tx, pair.id, row.target, want.state.epoch, serving.id, serving.sha256):
             cause = "read back as written"
             events.record(
                 tx, EventKind.DEPLOYED, cause, pair=pair.id, target=row.target, certificate=serving.id

@@ -149,13 +149,19 @@ def observe(
 @prepared
 def _held() -> Select[Any]:
     here = (observation.c[name] == bindparam(f"of_{name}") for name in ("pair_id", "target", "sha256"))
-    return select(observation.c.at).where(*here)
+    came = select(func.max(deployment.c.arrived_at)).where(
+        *_of("pair_id", "target", "certificate_id", "epoch")
+    )
+    return select(observation.c.at).where(*here, observation.c.at >= came.scalar_subquery())
 
 
-def is_held(tx: Transaction, pair_id: int, target: str, sha256: bytes) -> bool:
-    """Whether the last look at the target has shown this certificate."""
+def is_held(
+    tx: Transaction, pair_id: int, target: str, epoch: int, certificate_id: int, sha256: bytes
+) -> bool:
+    """Whether the last look has shown the certificate, and was taken since it came to the target in this epoch."""
     values = {"of_pair_id": pair_id, "of_target": target, "of_sha256": sha256}
-    return tx.execute(_held(), values).first() is not None
+    this = {"of_epoch": epoch, "of_certificate_id": certificate_id}
+    return tx.execute(_held(), {**values, **this}).first() is not None
 
 
 @prepared

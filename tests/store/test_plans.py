@@ -128,6 +128,7 @@ ACTS: dict[str, Act] = {
     "verified in an epoch": lambda tx, pair, row: deployments.verified_in(tx, pair.id, 0),
     "others at a target": lambda tx, pair, row: deployments.replaced_there(tx, pair.id, "web", 1, 1),
     "others have left": lambda tx, pair, row: deployments.replaced_left(tx, pair.id, "web", 1, 1),
+    "held": lambda tx, pair, row: deployments.is_held(tx, pair.id, "web", 1, 1, b""),
     "observe": lambda tx, pair, row: deployments.observe(tx, pair.id, "web", b"", How.WIRE),
     "observations": lambda tx, pair, row: deployments.observations(tx, [pair.id]),
     "want a revocation": lambda tx, pair, row: revocations.want(

@@ -193,6 +193,36 @@ def test_a_key_at_a_target_that_did_not_reload_is_known_to_be_there(
         assert [one.kind for one in events.page(tx, pairs=[pair.id])].count("deployed") == 1
 
 
+def test_a_certificate_that_comes_back_to_a_target_before_its_successor_was_there_is_told_of(
+    store: Store, world: World, setting: Setting, clock: FakeClock
+) -> None:
+    with store.write() as tx:
+        pair = a_pair(tx)
+        first = give_role(tx, pair, issued(tx, world, pair, PRIMARY))
+        give_role(tx, pair, issued(tx, world, pair, BACKUP))
+        work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target="web")
+    take_steps(world)
+    setting.targets["web"].fails_for.add(pair.name)
+    clock.advance(timedelta(hours=1))
+    promotion.failover(world, pair, Wish())
+    [failed] = step(world, WorkKind.DEPLOYMENT)
+    assert isinstance(failed, Later)
+    setting.targets["web"].fails_for.clear()
+
+    promotion.failover(world, pair, Wish(to=PRIMARY))
+    take_steps(world)
+
+    with store.write() as tx:
+        work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target="web")
+    assert step(world, WorkKind.DEPLOYMENT) == [Done()]
+    with store.read() as tx:
+        told = [
+            one for one in events.page(tx, pairs=[pair.id]) if one.kind in {"deployed", "verified", "failed"}
+        ]
+    assert [one.kind for one in told] == ["deployed", "verified", "failed", "deployed", "verified"]
+    assert {one.certificate for one in told if one.kind != "failed"} == {first.id}
+
+
 def test_a_key_that_came_to_a_target_too_late_is_known_to_have_been_there(
     store: Store, world: World, setting: Setting
 ) -> None:
