@@ -51,10 +51,14 @@ def check(world: World, move: Move) -> None:
     if move.old == move.new:
         raise UsageProblem("old and new CA are the same", remedy="Write it like --ca alpha=gamma.")
     with world.store.read() as tx:
-        standing = standings.get(tx, move.new)
+        _demand_open(tx, move.new)
+
+
+def _demand_open(tx: Transaction, ca: str) -> None:
+    standing = standings.get(tx, ca)
     if standing.closed is not None:
         remedy = f"Move to another CA, or: dualcert {standing.reopening}"
-        raise Refused(standing.closed, remedy=remedy, ca=move.new)
+        raise Refused(standing.closed, remedy=remedy, ca=ca)
 
 
 def everyone(world: World, ca: str) -> Iterator[int]:
@@ -100,6 +104,7 @@ def _moved(world: World, tx: Transaction, pair_id: int, wanted: Move) -> Moved |
     if old is None:
         return None
     other = next(one for one in open_ones if one.id != old.id)
+    _demand_open(tx, wanted.new)  # again: it may have been closed while many pairs move
     _demand_apart(world, tx, wanted.new, other)
     _give_up_order(tx, pair, wanted)
     state = pairs.state(tx, pair_id)

@@ -14,6 +14,7 @@ from dualcert.errors import (
     DnsUnreachable,
     DualcertError,
     ResourceGone,
+    StoreError,
 )
 from dualcert.lifecycle import accounts, budgeting, keymaking, replacing, storing, validation, weakkeys
 from dualcert.lifecycle.looking import look_again
@@ -63,8 +64,19 @@ def advance(world: World, row: WorkRow) -> Outcome:
     if pair is None:
         return _drop(world, row)
     if closed is not None:
-        return Later(began + _CLOSED_LOOK, f"no order goes there: {closed}", waiting_for=FROZEN)
-    return _recovering(world, row, pair, began, lambda: _step(world, row, pair, order, records))
+        return _kept_back(closed, began)
+    try:
+        return _recovering(world, row, pair, began, lambda: _step(world, row, pair, order, records))
+    except _Closed as found:
+        return _kept_back(found.reason, began)
+
+
+class _Closed(StoreError):
+    """The CA was closed while a key was made for it: nothing of the unit of work is kept."""
+
+
+def _kept_back(closed: str, began: datetime) -> Outcome:
+    return Later(began + _CLOSED_LOOK, f"no order goes there: {closed}", waiting_for=FROZEN)
 
 
 def _known(world: World, row: WorkRow, order: Order | None) -> Placing | None:
@@ -170,6 +182,9 @@ def _intend(world: World, row: WorkRow, pair: Pair, ca: CaBinding, lost: Order |
     wrapped = keymaking.wrap(world, ca.domain, key)
     with world.store.write() as tx:
         work.hold(tx, row)
+        closed = standings.get(tx, ca.name).closed
+        if closed is not None:
+            raise _Closed(closed)
         if lost is not None:
             why = "no answer to newOrder was recorded"
             orders.set_step(tx, lost.id, OrderStep.ABANDONED, why)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import closing as finally_closed
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
-from tests.brokenca import change, rows
+from dualcert.lifecycle import closing, moving
+from dualcert.lifecycle.world import Lazy, World
+from dualcert.ports.keys import KeyContext, KeyProtector
+from tests.brokenca import change, rows, with_world
 from tests.labfixture import ProjectLab
 from tests.program import Program
 
@@ -63,6 +69,41 @@ def test_no_order_goes_to_a_frozen_ca_and_that_is_said(issued: Program, name: st
     assert orders_at(issued, "beta") == before + 1
     assert issued.show(name)["backup"]["renewal"]["state"] == "idle"
     assert "is frozen" not in issued.run("check").out
+
+
+class _Freezing:
+    """A key protector that takes its time: before it has wrapped a key, the CA is frozen."""
+
+    def __init__(self, real: KeyProtector, world: World, ca: str) -> None:
+        self._real, self._world, self._ca = real, world, ca
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def wrap(self, secret: bytes, context: KeyContext) -> bytes:
+        closing.freeze(self._world, self._ca)
+        return self._real.wrap(secret, context)
+
+
+def _freezing(world: World) -> World:
+    domain = world.ca("beta").domain
+    slow = cast("KeyProtector", _Freezing(world.protector(domain), world, "beta"))
+    return replace(world, protectors={**world.protectors, domain: Lazy(lambda: slow)})
+
+
+@pytest.mark.parametrize("program", ["sqlite", "postgresql"], indirect=True)
+def test_no_order_leaves_for_a_ca_that_was_frozen_while_its_key_was_made(issued: Program, name: str) -> None:
+    before = orders_at(issued, "beta")
+
+    forced = issued.run("renew", name, "--force", "--timeout", "1m", build=with_world(_freezing))
+
+    assert forced.status == 3
+    assert "CA beta is frozen since" in forced.err
+    assert orders_at(issued, "beta") == before
+    assert rows(issued, "SELECT ca, waiting_for FROM work") == [("beta", "frozen")]
+    issued.done("thaw", "beta")
+    issued.done("renew", "--due")
+    assert orders_at(issued, "beta") == before + 1
 
 
 def test_freezing_and_thawing_twice_changes_nothing_more(issued: Program) -> None:
@@ -247,6 +288,21 @@ def test_nothing_moves_to_a_ca_that_gets_no_orders(with_gamma: Program, name: st
 
 
 @pytest.mark.parametrize("program", ["sqlite", "postgresql"], indirect=True)
+def test_of_many_pairs_none_moves_any_more_once_the_new_ca_is_closed(with_gamma: Program, name: str) -> None:
+    with_gamma.done("issue", name)
+    with finally_closed(with_gamma.application()) as application:
+        world = application.world
+        wanted = moving.Move("beta", "gamma", "by hand")
+        moving.check(world, wanted)
+        closing.freeze(world, "gamma")
+
+        [moved] = [moving.move(world, one, wanted) for one in moving.everyone(world, "beta")]
+
+    assert moved is not None
+    assert "CA gamma is frozen since" in (moved.problem or "")
+    assert with_gamma.show(name)["backup"]["ca"] == "beta"
+
+
 def test_all_pairs_of_a_distrusted_ca_move_to_a_spare(lab: ProjectLab, with_gamma: Program) -> None:
     names = [f"n{number}.{lab.domain}" for number in range(3)]
     for one in names:
