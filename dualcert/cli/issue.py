@@ -112,8 +112,11 @@ def issue(
     return patiently(world, seconds, lambda: conclude(context, pair.name))
 
 
-def conclude(context: Context, name: str) -> int:
-    """Show what the pair has come to; the exit status that this means."""
+def conclude(context: Context, name: str, *, ordered: bool = False) -> int:
+    """Show what the pair has come to; the exit status that this means.
+
+    ``ordered``: orders were asked for, and a pair that is whole by its old certificates is not all that was wanted.
+    """
     from dualcert.cli.show import print_pair
     from dualcert.lifecycle import inventory, views
 
@@ -123,14 +126,27 @@ def conclude(context: Context, name: str) -> int:
     trouble = [view[role] for role in ("primary", "backup") if view[role]["renewal"]["error"]]
     for lineage in trouble:
         _note_trouble(world, name, lineage["ca"], lineage["renewal"])
+    under_way = [view[role] for role in ("primary", "backup") if ordered and _is_under_way(view[role])]
+    for lineage in under_way:
+        note_under_way(name, lineage["ca"])
     for target in view["targets"]:
         if target["problem"]:
             note(f"{name}, target {target['target']}: {target['problem'].removeprefix(f'{name}: ')}")
         if target["next_try"]:
             note(f"  Next try at {target['next_try']}; to try sooner: dualcert renew {name}")
-    if not trouble and not context.json and is_terminal() and views.whole(view):
+    if not trouble and not under_way and not context.json and is_terminal() and views.whole(view):
         say(f"{name} is protected")
-    return _status(view, len(trouble))
+    status = _status(view, len(trouble))
+    return EXIT_PARTIAL if status == EXIT_DONE and under_way else status
+
+
+def _is_under_way(lineage: dict[str, Any]) -> bool:
+    """Whether there is an order, with which nothing is wrong."""
+    return lineage["renewal"]["state"] == "ordering" and not lineage["renewal"]["error"]
+
+
+def note_under_way(name: str, ca: str) -> None:
+    note(f"{name}, CA {ca}: the order is under way; to go on with it: dualcert renew {name}")
 
 
 def _note_trouble(world: World, name: str, ca: str, renewal: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import click
 from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import REFUSED, Argument, Group, pass_context
-from dualcert.cli.issue import conclude
+from dualcert.cli.issue import conclude, note_under_way
 from dualcert.cli.output import note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_REFUSED, Refused, UsageProblem
@@ -187,7 +187,11 @@ def move_pair(context: Context, name: str | None, cas: str, everyone: bool, time
     elif moved.problem is not None:
         raise Refused(moved.problem, remedy="Nothing was changed.", name=found.name, ca=new)
     drive(context, Scope(frozenset([found.id]), inventory.ISSUING), seconds)
-    return conclude(context, found.name)
+    status = conclude(context, found.name)
+    if status == EXIT_DONE and not moving.has_arrived(world, found.id, new):
+        note_under_way(found.name, new)
+        return EXIT_PARTIAL
+    return status
 
 
 def _move_all(context: Context, wanted: Move) -> int:

@@ -83,7 +83,7 @@ def _named(context: Context, names: tuple[str, ...], force: bool, seconds: float
     for pair in pairs:
         patiently(world, seconds, partial(inventory.renew, world, pair, force=force))
     drive(context, Scope(frozenset(pair.id for pair in pairs), inventory.ISSUING), seconds)
-    worst = {patiently(world, seconds, partial(conclude, context, pair.name)) for pair in pairs}
+    worst = {patiently(world, seconds, partial(conclude, context, pair.name, ordered=True)) for pair in pairs}
     if worst == {EXIT_DONE}:
         return EXIT_DONE
     return EXIT_FAILED if worst == {EXIT_FAILED} else EXIT_PARTIAL

@@ -17,7 +17,7 @@ from dualcert.model.order import OrderStep
 from dualcert.model.pair import Lineage, Pair
 from dualcert.policy import pairing
 from dualcert.policy.pairing import CaIdentity
-from dualcert.store import Transaction, events, moving, orders, pairs, standings
+from dualcert.store import Transaction, certificates, events, moving, orders, pairs, standings
 from dualcert.store import accounts as stored_accounts
 
 _BATCH = 200
@@ -161,3 +161,12 @@ def demand_there(world: World, pair: Pair, wanted: Move) -> None:
             remedy=f"Its CAs are {' and '.join(cas)}.",
             name=pair.name,
         )
+
+
+def has_arrived(world: World, pair_id: int, ca: str) -> bool:
+    """Whether a CA that the pair has moved to has a certificate of its own there; until then there is the old one's."""
+    with world.store.read() as tx:
+        state = pairs.state(tx, pair_id)
+        mine = next((one for one in pairs.lineages(tx, [pair_id]) if one.ca == ca), None)
+        held = None if mine is None else state.certificate_of(mine.id)
+        return held is not None and certificates.get(tx, held).ca == ca

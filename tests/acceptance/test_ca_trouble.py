@@ -238,6 +238,23 @@ def test_a_pair_moves_to_another_ca_and_never_lacks_a_backup(
     assert with_gamma.show(name)["primary"]["ca"] == "gamma"
 
 
+def test_a_command_that_leaves_an_order_under_way_says_so_although_the_pair_is_whole(
+    with_gamma: Program, name: str
+) -> None:
+    with_gamma.done("issue", name)
+    move = ("pair", "move", name, "--ca", "beta=gamma")
+
+    for command, cas in (move, ["gamma"]), (("renew", name, "--force"), ["alpha", "gamma"]):
+        left = with_gamma.run(*command, "--timeout", "0")
+        assert left.status == 3
+        assert left.err.splitlines() == [
+            f"{name}, CA {ca}: the order is under way; to go on with it: dualcert renew {name}" for ca in cas
+        ]
+        assert with_gamma.show(name)["protection"] == "protected"
+        assert with_gamma.run("issue", name, "--timeout", "0").status == 0, "nothing new was asked of it"
+        with_gamma.done(*command)
+
+
 def test_what_serves_stays_until_the_new_cas_certificate_takes_its_place(
     lab: ProjectLab, with_gamma: Program, name: str
 ) -> None:
