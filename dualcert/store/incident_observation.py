@@ -36,14 +36,15 @@ def _had() -> ColumnElement[bool]:
     return and_(_there.epoch <= _row.epoch, or_(_there.left_at.is_(None), _there.left_at > _row.at))
 
 
+def _at_target(*more: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether what serves since a row's promotion came to a target of its pair."""
+    here = (_there.pair_id == pair_target.c.pair_id, _there.target == pair_target.c.target)
+    return exists().where(*here, _since(), *more)
+
+
 def seen() -> ColumnElement[bool]:
     """Whether every target of a promoted row's pair was seen with what serves since then."""
-    there = exists().where(
-        _there.pair_id == pair_target.c.pair_id,
-        _there.target == pair_target.c.target,
-        _since(),
-        _there.verified_at.is_not(None),
-    )
+    there = _at_target(_there.verified_at.is_not(None))
     all_of_them = (
         select(func.min(case((there.correlate(pair_target, plan_row), 1), else_=0)))
         .where(pair_target.c.pair_id == _row.pair_id)
@@ -58,6 +59,24 @@ def seen() -> ColumnElement[bool]:
 def is_observed() -> ColumnElement[bool]:
     """What a run has seen, and what was seen by others since."""
     return or_(_row.state == RowState.OBSERVED.value, and_(_row.state == RowState.PROMOTED.value, seen()))
+
+
+def is_deployed() -> ColumnElement[bool]:
+    """Whether what serves since then lies at every target of a promoted row's pair, or once did."""
+    # What failed may have come there all the same: its arrival is written down, and its step is still there. Where it
+    # was seen, the step that fails is one of what came later.
+    failing = exists().where(
+        work.c.pair_id == pair_target.c.pair_id,
+        work.c.kind == WorkKind.DEPLOYMENT.value,
+        work.c.target == pair_target.c.target,
+        work.c.attempts > 0,
+    )
+    verified = _at_target(_there.verified_at.is_not(None)).correlate(pair_target, plan_row)
+    there = _at_target().correlate(pair_target, plan_row)
+    lacking = or_(~there, and_(failing.correlate(pair_target), ~verified))
+    missing = exists().where(pair_target.c.pair_id == _row.pair_id, lacking).correlate(plan_row)
+    promoted = _row.state == RowState.PROMOTED.value
+    return or_(_row.state == RowState.OBSERVED.value, and_(promoted, ~missing))
 
 
 def observed_at() -> ColumnElement[int | None]:

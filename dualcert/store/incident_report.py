@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, func, literal, or_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, func, literal, or_, select
 
 from dualcert.model.incident import Action, RowState
-from dualcert.model.work import WorkKind
-from dualcert.store.incident_observation import is_observed, observed_at
+from dualcert.store.incident_observation import is_deployed, is_observed, observed_at
 from dualcert.store.incident_stuck import failing, usable
 from dualcert.store.incident_tables import incident_member, plan_row
 from dualcert.store.statements import prepared
 from dualcert.store.tables import (
     certificate,
-    deployment,
     observation,
     pair_state,
-    pair_target,
     revocation,
-    work,
 )
 from dualcert.store.transaction import Transaction
 
@@ -80,21 +76,7 @@ def _seen() -> Select[Any]:
 
 @prepared
 def _deployed() -> Select[Any]:
-    there = exists().where(
-        deployment.c.pair_id == pair_target.c.pair_id,
-        deployment.c.target == pair_target.c.target,
-        deployment.c.epoch > _row.epoch,
-    )
-    # What failed may have come there all the same: its arrival is written down, and its step is still there.
-    failing = exists().where(
-        work.c.pair_id == pair_target.c.pair_id,
-        work.c.kind == WorkKind.DEPLOYMENT.value,
-        work.c.target == pair_target.c.target,
-        work.c.attempts > 0,
-    )
-    lacking = or_(~there.correlate(pair_target, plan_row), failing.correlate(pair_target))
-    missing = exists().where(pair_target.c.pair_id == _row.pair_id, lacking)
-    return _count(_of_incident(), _is(_PROMOTED), ~missing.correlate(plan_row))
+    return _count(_of_incident(), is_deployed())
 
 
 @prepared
@@ -106,7 +88,7 @@ def _protected() -> Select[Any]:
 
 @prepared
 def _failed() -> Select[Any]:
-    return _count(_of_incident(), _is([RowState.PROMOTED]), failing())
+    return _count(_of_incident(), failing())
 
 
 def funnel(tx: Transaction, incident_id: int) -> Funnel:

@@ -32,9 +32,11 @@ def usable() -> ColumnElement[bool]:
 
 
 def failing() -> ColumnElement[bool]:
-    """Whether a step of a row's pair towards serving has failed."""
+    """Whether a step towards serving a promoted row's pair has failed. Where that was seen, it is one of what came
+    later."""
     steps = or_(work.c.kind == WorkKind.DEPLOYMENT.value, work.c.kind == WorkKind.VERIFICATION.value)
-    return exists().where(work.c.pair_id == _row.pair_id, steps, work.c.attempts > 0).correlate(plan_row)
+    failed = exists().where(work.c.pair_id == _row.pair_id, steps, work.c.attempts > 0).correlate(plan_row)
+    return and_(_row.state == RowState.PROMOTED.value, failed, ~is_observed())
 
 
 class Stuck(NamedTuple):
@@ -93,7 +95,7 @@ def _sorted(sort: _Sort) -> tuple[ColumnElement[bool], ColumnElement[Any]]:
         case _Sort.SKIPPED:
             return and_(promote, _row.state == RowState.SKIPPED.value), told
         case _Sort.UNSEEN:
-            return and_(promote, _row.state == RowState.PROMOTED.value, failing()), _why(_SERVING)
+            return and_(promote, failing()), _why(_SERVING)
         case _Sort.GONE:
             unseen = and_(promote, _row.state == RowState.PROMOTED.value, without_targets(), ~is_observed())
             return unseen, literal("it was taken from its targets before it was seen there")

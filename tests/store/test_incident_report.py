@@ -515,3 +515,35 @@ def test_what_came_to_a_target_and_was_not_taken_into_service_is_not_deployed(sc
         tx.execute(delete(tables.work))
     with scene.store.read() as tx:
         assert incident_report.funnel(tx, scene.id).deployed == 1
+
+
+@pytest.mark.parametrize("run", [False, True])
+def test_what_was_deployed_stays_so_when_a_later_renewal_fails_at_its_target(scene: Scene, run: bool) -> None:
+    one = scene.a_subject(served=True)
+    scene.promoted()
+    scene.serve(one, "web", 150, 160)
+    assert scene.observe() == 1 if run else True
+    scene.at(5_000_000)
+    with scene.store.write() as tx:
+        renewed = give_role(tx, one.pair, a_certificate(tx, one.pair, "beta"))
+    scene.put(one, "web", renewed)
+    with scene.store.write() as tx:
+        work.schedule(tx, WorkKind.DEPLOYMENT, one.pair.id, tx.now, target="web")
+        tx.execute(update(tables.work).values(attempts=1))
+
+    shown = telling.status(scene.world, scene.id)
+
+    assert (shown["deployed"], shown["observed"]) == (1, 1)
+    assert (shown["failed"], shown["stuck"]) == (0, [])
+
+
+def test_what_a_run_has_seen_stays_deployed_when_its_pair_is_given_another_target(scene: Scene) -> None:
+    one = scene.a_subject(served=True)
+    scene.promoted()
+    scene.serve(one, "web", 150, 160)
+    assert scene.observe() == 1
+    scene.set_targets(one, "web", "mail")
+
+    shown = telling.status(scene.world, scene.id)
+
+    assert (shown["deployed"], shown["observed"]) == (1, 1)
