@@ -121,7 +121,7 @@ COLUMNS: dict[Table, tuple[str, ...]] = {
         "entries",
     ),
     incident_tables.watched: ("certificate_id", "source_id"),
-    tables.deployment: ("id", "pair_id", "target", "epoch", "certificate_id", "arrived_at", "verified_at"),
+    tables.deployment: ("id", "pair_id", "target", "epoch", "certificate_id", "arrived_at", "verified_at", "how"),
     tables.observation: ("pair_id", "target", "sha256", "how", "at"),
     tables.event: ("id", "at", "kind", "actor", "cause", "pair_id", "ca", "target", "certificate_id"),
 }
@@ -323,7 +323,7 @@ class Inventory:
         at = served.stored + _SECOND // 20
         seen = at + _SECOND // 20
         self._rows[tables.deployment].append(
-            (next(self._deployments), pair, target, 0, served.number, at, seen)
+            (next(self._deployments), pair, target, 0, served.number, at, seen, _WIRE)
         )
         self._rows[tables.observation].append((pair, target, served.sha256, _WIRE, seen))
 

@@ -279,7 +279,7 @@ def _seen(
     with world.store.write() as tx:
         work.hold(tx, row)
         deployments.observe(tx, row.pair_id, row.target, serving.sha256, how)
-        first = deployments.verified(tx, row.pair_id, row.target, want.state.epoch, serving.id)
+        first = deployments.verified(tx, row.pair_id, row.target, want.state.epoch, serving.id, how)
         certificates.proved(tx, serving.spki)
         if first or not replaced:
             # Not at each try to have the replaced key leave.

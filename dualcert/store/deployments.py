@@ -60,15 +60,18 @@ def _verified() -> Update:
     return update(deployment).where(*this, deployment.c.verified_at.is_(None))
 
 
-def verified(tx: Transaction, pair_id: int, target: str, epoch: int, certificate_id: int) -> bool:
-    """The certificate was seen to be served at the target in this epoch. False where that was recorded before."""
+def verified(tx: Transaction, pair_id: int, target: str, epoch: int, certificate_id: int, how: How) -> bool:
+    """The certificate was seen to be served at the target in this epoch; the first time counts.
+
+    False where that was recorded before.
+    """
     this = {
         "of_pair_id": pair_id,
         "of_target": target,
         "of_epoch": epoch,
         "of_certificate_id": certificate_id,
     }
-    return tx.execute(_verified(), {**this, "verified_at": tx.at}).rowcount > 0
+    return tx.execute(_verified(), {**this, "verified_at": tx.at, "how": how.value}).rowcount > 0
 
 
 @prepared

@@ -85,6 +85,16 @@ def observed_at() -> ColumnElement[int | None]:
     return func.coalesce(_at_once(), _first_seen(whole=False), case((_had_none(), _row.at)))
 
 
+def observed_how() -> ColumnElement[str | None]:
+    """How it was seen until then: by the weaker of the two where its targets were seen in both ways."""
+    return (
+        select(func.min(_there.how))
+        .where(_there.pair_id == _row.pair_id, _since(), _there.verified_at <= observed_at())
+        .correlate(plan_row)
+        .scalar_subquery()
+    )
+
+
 def without_targets() -> ColumnElement[bool]:
     """Whether a row's pair has no target, be it that the pair was removed."""
     return ~exists().where(pair_target.c.pair_id == _row.pair_id).correlate(plan_row)

@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, and_, bindparam, case, func, literal, or_, select
 
 from dualcert.model.incident import Action, RowState
-from dualcert.store.incident_observation import is_deployed, is_observed, observed_at
+from dualcert.store.incident_observation import is_deployed, is_observed, observed_at, observed_how
 from dualcert.store.incident_stuck import failing, usable
 from dualcert.store.incident_tables import incident_member, plan_row
 from dualcert.store.statements import prepared
 from dualcert.store.tables import (
     certificate,
-    observation,
     pair_state,
     revocation,
 )
@@ -148,15 +147,6 @@ def plans_carried_out(tx: Transaction, incident_id: int) -> list[int]:
     return [row.plan for row in tx.execute(query.order_by(_row.plan))]
 
 
-def _how() -> Any:
-    return (
-        select(func.min(observation.c.how))
-        .where(observation.c.pair_id == _row.pair_id, observation.c.problem.is_(None))
-        .correlate(plan_row)
-        .scalar_subquery()
-    )
-
-
 def _replaced_at(held: Any) -> Any:
     later = certificate.alias("later")
     same = (later.c.pair_id == held.c.pair_id, later.c.lineage_id == held.c.lineage_id)
@@ -188,7 +178,7 @@ def _members(incident_id: int, plans: Collection[int], after: int, up_to: int) -
             case((is_observed(), literal(1))).label("seen"),
             func.coalesce(_row.problem, _row.why).label("problem"),
             observed_at().label("observed_at"),
-            _how().label("how"),
+            observed_how().label("how"),
             revocation.c.at.label("revoked_at"),
             _replaced_at(held).label("replaced_at"),
         )

@@ -9,7 +9,7 @@ from dualcert.errors import ConfigurationError, DatabaseRevisionError
 from dualcert.store.database import Store
 from dualcert.store.statements import written
 
-REVISION = "0006"
+REVISION = "0007"
 """The newest revision in ``migrations/``, known without importing Alembic (which takes most of a second)."""
 
 

@@ -331,6 +331,8 @@ deployment = Table(
     Column("arrived_at", Number, nullable=False),
     Column("verified_at", Number),
     Column("left_at", Number),
+    # How it was seen when it was for the first time: an observation tells the last look alone.
+    Column("how", Text),
     Index(None, "pair_id", "target"),
     Index(None, "target", "arrived_at"),
 )

@@ -35,7 +35,7 @@ SAME = {
     tables.acme_order: {"step"},
     tables.certificate: {"key_type"},
     tables.renewal_info: {"failures"},
-    tables.deployment: {"target", "epoch"},
+    tables.deployment: {"target", "epoch", "how"},
     tables.observation: {"target", "how"},
 }
 """What says the same of every pair."""

@@ -232,6 +232,30 @@ def test_an_upgrade_that_breaks_off_leaves_nothing(
     assert migrations.upgrade(store) == migrations.REVISION
 
 
+def test_how_a_target_was_first_seen_is_taken_over_for_what_incidents_have_promoted(store: Store) -> None:
+    run(store, "0006")
+    with store.write() as tx:
+        for pair, at, left in ((1, 70, "wire"), (2, 70, "stored"), (3, 70, "wire"), (4, None, None)):
+            row = {"pair": pair, "at": at, "how": f"seen by {left}"}
+            deployed = (
+                "INSERT INTO deployment (pair_id, target, epoch, certificate_id, arrived_at, verified_at) "
+            )
+            tx.execute(text(deployed + "VALUES (:pair, 'web', 1, 9, 50, :at)"), row)
+            said = "INSERT INTO event (at, kind, actor, cause, pair_id, target, certificate_id) "
+            for when, cause in ((70, ":how"), (90, "'seen by stored'")):
+                values = f"VALUES ({when}, 'verified', 'me', {cause}, :pair, 'web', 9)"
+                tx.execute(text(said + values), row)
+            if pair != 3:
+                planned = "INSERT INTO plan_row (incident_id, plan, pair_id, epoch, serving, action) "
+                tx.execute(text(planned + "VALUES (1, 1, :pair, 0, 8, 'promote')"), row)
+
+    migrations.upgrade(store)
+
+    with store.read() as tx:
+        found = tx.execute(text("SELECT how FROM deployment ORDER BY pair_id")).scalars().all()
+    assert found == ["wire", "stored", None, None]
+
+
 # --- what is refused -------------------------------------------------------------------------------------
 
 

@@ -32,14 +32,14 @@ def test_the_first_sight_in_an_epoch_is_kept(store: Store, clock: FakeClock) -> 
         deployments.arrived(tx, 1, WEB, 3, 10)
         deployments.arrived(tx, 1, MAIL, 3, 10)
         assert deployments.verified_in(tx, 1, 3) == {}
-        deployments.verified(tx, 1, WEB, 3, 10)
+        deployments.verified(tx, 1, WEB, 3, 10, How.WIRE)
     clock.advance(timedelta(hours=1))
     with store.write() as tx:
-        deployments.verified(tx, 1, WEB, 3, 10)
+        deployments.verified(tx, 1, WEB, 3, 10, How.WIRE)
         deployments.arrived(tx, 1, WEB, 3, 11)
-        deployments.verified(tx, 1, WEB, 3, 11)
+        deployments.verified(tx, 1, WEB, 3, 11, How.WIRE)
         assert deployments.verified_in(tx, 1, 3) == {WEB: first}
-        deployments.verified(tx, 1, MAIL, 3, 10)
+        deployments.verified(tx, 1, MAIL, 3, 10, How.WIRE)
         assert deployments.verified_in(tx, 1, 3) == {WEB: first, MAIL: clock.now()}
 
 
@@ -47,9 +47,9 @@ def test_what_was_seen_in_another_epoch_or_of_another_pair_does_not_count(store:
     with store.write() as tx:
         deployments.arrived(tx, 1, WEB, 0, 10)
         deployments.arrived(tx, 1, WEB, 1, 11)
-        deployments.verified(tx, 1, WEB, 0, 10)
-        deployments.verified(tx, 1, WEB, 1, 10)
-        deployments.verified(tx, 2, WEB, 1, 11)
+        deployments.verified(tx, 1, WEB, 0, 10, How.WIRE)
+        deployments.verified(tx, 1, WEB, 1, 10, How.WIRE)
+        deployments.verified(tx, 2, WEB, 1, 11, How.WIRE)
         assert deployments.verified_in(tx, 1, 1) == {}
         assert set(deployments.verified_in(tx, 1, 0)) == {WEB}
 

@@ -18,6 +18,7 @@ from dualcert.lifecycle.incidents import close, open_incident, plan, telling
 from dualcert.lifecycle.inventory import Changes
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
+from dualcert.model.deployment import How
 from dualcert.model.incident import Incident
 from dualcert.model.pair import KeyType, Pair
 from dualcert.model.work import Done, WorkKind
@@ -115,18 +116,25 @@ class Scene:
             deployments.arrived(tx, one.pair.id, target, epoch, (certificate or one.good).id)
 
     def see(
-        self, one: Subject, target: str, certificate: Certificate | None = None, *, epoch: int = 1
+        self,
+        one: Subject,
+        target: str,
+        certificate: Certificate | None = None,
+        *,
+        epoch: int = 1,
+        how: How = How.WIRE,
     ) -> None:
         held = certificate or one.good
         with self.store.write() as tx:
-            deployments.verified(tx, one.pair.id, target, epoch, held.id)
+            deployments.observe(tx, one.pair.id, target, held.sha256, how)
+            deployments.verified(tx, one.pair.id, target, epoch, held.id, how)
             deployments.replaced_left(tx, one.pair.id, target, epoch, held.id)
 
-    def serve(self, one: Subject, target: str, come: float, seen: float) -> None:
+    def serve(self, one: Subject, target: str, come: float, seen: float, how: How = How.WIRE) -> None:
         self.at(come)
         self.put(one, target)
         self.at(seen)
-        self.see(one, target)
+        self.see(one, target, how=how)
 
     def set_targets(self, one: Subject, *targets: str) -> None:
         inventory.change(self.world, one.pair, Changes(targets=targets))
@@ -286,6 +294,46 @@ def test_the_one_that_had_to_leave_does_not_count_where_it_serves_again(scene: S
     scene.see(one, "web", one.bad, epoch=2)
 
     assert scene.told(one) == (None, None, 0)
+
+
+# --- how it was seen ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("run", [False, True])
+@pytest.mark.parametrize("later", ["removed", "renewed", "not served", "another target"])
+def test_how_it_was_seen_stands_as_when_does(scene: Scene, run: bool, later: str) -> None:
+    one = scene.a_subject(served=True)
+    scene.promoted()
+    scene.serve(one, "web", 150, 160)
+    assert scene.observe() == 1 if run else True
+    assert (scene.second(one), scene.line(one)["observed"]) == (160, "wire")
+    scene.at(900_000)
+    match later:
+        case "removed":
+            removal.remove(scene.world, one.pair, None)
+            scene.leave()
+        case "another target":
+            scene.set_targets(one, "web", "mail")
+            scene.serve(one, "mail", 910_000, 920_000, How.STORED)
+        case _:
+            with scene.store.write() as tx:
+                renewed = give_role(tx, one.pair, a_certificate(tx, one.pair, "beta"))
+                problem = "it does not reload" if later == "not served" else None
+                deployments.observe(tx, one.pair.id, "web", renewed.sha256, How.STORED, problem)
+            scene.put(one, "web", renewed)
+            if problem is None:
+                scene.see(one, "web", renewed, how=How.STORED)
+
+    assert (scene.second(one), scene.line(one)["observed"]) == (160, "wire")
+
+
+def test_of_targets_that_were_seen_in_both_ways_the_weaker_one_is_told(scene: Scene) -> None:
+    one = scene.a_subject(targets=("mail", "web"), served=True)
+    scene.promoted()
+    scene.serve(one, "mail", 110, 120, How.STORED)
+    scene.serve(one, "web", 110, 160)
+
+    assert (scene.second(one), scene.line(one)["observed"]) == (160, "stored")
 
 
 # --- targets that are no more ------------------------------------------------------------------------------
@@ -495,6 +543,7 @@ def test_what_is_seen_of_each_pair_is_looked_up(scene: Scene) -> None:
             incident_report.reached(tx, scene.id, "observed", 50)
             incident_report.funnel(tx, scene.id)
             incident_stuck.stuck(tx, scene.id, scene.plan, 20)
+            incident_report.affected(tx, scene.id, [scene.plan], 0, ALL)
             incident_progress.observe(tx, scene.batch)
         found = [found for one in statements for found in scans(tx, one)]
     large = ("certificate", "deployment", "event", "pair", "pair_state", "pair_target", "revocation", "work")

@@ -124,7 +124,7 @@ ACTS: dict[str, Act] = {
     "needed": lambda tx, pair, row: orders.needed(tx, pair.id),
     "account": lambda tx, pair, row: accounts.get(tx, PRIMARY),
     "arrival": lambda tx, pair, row: deployments.arrived(tx, pair.id, "web", 0, 1),
-    "verified": lambda tx, pair, row: deployments.verified(tx, pair.id, "web", 0, 1),
+    "verified": lambda tx, pair, row: deployments.verified(tx, pair.id, "web", 0, 1, How.WIRE),
     "verified in an epoch": lambda tx, pair, row: deployments.verified_in(tx, pair.id, 0),
     "others at a target": lambda tx, pair, row: deployments.replaced_there(tx, pair.id, "web", 1, 1),
     "others have left": lambda tx, pair, row: deployments.replaced_left(tx, pair.id, "web", 1, 1),

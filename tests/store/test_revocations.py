@@ -9,6 +9,7 @@ from dualcert.clock import to_microseconds
 from dualcert.errors import CaUnreachable
 from dualcert.lifecycle import revocation
 from dualcert.lifecycle.engine import Engine
+from dualcert.model.deployment import How
 from dualcert.model.signal import Reason, RevocationRequest
 from dualcert.model.work import Done, Later, Waiting, WorkKind
 from dualcert.ports.ca import CertificateAuthority
@@ -182,4 +183,4 @@ def test_what_has_expired_before_its_ca_could_be_asked_is_revoked_no_more(
 def seen(tx: Transaction, pair_id: int, target: str, certificate: int) -> None:
     epoch = pairs.state(tx, pair_id).epoch
     deployments.arrived(tx, pair_id, target, epoch, certificate)
-    deployments.verified(tx, pair_id, target, epoch, certificate)
+    deployments.verified(tx, pair_id, target, epoch, certificate, How.WIRE)
