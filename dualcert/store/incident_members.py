@@ -7,7 +7,7 @@ distant places of the disk. So the pairs are looked at afterwards, by ``mistrust
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -27,7 +27,7 @@ from sqlalchemy import (
     update,
 )
 
-from dualcert.model.names import reversed_name
+from dualcert.model.names import covering, reversed_name
 from dualcert.store import batches
 from dualcert.store.batches import incoming, matched
 from dualcert.store.columns import micros
@@ -236,21 +236,37 @@ def add_names(
     tx: Transaction, incident_id: int, names: Sequence[tuple[int, str]], *, ca: str | None
 ) -> tuple[int, int]:
     """Name what is there for names, by (line, name): a CA's certificates of the pairs that have such a name, as far as
-    they are in use; without a CA, the ones that serve. How many of the names are ours, and how many are not."""
-    once = {reversed_name(name): line for line, name in reversed(names)}
+    they are in use; without a CA, the ones that serve. Where no pair has a name, the wildcard beside it stands for it.
+    How many of the names are ours, and how many are not."""
+    once = {name: line for line, name in reversed(names)}
+    missing = _add_names(tx, incident_id, once, ca)
+    beside: dict[str, list[str]] = {}
+    for name in missing:
+        for wildcard in covering(name)[1:]:
+            beside.setdefault(wildcard, []).append(name)
+    if beside:
+        nowhere = _add_names(tx, incident_id, {one: once[some[0]] for one, some in beside.items()}, ca)
+        by_wildcard = [name for one, some in beside.items() if one not in nowhere for name in some]
+        missing -= set(by_wildcard)
+    return len(once) - len(missing), len(missing)
+
+
+def _add_names(tx: Transaction, incident_id: int, lines: Mapping[str, int], ca: str | None) -> set[str]:
+    """The same of names alone, by their lines; those that no pair has are returned."""
+    words = {reversed_name(name): name for name in lines}
     batches.clear(tx)
-    batches.load(tx, ["line", "word"], [(line, word) for word, line in sorted(once.items())])
+    batches.load(tx, ["line", "word"], [(lines[name], word) for word, name in sorted(words.items())])
     batches.by_index(tx)
     tx.execute(_match_names(of_ca=ca is not None), {} if ca is None else {"ca": ca})
-    known = int(tx.execute(_known_names()).scalar_one())
+    unknown = {words[row.word] for row in tx.execute(_unknown_names())}
     _take_matched(tx, incident_id)
-    return known, len(once) - known
+    return unknown
 
 
 @prepared
-def _known_names() -> Select[Any]:
+def _unknown_names() -> Select[Any]:
     held = exists().where(pair_name.c.reversed_name == incoming.c.word)
-    return select(func.count()).select_from(incoming).where(held)
+    return select(incoming.c.word).where(~held)
 
 
 @prepared

@@ -133,6 +133,23 @@ def test_public_keys_and_names(world: World, full: list[Full]) -> None:
     assert members(world, opened(world, names, ca=BACKUP), full) == {(2, "standby")}
 
 
+@pytest.mark.parametrize("ca", [None, BACKUP])
+def test_a_name_that_only_a_wildcard_serves_stands_for_that(
+    world: World, store: Store, ca: str | None
+) -> None:
+    with store.write() as tx:
+        full = [a_full_pair(tx, *names) for names in (("*.example.com", "example.com"), ("own.example.com",))]
+    names = ("a.example.com", "own.example.com", "b.example.com", "b.a.example.com", "*.example.net", "com")
+    role = "serving" if ca is None else "standby"
+
+    found = opened(world, [Entry(line, name=name) for line, name in enumerate(names, 1)], ca=ca)
+
+    assert (found.members, found.unknown) == (2, 3)
+    assert members(world, found, full) == {(0, role), (1, role)}
+    alone = opened(world, [Entry(1, name="own.example.com")], ca=ca)
+    assert alone.members == 1
+
+
 def test_an_opening_that_was_interrupted_can_only_be_closed(world: World, full: list[Full]) -> None:
     class Killed(BaseException):
         pass
