@@ -198,6 +198,7 @@ def _move_all(context: Context, wanted: Move) -> int:
     from dualcert.lifecycle import moving
 
     world = context.application.world
+    moving.demand_known(world, wanted.old)
     count, stuck = 0, []
     for pair_id in moving.everyone(world, wanted.old):
         moved = moving.move(world, pair_id, wanted)

@@ -61,6 +61,19 @@ def _demand_open(tx: Transaction, ca: str) -> None:
         raise Refused(standing.closed, remedy=remedy, ca=ca)
 
 
+def demand_known(world: World, ca: str) -> None:
+    """Raises ``UsageProblem`` where no such CA is configured, and no pair has ever had it."""
+    if ca in world.cas:
+        return
+    with world.store.read() as tx:
+        known = moving.ever_had(tx, ca)
+    if not known:
+        raise UsageProblem(
+            f"no CA is called {ca}, and no pair has ever had it",
+            remedy=f"There is: {', '.join(sorted(world.cas)) or 'none'}.",
+        )
+
+
 def everyone(world: World, ca: str) -> Iterator[int]:
     """The pairs that have an open lineage of a CA."""
     after = 0

@@ -53,6 +53,11 @@ def with_ca(tx: Transaction, ca: str, after: int, limit: int) -> list[tuple[int,
     return [(row.id, row.pair_id) for row in rows]
 
 
+def ever_had(tx: Transaction, ca: str) -> bool:
+    """Whether any pair has a lineage of a CA, or had one. Goes through all of them where there is none."""
+    return tx.execute(select(lineage.c.id).where(lineage.c.ca == ca).limit(1)).first() is not None
+
+
 # --- picking some ----------------------------------------------------------------------------------------
 
 

@@ -291,6 +291,23 @@ def test_a_move_that_would_bring_both_sides_together_is_refused(with_gamma: Prog
         assert with_gamma.run("pair", "move", name, *arguments).status == status, arguments
 
 
+def test_an_old_ca_that_nobody_knows_is_no_success(lab: ProjectLab, with_gamma: Program, name: str) -> None:
+    with_gamma.done("issue", name)
+
+    mistyped = with_gamma.run("pair", "move", "--all", "--ca", "beat=gamma")
+
+    assert mistyped.status == 2
+    assert "no CA is called beat" in mistyped.err
+    assert "There is: alpha, beta, gamma." in mistyped.err
+    with_gamma.done("pair", "move", "--all", "--ca", "beta=gamma")
+    text = lab.config_path.read_text()
+    lab.config_path.write_text(
+        text.replace("[ca.beta]", "[ca.delta]").replace('backup = "beta"', 'backup = "delta"')
+    )
+    again = with_gamma.done("pair", "move", "--all", "--ca", "beta=gamma", "--json").json
+    assert (again["moved"], again["not_moved"]) == (0, 0)
+
+
 @pytest.mark.parametrize("close", ["freeze", "distrust"])
 def test_nothing_moves_to_a_ca_that_gets_no_orders(with_gamma: Program, name: str, close: str) -> None:
     with_gamma.done("issue", name)
