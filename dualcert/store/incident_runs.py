@@ -28,7 +28,7 @@ from sqlalchemy import (
 from dualcert.model.events import EventKind
 from dualcert.model.incident import Action, RowState, Run
 from dualcert.model.work import HELD, WorkKind
-from dualcert.store import batches, promotion
+from dualcert.store import batches, counters, promotion
 from dualcert.store.columns import instant
 from dualcert.store.expressions import upsert
 from dualcert.store.incident_plans import why_not
@@ -140,7 +140,18 @@ def set_end(tx: Transaction, incident_id: int, plan: int, *, stopped: str | None
     """It is through, or was stopped for a reason; of another plan's nothing is said."""
     values = {"ended_at": None if stopped else tx.at, "stopped": stopped}
     mine = (incident_run.c.incident_id == incident_id, incident_run.c.plan == plan)
-    tx.execute(update(incident_run).where(*mine).values(values))
+    if tx.execute(update(incident_run).where(*mine).values(values)).rowcount:
+        counters.put(tx, _a_persons(incident_id), int(stopped is not None))
+
+
+def _a_persons(incident_id: int) -> str:
+    return f"run-of-a-person-{incident_id}"
+
+
+def is_a_persons(tx: Transaction, incident_id: int) -> bool:
+    """Whether it was stopped for a reason, and has not been through since: whoever went on with it is a person, also
+    where ``begin`` has forgotten the reason, and how far and how fast is theirs to say."""
+    return bool(counters.value(tx, _a_persons(incident_id)))
 
 
 # --- batches -----------------------------------------------------------------------------------------------

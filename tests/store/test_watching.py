@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from dualcert.errors import EvidenceError
 from dualcert.lifecycle import incidents
 from dualcert.lifecycle.incidents import running
-from dualcert.lifecycle.watching import asking, places, telling, turning
+from dualcert.lifecycle.watching import asking, braked, places, telling, turning
 from dualcert.lifecycle.watching.asking import Round
 from dualcert.lifecycle.world import Lazy, WatchRules, World
 from dualcert.model.certificate import Certificate
@@ -228,6 +228,45 @@ def test_a_run_that_has_stopped_waits_for_a_person_though_more_is_found(
     publish(publisher, tiny, world, [serving for _, serving, _ in made], number=4)
     pair, _, standby = made[12]
     assert serves(world, pair) == standby.id, "a person has run it since"
+
+
+def test_a_run_that_a_person_goes_on_with_is_joined_by_nobody_before_it_is_through(
+    store: Store, clock: FakeClock, publisher: Publisher, tiny: TinyCa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = a_watching_world(store, clock, WatchRules(brake_then="waves"))
+    made = [a_pair_of(world, tiny, crl=[publisher.put("/crl", b"")]) for _ in range(11)]
+    with monkeypatch.context() as patched:  # it fails in its first wave, which is one pair
+        patched.setattr("dualcert.policy.waves.failing", lambda *_: "too many have failed")
+        number = publish(publisher, tiny, world, [serving for _, serving, _ in made]).decided.incident
+    assert number is not None
+    with store.read() as tx:
+        planned = incidents.newest_plan(tx, incidents.planning.existing(tx, number))
+        assert planned is not None
+        stopped = incident_runs.get(tx, number)
+        assert stopped is not None
+        assert stopped.stopped == "too many have failed"
+    terms = running.Terms(waves="20%,100%", rate=1)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(running._Run, "_promote", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            running.run(world, number, planned.hash, terms)
+    braked.run_in_waves(world)
+
+    with store.read() as tx:
+        run = incident_runs.get(tx, number)
+    assert run is not None
+    assert (run.waves, run.rate, run.stopped) == (terms.waves, terms.rate, None)
+    assert [serves(world, pair) for pair, _, _ in made] == [
+        made[0][2].id,
+        *(one.id for _, one, _ in made[1:]),
+    ]
+    assert running.run(world, number, planned.hash, terms).stopped is None
+    with store.read() as tx:
+        assert not incident_runs.is_a_persons(tx, number)
 
 
 @dataclass

@@ -19,7 +19,8 @@ def run_in_waves(world: World) -> None:
 
     A plan that somebody made anew is theirs. What has stopped waits for a person, too, also when more was found since
     and it was planned anew: pairs that the targets did not serve are in no row of the new plan, and would not be
-    counted. Mere warnings have an incident of their own, which is none of this.
+    counted. Until it is through the rest is that person's, at their pace. Mere warnings have an incident of their own,
+    which is none of this.
     """
     if world.watch.brake_then != "waves":
         return
@@ -30,9 +31,10 @@ def run_in_waves(world: World) -> None:
             return
         planned = incidents.newest_plan(tx, found)
         before = incident_runs.get(tx, found.id)
+        a_persons = incident_runs.is_a_persons(tx, found.id)
     if planned is None or planned.number != standing[1]:
         return
-    if before is not None and (before.stopped is not None or _through(before, planned.number)):
+    if a_persons or (before is not None and (before.stopped is not None or _through(before, planned.number))):
         return
     ended = running.run(world, found.id, planned.hash, running.Terms())
     if ended.stopped is not None:
