@@ -317,11 +317,10 @@ def _to_the_second(value: Any) -> Any:
 @pass_context
 def close(context: Context, incident_id: int) -> None:
     """End an incident: it names nothing any more, and refills that were held for it are due, unless another open one
-    holds at that CA, too.
+    holds at that CA, too. What it named may stand by again where nothing else is against it.
 
-    What it named may stand by again where nothing else is against it. What was promoted stays so; the way back is
-    undo. Of an incident that compromise has opened, what has left service is blocked and revoked, and there is no way
-    back to it.
+    What was promoted stays so; the way back is undo. What compromise has named and has left service is blocked and
+    revoked, and does not come back.
     """
     from dualcert.lifecycle import incidents
     from dualcert.lifecycle.incidents import telling

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,8 +16,8 @@ from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
 from dualcert.model.wording import many
 
 if TYPE_CHECKING:
-    from dualcert.lifecycle.watching.asking import Round
     from dualcert.lifecycle.watching.keys import Looked
+    from dualcert.lifecycle.watching.rounds import Round
     from dualcert.lifecycle.watching.telling import Standing
 
 _USUAL = "5m"
@@ -82,17 +83,20 @@ def _once(context: Context, seconds: float, *, keys: bool) -> int:
     from dualcert.lifecycle.driver import Scope, patiently
     from dualcert.lifecycle.promotion import AFTERMATH
     from dualcert.lifecycle.watching import asking, places, telling, turning
+    from dualcert.lifecycle.watching.rounds import Round
     from dualcert.model.work import WorkKind
 
     world = context.application.world
     looked = patiently(world, seconds, lambda: _look(context)) if keys else None
 
-    def ask() -> Round:
+    done = Round()
+
+    def ask() -> None:
         while places.register_older(world):
             pass
-        return asking.ask_due(world, all_of_them=True, found=looked.turnings if looked else ())
+        asking.ask_due(world, all_of_them=True, found=looked.turnings if looked else (), done=done)
 
-    done = patiently(world, seconds, ask)
+    patiently(world, seconds, ask)
     pairs = frozenset(done.decided.turning)
     if pairs:
         drive(context, Scope(pairs, (WorkKind.SIGNAL, *AFTERMATH)), seconds)
@@ -217,13 +221,14 @@ def _go_on(context: Context) -> None:
     from dualcert.lifecycle.driver import Scope, patiently
     from dualcert.lifecycle.promotion import AFTERMATH
     from dualcert.lifecycle.watching.job import IDLE, turn
+    from dualcert.lifecycle.watching.rounds import Round
     from dualcert.model.work import WorkKind
 
     # What goes on unseen is wanted in a journal without being asked for.
     logs.configure(context.verbosity + 1, context.log_format)
     world = context.application.world
     while True:
-        more, done = patiently(world, _AWAY, lambda: turn(world))
+        more, done = patiently(world, _AWAY, partial(turn, world, Round()))
         if done.decided.turning:
             scope = Scope(frozenset(done.decided.turning), (WorkKind.SIGNAL, *AFTERMATH))
             drive(context, scope, duration(_USUAL))

@@ -16,7 +16,7 @@ from dualcert.errors import EvidenceError
 from dualcert.lifecycle import incidents
 from dualcert.lifecycle.incidents import running
 from dualcert.lifecycle.watching import asking, braked, places, telling, turning
-from dualcert.lifecycle.watching.asking import Round
+from dualcert.lifecycle.watching.rounds import Round
 from dualcert.lifecycle.world import Lazy, WatchRules, World
 from dualcert.model.certificate import Certificate
 from dualcert.model.pair import Pair

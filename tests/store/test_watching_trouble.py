@@ -10,14 +10,17 @@ from typing import Any
 import pytest
 from cryptography.x509 import ocsp
 
+from dualcert.errors import StoreUnavailable
 from dualcert.lifecycle import incidents
+from dualcert.lifecycle.driver import patiently
 from dualcert.lifecycle.incidents import opening
 from dualcert.lifecycle.watching import asking, places, telling, turning
-from dualcert.lifecycle.watching.asking import Round
+from dualcert.lifecycle.watching.rounds import Round
 from dualcert.lifecycle.world import WatchRules, World
 from dualcert.model.certificate import Certificate
 from dualcert.model.events import Event
-from dualcert.store import Store, events, pairs, removal, signals, watching
+from dualcert.model.work import WorkKind
+from dualcert.store import Store, events, pairs, removal, signals, watching, work
 from dualcert.store import incidents as incident_store
 from dualcert.store.incident_tables import incident, watch_source
 from dualcert.testing.clock import FakeClock
@@ -142,6 +145,36 @@ def test_a_responder_tells_again_where_who_heard_it_died_before_its_decision(
     assert asking.ask_due(world).decided.turning == (serving.pair_id,)
     # Then it is asked again when that is due.
     assert asking.ask_due(world).asked == 0
+
+
+@pytest.mark.parametrize("cut_off_in", ["_claim", "_settle"])
+def test_what_was_decided_before_the_database_went_away_is_told(
+    world: World, publisher: Publisher, tiny: TinyCa, monkeypatch: pytest.MonkeyPatch, cut_off_in: str
+) -> None:
+    other, turned = TinyCa.make("other"), []
+    for one, path in ((tiny, "/1"), (other, "/2")):
+        pair, serving, _ = a_pair_of(world, one, crl=[publisher.put(path, b"")])
+        publisher.put(path, crl(one.intermediate, [serving.serial], now=world.clock.now()))
+        turned.append(pair.id)
+    real = getattr(asking, cut_off_in)
+
+    def gone(*arguments: object) -> object:
+        if turning_pairs(world) == 1:  # the first has been decided on
+            monkeypatch.setattr(asking, cut_off_in, real)
+            raise StoreUnavailable("the database is away")
+        return real(*arguments)
+
+    monkeypatch.setattr(asking, "_TOGETHER", 0.0)
+    monkeypatch.setattr(asking, cut_off_in, gone)
+    done = Round()
+
+    patiently(world, 60.0, lambda: asking.ask_due(world, all_of_them=True, done=done))
+
+    assert sorted(done.decided.turning) == turned
+    assert (done.asked, done.revoked) == (2, 2)
+    with world.store.write() as tx:
+        rows = [work.get(tx, WorkKind.SIGNAL, number) for number in turned]
+    assert None not in rows
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from cryptography import x509
 from dualcert.errors import EvidenceError
 from dualcert.lifecycle import inspection
 from dualcert.lifecycle.watching import braked, places, suspicion, turning
-from dualcert.lifecycle.watching.turning import Decided
+from dualcert.lifecycle.watching.rounds import Round, Told
 from dualcert.lifecycle.world import World
 from dualcert.model.signal import Suspect, Turning
 from dualcert.policy import watching as policy
@@ -39,17 +39,6 @@ _ROUND = 60.0
 
 
 @dataclass
-class Round:
-    """What one round came to. ``unasked``: certificates that are due at responders and were not asked about."""
-
-    asked: int = 0
-    failed: int = 0
-    revoked: int = 0
-    unasked: int = 0
-    decided: Decided = field(default_factory=Decided)
-
-
-@dataclass
 class _Answer:
     """What a source said: what is to be written of it, and the pairs that must be decided on before that.
 
@@ -65,24 +54,24 @@ class _Answer:
     answered: list[tuple[Question, datetime]] = field(default_factory=list)
 
 
-def ask_due(world: World, *, all_of_them: bool = False, found: Sequence[Turning] = ()) -> Round:
+def ask_due(
+    world: World, *, all_of_them: bool = False, found: Sequence[Turning] = (), done: Round | None = None
+) -> Round:
     """Ask every source that is due, for a minute, or all there are, each once; and decide for what was found within
     some seconds together, with what was ``found`` elsewhere.
 
     A source that told of a serving certificate is settled only when that was decided: whatever happens between, it is
-    asked again and tells it again.
+    asked again and tells it again. ``done``: what a round that was cut off had come to; this one adds to it, because
+    what was decided is told by nobody again.
     """
-    done = Round()
+    done = Round() if done is None else done
     after = 0 if all_of_them else None
     pending = _Pending(list(found))
     began = since = world.clock.monotonic()
     while (source := _claim(world, after)) is not None:
         after = None if after is None else source.id
         answer = _ask(world, source, all_of_them)
-        done.asked += 1
-        done.failed += answer.problem
-        done.revoked += answer.suspects
-        done.unasked += answer.unasked
+        done.tell(source.id, Told(answer.problem, answer.suspects, answer.unasked))
         now = world.clock.monotonic()
         if answer.turnings:
             since = since if pending.turnings else now
@@ -91,11 +80,11 @@ def ask_due(world: World, *, all_of_them: bool = False, found: Sequence[Turning]
         else:
             _settle(world, source, answer)
         if pending.turnings and now >= since + _TOGETHER:
-            done.decided += _decide(world, pending)
+            _decide(world, pending, done)
             pending = _Pending()
         if after is None and now >= began + _ROUND:
             break  # what fails is due again in a minute: one that goes on until nothing is due may never end
-    done.decided += _decide(world, pending)
+    _decide(world, pending, done)
     braked.run_in_waves(world)
     return done
 
@@ -108,14 +97,14 @@ class _Pending:
     kept: list[tuple[Source, _Answer]] = field(default_factory=list)
 
 
-def _decide(world: World, pending: _Pending) -> Decided:
+def _decide(world: World, pending: _Pending, done: Round) -> None:
     decided = turning.decide(world, pending.turnings)
+    done.decided += decided  # before anything else is written: the database may go away
     for source, answer in pending.kept:
         if decided.postponed:
             _ask_again(world, source)
         else:
             _settle(world, source, answer)
-    return decided
 
 
 def _claim(world: World, after: int | None) -> Source | None:

@@ -6,7 +6,7 @@ import logging
 from datetime import timedelta
 
 from dualcert.lifecycle.watching import asking, braked, places
-from dualcert.lifecycle.watching.asking import Round
+from dualcert.lifecycle.watching.rounds import Round
 from dualcert.lifecycle.world import World
 from dualcert.policy import brake
 from dualcert.store import signals, watching
@@ -26,8 +26,11 @@ def watch(world: World) -> float:
     return 0.0 if more else IDLE
 
 
-def turn(world: World) -> tuple[bool, Round]:
-    """Register what is not yet, and ask what is due: whether there is more to register, and what the asking came to."""
+def turn(world: World, done: Round | None = None) -> tuple[bool, Round]:
+    """Register what is not yet, and ask what is due: whether there is more to register, and what the asking came to.
+
+    ``done``: as of ``ask_due``.
+    """
     more = True
     for _ in range(_OLDER_AT_ONCE):
         more = places.register_older(world)
@@ -35,11 +38,11 @@ def turn(world: World) -> tuple[bool, Round]:
             break
     with world.store.read() as tx:
         due = watching.any_due(tx)
-    done = Round()
+    done = Round() if done is None else done
     if not due:
         braked.run_in_waves(world)
     else:
-        done = asking.ask_due(world)
+        asking.ask_due(world, done=done)
         _tell(done)
         with world.store.write() as tx:
             signals.forget_promotions(tx, tx.now - max(_KEPT, brake.WITHIN))

@@ -50,7 +50,7 @@ class Decided:
         last = after if after.held else self
         return Decided(
             turning=self.turning + after.turning,
-            asked=self.asked + after.asked,
+            asked=tuple(dict.fromkeys(self.asked + after.asked)),
             held=self.held + after.held,
             why=last.why,
             incident=last.incident,
