@@ -37,6 +37,9 @@ _LONGEST = timedelta(seconds=10)
 _FAILURES = 3
 """After so many failures of a batch the CA is left alone for a while; one certificate alone may be its trouble."""
 
+_UNDECIDED = timedelta(minutes=1)
+"""After which a CA is asked again whose warning nobody has decided on."""
+
 Told = RenewalInformation | CaError | None
 
 
@@ -102,6 +105,7 @@ def ask(world: World, row: WorkRow) -> Outcome:
     subjects = watching.sampled(waiting, lambda one: one.life.not_before.replace(minute=0, second=0), _BATCH)
     told, trouble = _ask_all(world, row.ca, subjects)
     warned: list[Turning] = []
+    kept: list[tuple[Subject, RenewalInformation]] = []
     with world.store.write() as tx:
         work.hold(tx, row)
         pairs.lock(tx, {subject.pair_id for subject, _ in told})
@@ -109,12 +113,18 @@ def ask(world: World, row: WorkRow) -> Outcome:
             renewal_info.stop_asking(tx, number)
         for subject, answer in told:
             _take_in(world, tx, subject, answer)
-            if isinstance(answer, RenewalInformation):
-                warned += warnings.heed(world, tx, subject, answer)
+            if not isinstance(answer, RenewalInformation):
+                continue
+            if found := warnings.heed(world, tx, subject, answer):
+                warned += found
+                kept.append((subject, answer))
+                # Until that is decided: whoever is at it may die, or be kept from it.
+                renewal_info.ask_again(tx, subject.certificate_id, tx.now + _UNDECIDED)
         finished = trouble is None and not renewal_info.cas_due(tx, [row.ca])
         if finished:
             work.finish(tx, row)
-    turning.decide(world, warned, early=True)
+    if not turning.decide(world, warned, early=True).postponed:
+        _decided(world, kept)
     if finished:
         return Done()
     if trouble is None:
@@ -122,6 +132,16 @@ def ask(world: World, row: WorkRow) -> Outcome:
     failure = Failure(now, row.attempts, row.since, world.draw())
     at = backoff.after_failure(world.clock.now(), failure, passing=False, wished=trouble.retry_after)
     return Later(at, str(trouble), failed=True)
+
+
+def _decided(world: World, kept: Sequence[tuple[Subject, RenewalInformation]]) -> None:
+    """The CA is asked about them when it wishes."""
+    if not kept:
+        return
+    with world.store.write() as tx:
+        for subject, told in kept:
+            at = due.next_ask(tx.now, subject.life.not_after, told.retry_after)
+            renewal_info.ask_again(tx, subject.certificate_id, at)
 
 
 def _ask_all(

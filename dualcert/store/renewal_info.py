@@ -217,9 +217,14 @@ def failed(tx: Transaction, subject: Subject, problem: str, check_at: datetime |
     )
 
 
+def ask_again(tx: Transaction, certificate_id: int, check_at: datetime | None) -> None:
+    """When the CA is asked about this certificate again, whatever it said."""
+    tx.execute(_update(), {"of_certificate": certificate_id, "check_at": micros(check_at)})
+
+
 def stop_asking(tx: Transaction, certificate_id: int) -> None:
     """The CA is not asked about this certificate again."""
-    tx.execute(_update(), {"of_certificate": certificate_id, "check_at": None})
+    ask_again(tx, certificate_id, None)
 
 
 @prepared

@@ -13,7 +13,7 @@ from dualcert.lifecycle.watching import braked, turning
 from dualcert.lifecycle.world import WatchRules, World
 from dualcert.model.signal import Turning
 from dualcert.model.work import WorkKind
-from dualcert.store import Store, incident_runs, pairs, signals, work
+from dualcert.store import Store, Transaction, events, incident_runs, pairs, signals, work
 from dualcert.testing.clock import FakeClock
 from tests.store import masses
 from tests.store.building import BACKUP, PRIMARY
@@ -140,6 +140,40 @@ def test_what_the_brake_holds_of_warnings_waits_for_a_person_whatever_comes_late
         assert standing[1] == 1
         assert incident_runs.get(tx, standing[0]) is None
         assert signals.brake_incident(tx) is None
+
+
+def test_a_warning_whose_decision_came_to_nothing_is_told_again(
+    store: Store, clock: FakeClock, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody plans the incident at the same moment."""
+    world = replace(asking_world(store, clock, oracle), watch=WatchRules(early=True))
+    held = [a_held(world, age=20 * DAY) for _ in range(11)]
+    warns(oracle, clock)
+    digest = incidents.planning._digest
+
+    def meanwhile(tx: Transaction, number: int, plan: int) -> bytes:
+        monkeypatch.setattr(incidents.planning, "_digest", digest)
+        incidents.plan(world, number)
+        return digest(tx, number, plan)
+
+    monkeypatch.setattr(incidents.planning, "_digest", meanwhile)
+    ask(world)
+    with store.read() as tx:
+        standing = signals.brake_incident(tx, early=True)
+    assert standing is not None
+    assert standing[1] == 0
+
+    clock.advance(timedelta(minutes=2))
+    warns(oracle, clock)
+    ask(world)
+
+    with store.read() as tx:
+        assert signals.brake_incident(tx, early=True) == (standing[0], 3)
+        assert [one.kind for one in events.page(tx)].count("braked") == 1
+    clock.advance(timedelta(minutes=2))
+    asked = len(oracle.asked)
+    ask(world)
+    assert len(oracle.asked) == asked == 2 * len(held)
 
 
 def newest(world: World, number: int | None) -> str:

@@ -34,7 +34,7 @@ class Decided:
 
     ``turning``: pairs that are moved to their backup now. ``asked``: those that wait for a person, because the
     configuration says so. ``held``: how many the brake holds, in which ``incident``, why, and how one goes on.
-    ``postponed``: nothing was decided, for another process is opening that incident.
+    ``postponed``: nothing was decided, for another process is opening that incident, or planning it.
     """
 
     turning: tuple[int, ...] = ()
@@ -129,7 +129,13 @@ def _held(
             certificates=affected,
             begun=begun,
         )
-    planned = incidents.plan(world, opened.id)
+    try:
+        planned = incidents.plan(world, opened.id)
+    except (
+        Refused
+    ) as refused:  # it has no plan that the brake knows of, so that these are found wanting one again
+        why = f"{decision.reason}; {refused.reason}"
+        return Decided(held=len(wanted), why=why, incident=opened.id, postponed=True)
     command = f"dualcert incident run {opened.id} --plan {planned.hash}"
     notice = f"{decision.reason}. Nothing more turns by itself; incident {opened.id} has its plan: {command}"
     with world.store.write() as tx:
