@@ -14,6 +14,7 @@ from dualcert.lifecycle.incidents import open_incident
 from dualcert.lifecycle.inventory import Changes
 from dualcert.lifecycle.promotion import Turn, Wish
 from dualcert.lifecycle.world import Lazy, World
+from dualcert.model.deployment import How
 from dualcert.model.pair import Pair
 from dualcert.model.signal import Reason
 from dualcert.model.work import WorkKind
@@ -59,7 +60,7 @@ def seen_everywhere(world: World, pair: Pair) -> None:
         state = pairs.state(tx, pair.id)
         for target in pair.targets:
             deployments.arrived(tx, pair.id, target, state.epoch, state.serving or 0)
-            deployments.verified(tx, pair.id, target, state.epoch, state.serving or 0)
+            deployments.verified(tx, pair.id, target, state.epoch, state.serving or 0, How.WIRE)
 
 
 def refilled(world: World, pair: Pair, ca: str) -> None:
