@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from datetime import timedelta
 
 from dualcert.errors import (
@@ -22,7 +23,7 @@ from dualcert.model.wording import many
 from dualcert.model.work import Done, Later, Outcome, Waiting, WorkKind, WorkRow
 from dualcert.policy import gathering
 from dualcert.ports.dns import TxtValue
-from dualcert.store import Transaction, events, orders, work
+from dualcert.store import Transaction, events, orders, pairs, work
 
 _ADD_AGAIN = 30
 """After so many looks in vain a value is added again: a provider may have lost it."""
@@ -43,12 +44,18 @@ def publish(world: World, row: WorkRow) -> Outcome:
         # A value that one order leaves behind may be the next one's: not removed and added at once.
         return Waiting("withdrawal", "waiting until old values are withdrawn")
     added = [one for one in waiting if one.state is RecordState.ADDED]
-    fresh = _fitting(world, [one for one in waiting if one not in added], known)
+    fresh = _with_room(world, row, _fitting(world, [one for one in waiting if one not in added], known))
     # Whoever held the row before may have died before the provider took the values in; or it has lost them since.
     again = not row.continued or row.looks % _ADD_AGAIN == _ADD_AGAIN - 1
-    for (dns, zone), group in _by_zone([*added, *fresh] if again else fresh).items():
-        values = {TxtValue(one.record, one.value) for one in group}
-        world.dns_of(dns).provider().apply(zone, values, frozenset())
+    kept = {one.id for one in fresh}
+    try:
+        for (dns, zone), group in _by_zone([*added, *fresh] if again else fresh).items():
+            values = {TxtValue(one.record, one.value) for one in group}
+            world.dns_of(dns).provider().apply(zone, values, frozenset())
+            kept -= {one.id for one in group}
+    except DnsError:
+        _leave_room(world, row, [one for one in fresh if one.id in kept])
+        raise
     out = [*added, *fresh]
     lagging = _lagging(world, out)
     try:
@@ -57,6 +64,35 @@ def publish(world: World, row: WorkRow) -> Outcome:
         with world.store.write() as tx:
             _take_back(tx, row, out)
         raise
+
+
+def _with_room(world: World, row: WorkRow, fresh: list[ChallengeRecord]) -> list[ChallengeRecord]:
+    """Where a name has little room it is taken before anything goes out: another pair may publish there as well."""
+    tight = [one for one in fresh if _is_tight(world, one)]
+    if not tight:
+        return fresh
+    names = {one.record for one in tight}
+    with world.store.write() as tx:
+        work.hold(tx, row)
+        tx.alone(*(f"values at {name}" for name in names))
+        mine = {one.id for one in orders.unpublished(tx, row.pair_id) if one.state is RecordState.REMEMBERED}
+        taken = _fitting(world, [one for one in tight if one.id in mine], orders.values_at(tx, names))
+        orders.set_state(tx, [one.id for one in taken], RecordState.ADDED)
+    ample = [one for one in fresh if one not in tight]
+    return [*ample, *(replace(one, state=RecordState.ADDED, since=tx.now) for one in taken)]
+
+
+def _leave_room(world: World, row: WorkRow, records: list[ChallengeRecord]) -> None:
+    """The provider did not take them, and who knows when it does: others at the name need not wait for that."""
+    taken = [one.id for one in records if one.state is RecordState.ADDED]
+    if taken:
+        with world.store.write() as tx:
+            work.hold(tx, row)
+            orders.set_state(tx, taken, RecordState.REMEMBERED, only=(RecordState.ADDED,))
+
+
+def _is_tight(world: World, record: ChallengeRecord) -> bool:
+    return world.dns_of(record.dns).provider().capacity is not None
 
 
 def _take_back(tx: Transaction, row: WorkRow, out: list[ChallengeRecord]) -> None:
@@ -175,11 +211,22 @@ def withdraw(world: World, row: WorkRow) -> Outcome:
         orders.forget(tx, gone)
         if gone:
             events.record(tx, EventKind.WITHDRAWN, many(len(gone), "TXT value"), pair=row.pair_id)
-        if not problems and orders.records(tx, pair_id=row.pair_id, states=(RecordState.SPENT,)):
-            return Later(world.clock.now(), "more values are to be withdrawn")
-        if not problems:
+        more = not problems and orders.records(tx, pair_id=row.pair_id, states=(RecordState.SPENT,))
+        if not problems and not more:
             work.wake(tx, WorkKind.PUBLICATION, row.pair_id)
             work.finish(tx, row)
+        left = {one.record for one in gone if _is_tight(world, one)}
+        waiting = orders.waiting_at(tx, left) if left else []
+    _wake_others(world, row, waiting)
     if problems:
         raise problems[0]
-    return Done()
+    return Later(world.clock.now(), "more values are to be withdrawn") if more else Done()
+
+
+def _wake_others(world: World, row: WorkRow, waiting: list[int]) -> None:
+    """There is room at a name where other pairs' values waited for it. Each by itself: two pairs wake one another."""
+    for pair_id in waiting:
+        if pair_id != row.pair_id:
+            with world.store.write() as tx:
+                pairs.lock(tx, [pair_id])
+                work.wake(tx, WorkKind.PUBLICATION, pair_id)

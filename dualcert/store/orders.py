@@ -314,6 +314,22 @@ def values_at(tx: Transaction, names: Collection[str]) -> dict[str, int]:
 
 
 @prepared
+def _waiting_at(*, one: bool) -> Select[Any]:
+    remembered = challenge_record.c.state == RecordState.REMEMBERED.value
+    return (
+        select(challenge_record.c.pair_id)
+        .where(is_among(challenge_record.c.record, one=one), remembered)
+        .distinct()
+        .order_by(challenge_record.c.pair_id)
+    )
+
+
+def waiting_at(tx: Transaction, names: Collection[str]) -> list[int]:
+    """The pairs that have values for these owner names which have not gone out yet."""
+    return [row.pair_id for row in tx.execute(*for_ids(_waiting_at, names))]
+
+
+@prepared
 def _set_state(only: tuple[RecordState, ...]) -> Update:
     return update(challenge_record).where(
         listed(challenge_record.c.id, bindparam("records", type_=Text)),

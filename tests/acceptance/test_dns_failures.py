@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 from collections.abc import Callable, Iterator, Set
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -302,6 +304,75 @@ def test_a_provider_with_little_room_takes_the_values_in_turns(
     assert result.json["protection"] == "protected"
     assert built.provider.most_at_once == capacity
     assert lab.leftovers() == {}
+
+
+class _Crowded(Peculiar):
+    """Room for two values at a name. Whoever adds the first ones gives others a second to add theirs as well."""
+
+    def __init__(self, inner: DnsProvider) -> None:
+        super().__init__(inner, capacity=2)
+        self._together = threading.Barrier(2)
+
+    def apply(self, zone: str, add: Set[TxtValue], remove: Set[TxtValue]) -> None:
+        if add:
+            with suppress(threading.BrokenBarrierError):
+                self._together.wait(1)
+        super().apply(zone, add, remove)
+
+
+def begin_wild(program: Program, name: str) -> None:
+    """A pair that is proved at the same name, of which no value goes out yet; the lab's target serves no wildcards."""
+    assert program.run("issue", f"*.{name}", "--name", "wild").status == 1
+    program.run("pair", "set", "wild", "--no-targets", "--timeout", "0")
+
+
+def test_pairs_that_share_a_challenge_name_share_its_little_room(
+    lab: ProjectLab, program: Program, dns: Dns, name: str
+) -> None:
+    dns.spoil_secret(_OTHER_SECRET)
+    assert program.run("issue", name).status == 1
+    begin_wild(program, name)
+    dns.mend()
+    built = Peculiarity(_Crowded)
+
+    result = program.run("renew", name, "wild", "--timeout", "60s", build=built)
+
+    assert result.status == 0, result
+    assert built.provider.most_at_once == 2
+    assert lab.leftovers() == {}
+
+
+def test_a_pair_that_waits_for_room_goes_on_when_another_one_leaves_it(
+    lab: ProjectLab, program: Program, dns: Dns, name: str
+) -> None:
+    """It waits in the table, as after a command that has ended, and is looked at again by itself only in an hour."""
+    program.done("issue", name)
+    dns.spoil_secret(_OTHER_SECRET)
+    begin_wild(program, name)
+    dns.mend()
+    [(wild,)] = rows(program, "SELECT id FROM pair WHERE name = 'wild'")
+    hour = 3_600_000_000
+    asleep = "due_at = due_at + ?, waiting_for = 'another step', attempts = 0"
+    change(program, f"UPDATE work SET {asleep} WHERE kind = 'publication' AND pair_id = ?", hour, wild)
+    built = Peculiarity(lambda real: Peculiar(real, capacity=2))
+    assert program.run("renew", name, "--force", build=built).status == 0
+
+    assert program.run("renew", "--due", build=built).status == 0
+
+    assert program.show("wild")["protection"] == "protected"
+    assert built.provider.most_at_once <= 2
+
+
+def test_what_a_provider_does_not_take_keeps_no_room_from_others(program: Program, name: str) -> None:
+    class Refusing(Peculiar):
+        def apply(self, zone: str, add: Set[TxtValue], remove: Set[TxtValue]) -> None:
+            if add:
+                raise DnsRefused("the change was refused", name=zone)
+            super().apply(zone, add, remove)
+
+    assert program.run("issue", name, build=Peculiarity(lambda real: Refusing(real, capacity=2))).status == 1
+
+    assert rows(program, "SELECT state FROM challenge_record") == [("remembered",), ("remembered",)]
 
 
 def test_a_value_that_cannot_be_withdrawn_is_remembered_until_it_can(
