@@ -180,7 +180,7 @@ def move_pair(context: Context, name: str | None, cas: str, everyone: bool, time
     if name is None:
         return _move_all(context, wanted)
     found = inventory.resolve(world, name)
-    moved = moving.move(world, found.id, wanted)
+    moved = moving.move(world, found.id, wanted, moving.ask(world, [new]))
     if moved is None:
         moving.demand_there(world, found, wanted)
         inventory.renew(world, found, force=False)  # as a person asks: without back-off
@@ -200,8 +200,9 @@ def _move_all(context: Context, wanted: Move) -> int:
     world = context.application.world
     moving.demand_known(world, wanted.old)
     count, stuck = 0, []
+    said = moving.ask(world, [wanted.new])
     for pair_id in moving.everyone(world, wanted.old):
-        moved = moving.move(world, pair_id, wanted)
+        moved = moving.move(world, pair_id, wanted, said)
         if moved is not None and moved.problem is not None:
             stuck.append(f"{moved.name}: {moved.problem}")
         elif moved is not None:

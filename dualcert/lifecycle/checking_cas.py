@@ -38,6 +38,7 @@ def looks(scene: Scene) -> Iterator[tuple[str, Look]]:
         yield f"clock of ca.{ca}", partial(_ca_clock, scene.world, ca)
         yield f"account at ca.{ca}", partial(_account, scene, ca)
     yield "independence", partial(_independence, scene)
+    yield "spares", partial(_spares, scene)
 
 
 # --- database and keys -----------------------------------------------------------------------------------
@@ -256,12 +257,7 @@ def _account(scene: Scene, name: str) -> Iterator[Finding]:
 
 def _independence(scene: Scene) -> Iterator[Finding]:
     """Of every two CAs that stand behind one pair, or would stand behind a new one."""
-    world = scene.world
-    together = {frozenset((world.new_pairs.primary, world.new_pairs.backup))}
-    if scene.database is None:
-        with world.store.read() as tx:
-            together |= checks.combinations(tx)
-    for one, other in sorted(tuple(sorted(pair)) for pair in together if len(pair) == 2):
+    for one, other in _together(scene):
         subject = f"independence of {one} and {other}"
         try:
             found = pairing.ca_objections(_identity(scene, one), _identity(scene, other))
@@ -274,6 +270,46 @@ def _independence(scene: Scene) -> Iterator[Finding]:
             yield Finding(subject, "; ".join(found), remedy)
         else:
             yield Finding(subject, detail="another operator, other CAA identities, other keys")
+
+
+def _together(scene: Scene) -> list[tuple[str, str]]:
+    defaults = scene.world.new_pairs
+    together = {frozenset((defaults.primary, defaults.backup))}
+    if scene.database is None:
+        with scene.world.store.read() as tx:
+            together |= checks.combinations(tx)
+    return sorted((min(pair), max(pair)) for pair in together if len(pair) == 2)
+
+
+def _spares(scene: Scene) -> Iterator[Finding]:
+    """Whether each CA's pairs have somewhere to move to: a spare that may stand beside their other one."""
+    spares = scene.world.new_pairs.spares
+    if not spares:
+        return
+    for one, other in _together(scene):
+        for left, stays in ((one, other), (other, one)):
+            subject, against = f"spare for {left} beside {stays}", []
+            for spare in spares:
+                if spare in {left, stays}:
+                    continue
+                why = _not_apart(scene, spare, stays)
+                if why is None:
+                    yield Finding(subject, detail=f"{spare} could take its place")
+                    break
+                against.append(why)
+            else:
+                yield Finding(
+                    subject,
+                    f"none could take its place: {'; '.join(against) or 'no other CA is a spare'}",
+                    f"Were {left} distrusted, these pairs would stay with it: name another CA in [defaults] spares.",
+                )
+
+
+def _not_apart(scene: Scene, one: str, other: str) -> str | None:
+    try:
+        return "; ".join(pairing.ca_objections(_identity(scene, one), _identity(scene, other))) or None
+    except DualcertError as error:
+        return f"whether {one} and {other} are apart is not known: {error.reason}"
 
 
 def _identity(scene: Scene, name: str) -> CaIdentity:

@@ -97,10 +97,11 @@ def lift(world: World, ca: str) -> bool:
 def replace(world: World, ca: str) -> Iterator[Moved]:
     """Move every pair away from a distrusted CA, to the first spare that does not fall together with its other CA."""
     spares = [one for one in world.new_pairs.spares if one != ca and standing(world, one).closed is None]
+    said = moving.ask(world, spares)
     for pair_id in moving.everyone(world, ca):
         moved = None if spares else _nowhere(world, pair_id)
         for spare in spares:
-            moved = moving.move(world, pair_id, Move(ca, spare, f"{ca} is distrusted"))
+            moved = moving.move(world, pair_id, Move(ca, spare, f"{ca} is distrusted"), said)
             if moved is None or moved.problem is None:
                 break
         if moved is not None:

@@ -6,10 +6,11 @@ backup is given up for no worse one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
-from dualcert.errors import Refused, StoreError, UsageProblem
+from dualcert.errors import CaError, ConfigurationError, Refused, StoreError, UsageProblem
 from dualcert.lifecycle import renewal, validation
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
@@ -74,6 +75,19 @@ def demand_known(world: World, ca: str) -> None:
         )
 
 
+Said = Mapping[str, frozenset[str]]
+"""The caaIdentities that CAs claim in their directories, by the CAs' names; without those that do not answer."""
+
+
+def ask(world: World, cas: Iterable[str]) -> Said:
+    """What CAs say of themselves now: of one that never had an order, nothing is stored by which to tell who it is."""
+    said = {}
+    for name in cas:
+        with suppress(CaError, ConfigurationError):
+            said[name] = frozenset(world.ca(name).authority().facts().caa_identities)
+    return said
+
+
 def everyone(world: World, ca: str) -> Iterator[int]:
     """The pairs that have an open lineage of a CA."""
     after = 0
@@ -86,8 +100,11 @@ def everyone(world: World, ca: str) -> Iterator[int]:
         after = found[-1][0]
 
 
-def move(world: World, pair_id: int, wanted: Move) -> Moved | None:
-    """Move one pair; its order is due from here on. None where nothing of it is at the old CA any more."""
+def move(world: World, pair_id: int, wanted: Move, said: Said) -> Moved | None:
+    """Move one pair; its order is due from here on. None where nothing of it is at the old CA any more.
+
+    ``said``: as ``ask`` has it of the new CA.
+    """
     with world.store.read() as tx:
         pair = pairs.by_id(tx, pair_id)
     if pair is None:
@@ -95,7 +112,7 @@ def move(world: World, pair_id: int, wanted: Move) -> Moved | None:
     for _ in range(_RACES):
         try:
             with world.store.write() as tx:
-                return _moved(world, tx, pair.id, wanted)
+                return _moved(world, tx, pair.id, wanted, said)
         except Refused as refused:
             return Moved(pair.id, pair.name, refused.reason)
         except _Changed:
@@ -107,7 +124,7 @@ class _Changed(StoreError):
     """The pair is not as it was read: nothing of the unit of work is kept."""
 
 
-def _moved(world: World, tx: Transaction, pair_id: int, wanted: Move) -> Moved | None:
+def _moved(world: World, tx: Transaction, pair_id: int, wanted: Move, said: Said) -> Moved | None:
     pairs.lock(tx, [pair_id])
     pair = pairs.by_id(tx, pair_id)
     if pair is None:
@@ -118,7 +135,7 @@ def _moved(world: World, tx: Transaction, pair_id: int, wanted: Move) -> Moved |
         return None
     other = next(one for one in open_ones if one.id != old.id)
     _demand_open(tx, wanted.new)  # again: it may have been closed while many pairs move
-    _demand_apart(world, tx, wanted.new, other)
+    _demand_apart(world, tx, wanted.new, other, said)
     _give_up_order(tx, pair, wanted)
     state = pairs.state(tx, pair_id)
     number = moving.replace_lineage(tx, state, old, wanted.new, world.ca(wanted.new).domain)
@@ -131,7 +148,7 @@ def _moved(world: World, tx: Transaction, pair_id: int, wanted: Move) -> Moved |
     return Moved(pair_id, pair.name, None)
 
 
-def _demand_apart(world: World, tx: Transaction, new: str, other: Lineage) -> None:
+def _demand_apart(world: World, tx: Transaction, new: str, other: Lineage, said: Said) -> None:
     """Raises ``Refused`` where the new CA falls together with the pair's other one."""
     if other.ca == new:
         raise Refused(f"{new} stands on its other side already")
@@ -139,14 +156,15 @@ def _demand_apart(world: World, tx: Transaction, new: str, other: Lineage) -> No
         raise Refused(
             f"[ca.{other.ca}] is not configured any more: nobody can tell whether {new} is apart from it"
         )
-    found = pairing.ca_objections(_identity(world, tx, new), _identity(world, tx, other.ca))
+    found = pairing.ca_objections(_identity(world, tx, new, said), _identity(world, tx, other.ca, said))
     if found:
         raise Refused("; ".join(found))
 
 
-def _identity(world: World, tx: Transaction, name: str) -> CaIdentity:
+def _identity(world: World, tx: Transaction, name: str, said: Said) -> CaIdentity:
+    """As the CA says itself, or, where it was not asked or does not answer, as it said when its account was made."""
     ca, account = world.ca(name), stored_accounts.get(tx, name)
-    known = account.caa_identities if account is not None else frozenset()
+    known = said.get(name, account.caa_identities if account is not None else frozenset())
     domain = account.key.domain if account is not None else ca.domain
     return CaIdentity(ca.name, ca.directory, ca.operator, known, domain)
 

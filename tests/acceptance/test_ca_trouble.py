@@ -353,6 +353,32 @@ def test_all_pairs_of_a_distrusted_ca_move_to_a_spare(lab: ProjectLab, with_gamm
     assert with_gamma.done("pair", "move", "--all", "--ca", "beta=gamma", "--json").json["moved"] == 0
 
 
+def test_nothing_moves_to_a_spare_of_the_same_operator_though_it_was_never_used(
+    lab: ProjectLab, with_gamma: Program, name: str
+) -> None:
+    text = lab.config_path.read_text()
+    before, _, gamma = text.partition("[ca.gamma]")
+    # Another address of beta's server, and other keys: what they have in common is what the directory says.
+    gamma = gamma.replace('/dir"', '/dir?spare"', 1).replace('keys = "backup"', 'keys = "primary"', 1)
+    lab.config_path.write_text(before + "[ca.gamma]" + gamma)
+    with_gamma.done("issue", name)
+    shown = with_gamma.show(name)
+    shared = "gamma and beta share the CAA identity"
+
+    refused = with_gamma.run("pair", "move", name, "--ca", "alpha=gamma")
+    checked = with_gamma.run("check")
+    first, again = (with_gamma.run("distrust", "alpha") for _ in range(2))
+
+    assert (refused.status, shared in refused.err) == (4, True), refused
+    assert "spare for alpha beside beta" in checked.out
+    assert f"none could take its place: {shared}" in checked.out
+    assert "spare for beta beside alpha" in checked.out
+    for said in (first, again):
+        assert (said.status, f"{name}: {shared}" in said.err) == (3, True), said
+    assert with_gamma.show(name)["primary"]["ca"] == "alpha"
+    assert with_gamma.show(name)["epoch"] == shown["epoch"]
+
+
 def test_an_order_under_way_at_the_old_ca_is_given_up(
     lab: ProjectLab, with_gamma: Program, name: str
 ) -> None:
