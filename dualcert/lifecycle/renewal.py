@@ -9,6 +9,7 @@ from typing import Any
 
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
+from dualcert.model.order import OF_A_REFILL, OF_WHAT_WAS_GIVEN_UP
 from dualcert.model.pair import Lineage, Pair
 from dualcert.model.work import DAY, FROZEN, HELD, NO_PAIR, PERSON, Done, Later, Outcome, WorkKind, WorkRow
 from dualcert.policy import due, renewing
@@ -59,7 +60,7 @@ def due_lineages(tx: Transaction, pair: Pair) -> list[Lineage]:
     facts = [replace(_facts(one, tx.now), held=False) for one in renewals.of_pairs(tx, [pair.id])[pair.id]]
     state = pairs.state(tx, pair.id)
     if state.standby is not None and promotion.given_up(tx, pair.id):
-        why = "its certificate was given up"
+        why = OF_WHAT_WAS_GIVEN_UP
         of_backup = next(one.ca for one in pairs.lineages(tx, [pair.id]) if one.id == state.backup_lineage)
         facts = [replace(one, urgent=one.urgent or why) if one.ca == of_backup else one for one in facts]
     wanted = {opening.ca for opening in renewing.renewal(facts, tx.now).openings}
@@ -120,7 +121,7 @@ def _urgent(one: Renewable, now: datetime) -> str | None:
         return "its certificate has expired"
     if not held.covers:
         return "its certificate does not cover the pair's names"
-    return "its certificate was given up" if one.refill else None
+    return OF_WHAT_WAS_GIVEN_UP if one.refill else None
 
 
 def _reason(held: HeldCertificate) -> str:
@@ -204,9 +205,7 @@ def refill(world: World, row: WorkRow) -> Outcome:
         pair = pairs.by_id(tx, row.pair_id)
         lineage = pairs.lineage_at(tx, row.pair_id, row.ca)
         if pair is not None and lineage is not None:
-            open_orders(
-                tx, pair, [lineage], "a new certificate under a new key, after a promotion or revocation"
-            )
+            open_orders(tx, pair, [lineage], OF_A_REFILL)
         work.finish(tx, row)
     return Done()
 

@@ -17,6 +17,10 @@ class OrderStep(StrEnum):
     ABANDONED = "abandoned"
 
 
+OF_A_REFILL = "a new certificate under a new key, after a promotion or revocation"
+OF_WHAT_WAS_GIVEN_UP = "its certificate was given up"
+"""Why something is ordered in the place of a certificate that was emptied: nobody needs it where that serves again."""
+
 OPEN_STEPS = (OrderStep.PLACING, OrderStep.PLACED, OrderStep.FINALIZING)
 
 

@@ -16,18 +16,21 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    or_,
     select,
     update,
 )
 
+from dualcert.model.events import EventKind
 from dualcert.model.incident import Action, RowState
+from dualcert.model.order import OF_A_REFILL, OF_WHAT_WAS_GIVEN_UP, OPEN_STEPS
 from dualcert.model.work import WorkKind
 from dualcert.store import batches, promotion
 from dualcert.store.incident_plans import why_not
 from dualcert.store.incident_runs import Range, announce, in_range
 from dualcert.store.incident_tables import plan_row
 from dualcert.store.statements import is_one_of, prepared
-from dualcert.store.tables import certificate, pair_state, work
+from dualcert.store.tables import acme_order, certificate, event, pair_state, work
 from dualcert.store.transaction import Transaction
 
 _row = plan_row.c
@@ -120,24 +123,75 @@ def turn_back(tx: Transaction, batch: Range) -> tuple[int, int]:
     return turned, stayed
 
 
-@prepared
-def _keep() -> Delete:
+def _at_its_ca(kind: WorkKind) -> ColumnElement[bool]:
+    """Steps of that kind at the CAs of certificates that this unit has brought back into service."""
     turned = and_(in_range(RowState.UNDONE), _row.at == bindparam("now"))
     ca = select(certificate.c.ca).where(
         certificate.c.id == _row.serving, _row.pair_id == work.c.pair_id, turned
     )
-    return delete(work).where(
+    return and_(
         work.c.pair_id.in_(select(_row.pair_id).where(turned)),
-        work.c.kind == WorkKind.REFILL.value,
+        work.c.kind == kind.value,
         work.c.ca == ca.correlate(work).scalar_subquery(),
     )
+
+
+@prepared
+def _keep() -> Delete:
+    return delete(work).where(_at_its_ca(WorkKind.REFILL))
+
+
+def _ordered_anew() -> ColumnElement[bool]:
+    """Orders that came of such refills, and were not begun: of others somebody may need what they bring."""
+    last = (
+        select(event.c.cause)
+        .where(
+            event.c.pair_id == work.c.pair_id,
+            event.c.kind == EventKind.ORDER_DUE.value,
+            event.c.ca == work.c.ca,
+        )
+        .order_by(event.c.id.desc())
+        .limit(1)
+        .correlate(work)
+        .scalar_subquery()
+    )
+    begun = exists().where(
+        acme_order.c.pair_id == work.c.pair_id,
+        acme_order.c.ca == work.c.ca,
+        is_one_of(acme_order.c.step, [step.value for step in OPEN_STEPS]),
+    )
+    return and_(
+        _at_its_ca(WorkKind.ORDER),
+        work.c.owner.is_(None),
+        ~begun.correlate(work),
+        or_(last == OF_A_REFILL, last == OF_WHAT_WAS_GIVEN_UP),
+    )
+
+
+@prepared
+def _reckon_again() -> Update:
+    pairs = select(work.c.pair_id).where(_ordered_anew())
+    return (
+        update(pair_state)
+        .where(pair_state.c.pair_id.in_(pairs))
+        .values(next_action_at=bindparam("reckon_at"))
+    )
+
+
+@prepared
+def _withdraw() -> Delete:
+    return delete(work).where(_ordered_anew())
 
 
 def follow_up(tx: Transaction, batch: Range, cause: str) -> None:
     """The events and deployments of what this unit has turned back. What was to take the place of a certificate that
     serves again is owed to nobody."""
     announce(tx, batch, cause, RowState.UNDONE, serves="serving", served="standby")
-    tx.execute(_keep(), {**batch.values, "now": tx.at})
+    values = {**batch.values, "now": tx.at}
+    tx.execute(_keep(), values)
+    # While an order is under way the renewal clock leaves its lineage out: it is set anew when it is next looked at.
+    tx.execute(_reckon_again(), {**values, "reckon_at": tx.at})
+    tx.execute(_withdraw(), values)
 
 
 def _waiting() -> ColumnElement[bool]:

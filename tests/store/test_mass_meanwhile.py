@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from dualcert.errors import Refused
 from dualcert.lifecycle import closing, inventory, renewal
+from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.incidents import (
     add_to_incident,
     close,
@@ -22,12 +23,14 @@ from dualcert.lifecycle.incidents import (
 )
 from dualcert.lifecycle.incidents.running import Terms
 from dualcert.lifecycle.world import World
+from dualcert.model.events import EventKind
 from dualcert.model.incident import Incident
 from dualcert.model.work import HELD, WorkKind
-from dualcert.store import Store, pairs, promotion, revocations, tables, work
+from dualcert.store import Store, events, pairs, promotion, revocations, tables, work
 from dualcert.testing.clock import FakeClock
 from tests.store import masses
-from tests.store.building import BACKUP, PRIMARY
+from tests.store.building import BACKUP, PRIMARY, an_order
+from tests.store.renewing import DAY, step
 from tests.store.worlds import Setting, a_world
 
 MANY = 40
@@ -272,3 +275,39 @@ def test_what_serves_again_after_an_undo_is_not_ordered_anew(world: World, store
         of = tables.work.c
         left = tx.execute(select(of.pair_id, of.ca).where(of.kind == WorkKind.REFILL.value))
         assert {tuple(row) for row in left} == {(5, PRIMARY), (3, BACKUP)}
+
+
+def test_what_was_ordered_anew_before_the_undo_came_to_it_is_withdrawn(world: World, store: Store) -> None:
+    """A daemon has begun with the refills that the end of the incident has let go."""
+    incident = masses.an_incident(world, 1, 20)
+    carry_out(world, incident)
+    with store.write() as tx:
+        for lineage, days in ((1, 30), (2, 40)):
+            pairs.set_renew_at(tx, lineage, tx.now + days * DAY)
+        work.schedule(tx, WorkKind.ORDER, 4, tx.now, ca=PRIMARY)
+        events.record(tx, EventKind.ORDER_DUE, "two thirds of its life have passed", pair=4, ca=PRIMARY)
+    close(world, incident.id)
+    step(world, WorkKind.REFILL, 20)
+    with store.write() as tx:
+        begun, _ = pairs.by_ids(tx, [5, 6])
+        an_order(tx, begun, PRIMARY)
+    assert Engine(world).claim([WorkKind.ORDER], 1, [6])
+    assert ordered(store) == {(number, PRIMARY) for number in range(1, 21)}
+
+    assert undoing.undo(world, incident.id)[:2] == (20, 0)
+
+    assert ordered(store) == {(4, PRIMARY), (5, PRIMARY), (6, PRIMARY)}
+    while renewal.open_due(world):
+        pass
+    assert ordered(store) == {(4, PRIMARY), (5, PRIMARY), (6, PRIMARY)}
+    with store.read() as tx:
+        assert pairs.state(tx, 1).next_action_at == tx.now + 30 * DAY, (
+            "what serves again is renewed in its time"
+        )
+
+
+def ordered(store: Store) -> set[tuple[int, str]]:
+    with store.read() as tx:
+        of = tables.work.c
+        found = tx.execute(select(of.pair_id, of.ca).where(of.kind == WorkKind.ORDER.value))
+        return {(row.pair_id, row.ca) for row in found}
