@@ -121,7 +121,16 @@ COLUMNS: dict[Table, tuple[str, ...]] = {
         "entries",
     ),
     incident_tables.watched: ("certificate_id", "source_id"),
-    tables.deployment: ("id", "pair_id", "target", "epoch", "certificate_id", "arrived_at", "verified_at", "how"),
+    tables.deployment: (
+        "id",
+        "pair_id",
+        "target",
+        "epoch",
+        "certificate_id",
+        "arrived_at",
+        "verified_at",
+        "how",
+    ),
     tables.observation: ("pair_id", "target", "sha256", "how", "at"),
     tables.event: ("id", "at", "kind", "actor", "cause", "pair_id", "ca", "target", "certificate_id"),
 }

@@ -180,8 +180,9 @@ def _must_go(tx: Transaction, serving: int | None) -> bool:
 def _refuse_soon_again(pair: Pair, seen: _Seen, last: Event, world: World, wish: Wish) -> None:
     if world.clock.now() - last.at < _RECENT:
         ways = [f"To go back: dualcert failover {pair.name} --to {seen.backup.ca}"]
-        if wish.revoke:
-            ways.append(f"To revoke what served: dualcert revoke {pair.name} --role backup")
+        if wish.revoke and _may_be_revoked(world, last.previous) is not None:
+            # The backup is another one by now, and none of its CA's sins are its own.
+            ways.append(f"To revoke what served: dualcert failover {pair.name} --to {seen.primary.ca} --revoke")
         raise Refused(
             f"failed over to {seen.primary.ca} on {last.at:%Y-%m-%d at %H:%M:%S} UTC by {last.actor}, and finished",
             remedy="\n  ".join(ways),
@@ -189,12 +190,22 @@ def _refuse_soon_again(pair: Pair, seen: _Seen, last: Event, world: World, wish:
         )
 
 
+def _may_be_revoked(world: World, number: int | None) -> Certificate | None:
+    """The certificate, where it is to be believed still."""
+    if number is None:
+        return None
+    with world.store.read() as tx:
+        subject = certificates.get(tx, number)
+        alive = subject.not_after > tx.now and not revocations.is_revoked(tx, number)
+    return subject if alive else None
+
+
 def _take_up(world: World, pair: Pair, seen: _Seen, before: _Before, wish: Wish) -> Turn:
     """The goal is met already: finish what is unfinished, add the revocation if it is asked for only now."""
     previous = before.last.previous if before.last else None
     with world.store.read() as tx:
         old = None if previous is None else certificates.get(tx, previous)
-        alive = old is not None and old.not_after > tx.now and not revocations.is_revoked(tx, old.id)
+    alive = _may_be_revoked(world, previous) is not None
     changed = before.unfinished or (wish.revoke and alive)
     if changed and not wish.dry_run:
         with world.store.write() as tx:

@@ -330,7 +330,7 @@ def test_of_many_pairs_none_moves_any_more_once_the_new_ca_is_closed(with_gamma:
         moving.check(world, wanted)
         closing.freeze(world, "gamma")
 
-        [moved] = [moving.move(world, one, wanted) for one in moving.everyone(world, "beta")]
+        [moved] = [moving.move(world, one, wanted, {}) for one in moving.everyone(world, "beta")]
 
     assert moved is not None
     assert "CA gamma is frozen since" in (moved.problem or "")

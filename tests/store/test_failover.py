@@ -156,6 +156,29 @@ def test_finished_it_is_refused_within_the_hour(world: World, pair: Pair, clock:
         failed_over(world, pair)
 
 
+def test_what_served_is_revoked_by_the_command_that_is_named_and_not_the_new_backup(
+    world: World, pair: Pair, clock: FakeClock
+) -> None:
+    left = serving(world, pair)
+    failed_over(world, pair)
+    seen_everywhere(world, pair)
+    refilled(world, pair, PRIMARY)
+    clock.advance(MINUTE)
+
+    with pytest.raises(Refused, match="and finished") as refused:
+        failed_over(world, pair, Wish(revoke=True))
+
+    assert f"dualcert failover {pair.name} --to {BACKUP} --revoke" in (refused.value.remedy or "")
+    assert failed_over(world, pair, Wish(to=BACKUP, revoke=True)).changed
+    with world.store.write() as tx:
+        assert [one.certificate_id for one in revocations.wanted(tx, pair.id)] == [left]
+        revocations.revoked(tx, left, "superseded", "a test")
+        revocations.settle(tx, left)
+    with pytest.raises(Refused, match="and finished") as refused:
+        failed_over(world, pair, Wish(revoke=True))
+    assert "--revoke" not in (refused.value.remedy or "")
+
+
 # --- a backup that may not serve -------------------------------------------------------------------------
 
 
