@@ -182,7 +182,9 @@ def _refuse_soon_again(pair: Pair, seen: _Seen, last: Event, world: World, wish:
         ways = [f"To go back: dualcert failover {pair.name} --to {seen.backup.ca}"]
         if wish.revoke and _may_be_revoked(world, last.previous) is not None:
             # The backup is another one by now, and none of its CA's sins are its own.
-            ways.append(f"To revoke what served: dualcert failover {pair.name} --to {seen.primary.ca} --revoke")
+            ways.append(
+                f"To revoke what served: dualcert failover {pair.name} --to {seen.primary.ca} --revoke"
+            )
         raise Refused(
             f"failed over to {seen.primary.ca} on {last.at:%Y-%m-%d at %H:%M:%S} UTC by {last.actor}, and finished",
             remedy="\n  ".join(ways),
