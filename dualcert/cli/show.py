@@ -32,11 +32,19 @@ _OVER = ("revoked", "expired")
 @pass_context
 def show(context: Context, name: str) -> None:
     """Show one pair: its certificates, what they wait for, and what its targets were last seen to serve."""
-    from dualcert.lifecycle import inventory, views
+    from dualcert.lifecycle import inventory, objecting, views
 
     world = context.application.world
-    view = views.describe(world, inventory.resolve(world, name))
-    print_json(view) if context.json else print_pair(view)
+    pair = inventory.resolve(world, name)
+    view = views.describe(world, pair)
+    if context.json:
+        print_json(view)
+        return
+    print_pair(view)
+    doubts, ways = objecting.doubts(world, pair)
+    if doubts:
+        say(f"no backup   {'; '.join(doubts)}")
+        _print_lines(ways)
 
 
 def print_pair(view: dict[str, Any]) -> None:

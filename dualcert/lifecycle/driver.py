@@ -67,7 +67,8 @@ def patiently(world: World, seconds: float, act: Callable[[], T]) -> T:
             now = world.clock.monotonic()
             fresh = until is None or now - began > max(seconds, _OF_ITSELF)
             if until is None or fresh:
-                until = now + seconds
+                # What was waited for in the try itself counts; what was done before the outage does not.
+                until = seconds + (began if now - began <= _OF_ITSELF else now)
             if now >= until or isinstance(error, StoreNotWritable):
                 raise
             if fresh:

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dualcert.errors import ConfigurationError, KeyProblem
+from dualcert.lifecycle.world import World
 from dualcert.model.pair import Pair, PairState
 from dualcert.policy.promotion import StandbyFacts, objections
-from dualcert.store import Transaction, certificates, incidents, revocations, standings
+from dualcert.store import Transaction, certificates, incidents, pairs, revocations, standings
 
 
 def speaking_against(tx: Transaction, pair: Pair, state: PairState) -> tuple[str, ...]:
     """What is recorded against the pair's standby, in words; its key is not opened."""
     return objections(_facts(tx, pair, state), tx.now)
+
+
+def doubts(world: World, pair: Pair) -> tuple[tuple[str, ...], str]:
+    """Why the pair's standby does not count as a backup now, empty where it does, and how it gets one that does."""
+    with world.store.read() as tx:
+        state = pairs.state(tx, pair.id)
+        facts = _facts(tx, pair, state)
+        if facts is None:
+            return (), ""
+        found = objections(replace(facts, ok_until=state.backup_ok_until), tx.now)
+        lineages = {one.id: one.ca for one in pairs.lineages(tx, [pair.id])}
+        if found and not objections(facts, tx.now):
+            return found, f"Have its key opened: dualcert drill {pair.name}"
+        return found, ways(tx, pair, state, lineages[state.backup_lineage], None, dry_run=True)
 
 
 def _facts(tx: Transaction, pair: Pair, state: PairState) -> StandbyFacts | None:

@@ -136,6 +136,9 @@ def test_what_would_not_serve_is_named_and_is_no_backup_any_more(
     assert says in "; ".join(told["problems"]), told
     assert ok_until(issued) is None
     assert [one["kind"] for one in issued.events(name)][-1] == "proof-failed"
+    shown = issued.done("show", name).out
+    assert "\nno backup   " in shown, "why the pair is unprotected is told where that is read"
+    assert f"dualcert drill {name}" in shown or f"dualcert renew {name}" in shown
 
 
 @pytest.mark.parametrize("program", ["sqlite", "postgresql"], indirect=True)
@@ -149,6 +152,9 @@ def test_what_only_an_incident_was_against_counts_again_after_its_end(
     status, told = drilled(issued)
     assert status == 1
     assert "named by an open incident" in "; ".join(told["problems"])
+    shown = issued.done("show", name).out
+    assert "named by an open incident" in shown
+    assert "dualcert incident status 1" in shown
 
     issued.done("incident", "close", "1")
 

@@ -571,4 +571,8 @@ def test_an_outage_is_sat_out_however_long_the_command_had_gone_on_before_it(sto
 
     with pytest.raises(StoreUnavailable):
         driver.patiently(world, 2.0, locked)
-    assert tries == 2
+    assert tries == 1
+    tries = 0
+    with pytest.raises(StoreUnavailable):
+        driver.patiently(world, 40.0, locked)
+    assert tries == 3
