@@ -331,6 +331,8 @@ def test_a_database_that_is_away_costs_time_and_nothing_else(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 50)
+    # What goes on beside meets the outage, too, and tells of it by itself.
+    monkeypatch.setattr(daemons_module, "_BESIDE", {})
     setting.meet = meeting = Meeting(held_up=PRIMARY)
     [pair] = orders_due(world, 1, PRIMARY)
     with running(world) as daemon:
