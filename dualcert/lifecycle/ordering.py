@@ -42,6 +42,9 @@ _OLD = timedelta(hours=1)
 
 _YOUNG = timedelta(minutes=10)
 
+_FIRST, _EVERY = 4, 10
+"""At which looks a CSR is sent again to who stays ready: the first ones, then every tenth."""
+
 
 @dataclass(frozen=True)
 class _UnderWay:
@@ -272,9 +275,9 @@ def _collect(world: World, row: WorkRow, pair: Pair, order: Order, client: Certi
     snapshot = client.order(order.url or "")
     asked_at = _finalized_at(world, order)
     since: datetime | None = asked_at
-    if snapshot.status == "ready" and row.looks.bit_count() <= 1:
-        # Lost before it arrived, or refused by a copy that lagged behind. Who takes it again and again and stays
-        # ready is asked ever more seldom, at the looks 1, 2, 4, 8 and so on.
+    if snapshot.status == "ready" and (row.looks < _FIRST or row.looks % _EVERY == 0):
+        # Lost before it arrived, or refused by a copy that lagged behind. Who takes it and stays ready is not sent it
+        # at each look.
         validation.refuse_overdue(order, snapshot, asked_at, world.clock.now())
         snapshot = _send(order, client)
         since = asked_at if snapshot.status == "ready" else None

@@ -633,7 +633,7 @@ def test_an_order_that_has_just_expired_is_waited_for_as_our_clock_may_be_wrong(
     assert "abandoned" not in [step for step, _ in scene.orders()]
 
 
-def test_an_order_that_stays_ready_is_finalized_ever_more_seldom(scene: Broken) -> None:
+def test_an_order_that_stays_ready_is_not_finalized_at_each_look(scene: Broken) -> None:
     ready = order_document(scene, "ready")
     scene.proxy.on(FINALIZE, ready, times=None)
     scene.proxy.on(ORDER, ready, times=None)
