@@ -39,6 +39,7 @@ _KEY_TYPE, _STORED, _WIRE = KeyType.EC_P256.value, OrderStep.STORED.value, How.W
 _CRL = SourceKind.CRL.value
 SUBDOMAINS = 1000
 
+_ARRIVED = ("arrived_at", "verified_at", "how")
 COLUMNS: dict[Table, tuple[str, ...]] = {
     tables.pair: ("id", "name", "names_digest", "key_type", "dns", "first_wait", "created_at"),
     tables.pair_name: ("pair_id", "position", "reversed_name"),
@@ -121,16 +122,7 @@ COLUMNS: dict[Table, tuple[str, ...]] = {
         "entries",
     ),
     incident_tables.watched: ("certificate_id", "source_id"),
-    tables.deployment: (
-        "id",
-        "pair_id",
-        "target",
-        "epoch",
-        "certificate_id",
-        "arrived_at",
-        "verified_at",
-        "how",
-    ),
+    tables.deployment: ("id", "pair_id", "target", "epoch", "certificate_id", *_ARRIVED),
     tables.observation: ("pair_id", "target", "sha256", "how", "at"),
     tables.event: ("id", "at", "kind", "actor", "cause", "pair_id", "ca", "target", "certificate_id"),
 }

@@ -17,7 +17,7 @@ from dualcert.model import names as naming
 from dualcert.model.work import NO_PAIR, WorkKind
 from dualcert.ports.deploy import check_of
 from dualcert.ports.dns import TxtValue
-from dualcert.store import checks, orders, work
+from dualcert.store import challenges, checks, work
 from dualcert.store.checks import Sampled
 
 _PAIRS = 200
@@ -108,7 +108,7 @@ def _try(world: World, binding: DnsBinding, pair_id: int, zone: str, record: str
     provider = binding.provider()
     value = TxtValue(record, f"dualcert-check-{secrets.token_hex(16)}")
     with world.store.write() as tx:
-        if provider.capacity is not None and orders.values_at(tx, {record}):
+        if provider.capacity is not None and challenges.values_at(tx, {record}):
             yield Finding(
                 subject,
                 f"zone {zone} is not tried: {record} holds an order's values, and has no room for others",
@@ -137,7 +137,7 @@ def _try(world: World, binding: DnsBinding, pair_id: int, zone: str, record: str
         return
     with world.store.write() as tx:
         checks.forget_trial(tx, number)
-        if not orders.records(tx, pair_id=pair_id):
+        if not challenges.records(tx, pair_id=pair_id):
             work.cancel(tx, WorkKind.WITHDRAWAL, pair_id)
     yield from found or [Finding(subject, detail=f"a value was added to {record} and removed, zone {zone}")]
 

@@ -23,7 +23,7 @@ from dualcert.model.wording import many
 from dualcert.model.work import Done, Later, Outcome, Waiting, WorkKind, WorkRow
 from dualcert.policy import gathering
 from dualcert.ports.dns import TxtValue
-from dualcert.store import Transaction, events, orders, pairs, work
+from dualcert.store import Transaction, challenges, events, pairs, work
 
 _ADD_AGAIN = 30
 """After so many looks in vain a value is added again: a provider may have lost it."""
@@ -37,8 +37,8 @@ _GIVE_UP = timedelta(minutes=10)
 def publish(world: World, row: WorkRow) -> Outcome:
     """Bring every remembered value of a pair out as one change per zone, and look until every server shows it."""
     with world.store.read() as tx:
-        waiting = orders.unpublished(tx, row.pair_id)
-        known = orders.values_at(tx, {one.record for one in waiting})
+        waiting = challenges.unpublished(tx, row.pair_id)
+        known = challenges.values_at(tx, {one.record for one in waiting})
         withdrawing = work.held_by_another(tx, WorkKind.WITHDRAWAL, row.pair_id)
     if withdrawing:
         # A value that one order leaves behind may be the next one's: not removed and added at once.
@@ -75,9 +75,11 @@ def _with_room(world: World, row: WorkRow, fresh: list[ChallengeRecord]) -> list
     with world.store.write() as tx:
         work.hold(tx, row)
         tx.alone(*(f"values at {name}" for name in names))
-        mine = {one.id for one in orders.unpublished(tx, row.pair_id) if one.state is RecordState.REMEMBERED}
-        taken = _fitting(world, [one for one in tight if one.id in mine], orders.values_at(tx, names))
-        orders.set_state(tx, [one.id for one in taken], RecordState.ADDED)
+        mine = {
+            one.id for one in challenges.unpublished(tx, row.pair_id) if one.state is RecordState.REMEMBERED
+        }
+        taken = _fitting(world, [one for one in tight if one.id in mine], challenges.values_at(tx, names))
+        challenges.set_state(tx, [one.id for one in taken], RecordState.ADDED)
     ample = [one for one in fresh if one not in tight]
     return [*ample, *(replace(one, state=RecordState.ADDED, since=tx.now) for one in taken)]
 
@@ -88,7 +90,7 @@ def _leave_room(world: World, row: WorkRow, records: list[ChallengeRecord]) -> N
     if taken:
         with world.store.write() as tx:
             work.hold(tx, row)
-            orders.set_state(tx, taken, RecordState.REMEMBERED, only=(RecordState.ADDED,))
+            challenges.set_state(tx, taken, RecordState.REMEMBERED, only=(RecordState.ADDED,))
 
 
 def _is_tight(world: World, record: ChallengeRecord) -> bool:
@@ -97,7 +99,7 @@ def _is_tight(world: World, record: ChallengeRecord) -> bool:
 
 def _take_back(tx: Transaction, row: WorkRow, out: list[ChallengeRecord]) -> None:
     """We may have been held up for so long that what went out was withdrawn before: it is withdrawn once more."""
-    if orders.spend_again(tx, out):
+    if challenges.spend_again(tx, out):
         work.schedule(tx, WorkKind.WITHDRAWAL, row.pair_id, tx.now)
 
 
@@ -146,11 +148,11 @@ def _published(
         work.hold(tx, row)
         # An order may have died meanwhile: what it spent stays spent.
         unspent = (RecordState.REMEMBERED, RecordState.ADDED)
-        moved = orders.set_state(tx, seen, RecordState.PUBLISHED, only=unspent)
-        moved += orders.set_state(tx, lagging, RecordState.ADDED, only=(RecordState.REMEMBERED,))
+        moved = challenges.set_state(tx, seen, RecordState.PUBLISHED, only=unspent)
+        moved += challenges.set_state(tx, lagging, RecordState.ADDED, only=(RecordState.REMEMBERED,))
         if moved < len(out):
             _take_back(tx, row, out)
-        left = orders.unpublished(tx, row.pair_id)
+        left = challenges.unpublished(tx, row.pair_id)
         if seen:
             work.wake(tx, WorkKind.ORDER, row.pair_id)
             events.record(
@@ -189,7 +191,7 @@ def withdraw(world: World, row: WorkRow) -> Outcome:
     """Remove every spent value of a pair, one change per zone; where one cannot be changed, the others are all the
     same."""
     with world.store.glance() as tx:
-        spent = orders.records(tx, pair_id=row.pair_id, states=(RecordState.SPENT,))
+        spent = challenges.records(tx, pair_id=row.pair_id, states=(RecordState.SPENT,))
     gone: list[ChallengeRecord] = []
     problems: list[DualcertError] = []
     hopeless: set[str] = set()
@@ -208,15 +210,15 @@ def withdraw(world: World, row: WorkRow) -> Outcome:
             gone += group
     with world.store.write() as tx:
         work.hold(tx, row)
-        orders.forget(tx, gone)
+        challenges.forget(tx, gone)
         if gone:
             events.record(tx, EventKind.WITHDRAWN, many(len(gone), "TXT value"), pair=row.pair_id)
-        more = not problems and orders.records(tx, pair_id=row.pair_id, states=(RecordState.SPENT,))
+        more = not problems and challenges.records(tx, pair_id=row.pair_id, states=(RecordState.SPENT,))
         if not problems and not more:
             work.wake(tx, WorkKind.PUBLICATION, row.pair_id)
             work.finish(tx, row)
         left = {one.record for one in gone if _is_tight(world, one)}
-        waiting = orders.waiting_at(tx, left) if left else []
+        waiting = challenges.waiting_at(tx, left) if left else []
     _wake_others(world, row, waiting)
     if problems:
         raise problems[0]

@@ -21,7 +21,7 @@ from dualcert.model.work import Later, Outcome, Waiting, WorkKind, WorkRow
 from dualcert.policy import gathering
 from dualcert.policy.recovery import is_overdue
 from dualcert.ports.ca import AuthorizationSnapshot, CertificateAuthority, OrderSnapshot
-from dualcert.store import Transaction, events, orders, work
+from dualcert.store import Transaction, challenges, events, orders, work
 
 
 def prepare(
@@ -54,14 +54,14 @@ def prepare(
             answered.append(record.id)
     with world.store.write() as tx:
         work.hold(tx, row)
-        orders.set_state(tx, over, RecordState.SPENT)
-        orders.set_state(tx, answered, RecordState.ANSWERED)
-        orders.remember(tx, order, pair.dns, wanted)
+        challenges.set_state(tx, over, RecordState.SPENT)
+        challenges.set_state(tx, answered, RecordState.ANSWERED)
+        challenges.remember(tx, order, pair.dns, wanted)
         if wanted or work.get(tx, WorkKind.PUBLICATION, pair.id) is None:
             left = schedule_publication(tx, pair.id)
         else:
             # What keeps them from going out has a next try of its own, which nothing new hurries.
-            left = orders.unpublished(tx, pair.id)
+            left = challenges.unpublished(tx, pair.id)
         waiting = {record.order_id for record in left}
         if over:
             _schedule_withdrawal(tx, pair.id)
@@ -73,7 +73,7 @@ def schedule_publication(tx: Transaction, pair_id: int) -> list[ChallengeRecord]
 
     Returns what that is.
     """
-    waiting = orders.unpublished(tx, pair_id)
+    waiting = challenges.unpublished(tx, pair_id)
     if waiting:
         first = min(one.since for one in waiting)
         at = gathering.publish_at(tx.now, first, orders.unanswered(tx, pair_id))
@@ -85,7 +85,7 @@ def records_of(tx: Transaction, order: Order | None) -> list[ChallengeRecord]:
     """The values that an order still needs: none but one that is placed and not finalized."""
     if order is None or order.step is not OrderStep.PLACED:
         return []
-    return [one for one in orders.records(tx, order_id=order.id) if one.state is not RecordState.SPENT]
+    return [one for one in challenges.records(tx, order_id=order.id) if one.state is not RecordState.SPENT]
 
 
 def _waiting() -> Waiting:
@@ -170,7 +170,7 @@ def _answer(
         if answered and not authorized:
             with world.store.write() as tx:
                 work.hold(tx, row)
-                orders.set_state(tx, answered, RecordState.ANSWERED, only=(RecordState.PUBLISHED,))
+                challenges.set_state(tx, answered, RecordState.ANSWERED, only=(RecordState.PUBLISHED,))
                 cause = many(len(answered), "challenge")
                 events.record(tx, EventKind.ANSWERED, cause, pair=row.pair_id, ca=row.ca)
     return outcome
@@ -256,21 +256,21 @@ def _make_room(
         return look_again(world, row, "the CA is looking at the challenges", wish, since=since)
     with world.store.write() as tx:
         work.hold(tx, row)
-        orders.set_state(tx, over, RecordState.SPENT)
+        challenges.set_state(tx, over, RecordState.SPENT)
         work.schedule(tx, WorkKind.WITHDRAWAL, order.pair_id, tx.now)
     return _waiting()
 
 
 def spend(tx: Transaction, order: Order) -> bool:
     """The order needs its values no more. False where it has told none."""
-    spent = orders.spend(tx, order.id) > 0
+    spent = challenges.spend(tx, order.id) > 0
     if spent:
         _schedule_withdrawal(tx, order.pair_id)
     return spent
 
 
 def _schedule_withdrawal(tx: Transaction, pair_id: int) -> None:
-    needed = orders.needed(tx, pair_id)
+    needed = challenges.needed(tx, pair_id)
     work.schedule(tx, WorkKind.WITHDRAWAL, pair_id, gathering.withdraw_at(tx.now, needed))
     if not needed:
         # It may back off, because DNS refused what nobody waits for any more.

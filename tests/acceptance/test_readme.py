@@ -108,7 +108,7 @@ def test_who_forgot_to_revoke_is_told_how_and_need_not_fail_over_again(lab: Lab,
     refused = program.run("failover", lab.domain, "--revoke")
 
     assert refused.status == errors.EXIT_REFUSED
-    told = re.search(r"dualcert (revoke .*)$", refused.err, re.MULTILINE)
+    told = re.search(r"dualcert (failover .* --revoke)$", refused.err, re.MULTILINE)
     assert told is not None, refused
     program.done(*told[1].split())
     shown = program.show(lab.domain)

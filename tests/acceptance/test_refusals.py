@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dualcert.clock import SystemClock, to_microseconds
+from dualcert.plugins.keys import kekfile
 from dualcert.store import certificates, pairs
 from tests import rawdatabase
 from tests.labfixture import ProjectLab
@@ -117,8 +118,9 @@ def _lost(program: Program) -> None:
 
 
 def _other_kek(program: Program) -> None:
-    (program.config.parent / "keys" / "backup.kek").unlink()
-    program.done("init")
+    kek = program.config.parent / "keys" / "backup.kek"
+    kek.unlink()
+    kekfile.create(kek)
 
 
 def _swapped(program: Program) -> None:

@@ -10,7 +10,7 @@ from dualcert.lifecycle import validation
 from dualcert.model.certificate import WrappedKey
 from dualcert.model.order import Order, OrderStep, RecordState
 from dualcert.model.work import WorkKind
-from dualcert.store import Store, Transaction, certificates, claims, orders, tables, work
+from dualcert.store import Store, Transaction, certificates, challenges, claims, orders, tables, work
 from dualcert.testing.clock import FakeClock
 from tests.store.building import BACKUP, PRIMARY, a_pair, an_order, lineage_of
 
@@ -29,7 +29,7 @@ def value(text: str, record: str = "_acme-challenge.example.com") -> dict[str, s
 
 
 def states(tx: Transaction, order: Order) -> dict[str, RecordState]:
-    return {one.value: one.state for one in orders.records(tx, order_id=order.id)}
+    return {one.value: one.state for one in challenges.records(tx, order_id=order.id)}
 
 
 # --- orders ----------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def test_an_order_is_unanswered_until_its_values_are_known_or_not_needed(store: 
         assert orders.unanswered(tx, pair.id) == 2
         orders.placed(tx, begun.id, "https://ca/order", "https://ca/finalize", [])
         assert orders.unanswered(tx, pair.id) == 2, "placed, but its values are still to be fetched"
-        orders.remember(tx, begun, "corp", [value("one")])
+        challenges.remember(tx, begun, "corp", [value("one")])
         assert orders.unanswered(tx, pair.id) == 1
         orders.set_step(tx, begun.id, OrderStep.FINALIZING)
         assert orders.unanswered(tx, pair.id) == 1
@@ -150,9 +150,9 @@ def test_values_are_remembered_with_all_that_withdrawing_them_needs(store: Store
     with store.write() as tx:
         pair = a_pair(tx)
         order = an_order(tx, pair)
-        orders.remember(tx, order, "corp", [value("one"), value("two")])
+        challenges.remember(tx, order, "corp", [value("one"), value("two")])
     with store.read() as tx:
-        one, two = orders.records(tx, pair_id=pair.id)
+        one, two = challenges.records(tx, pair_id=pair.id)
     assert (one.value, two.value) == ("one", "two")
     assert (one.dns, one.zone, one.record) == ("corp", "example.com", "_acme-challenge.example.com")
     assert (one.order_id, one.pair_id, one.ca) == (order.id, pair.id, PRIMARY)
@@ -164,24 +164,24 @@ def test_a_value_that_an_earlier_order_left_belongs_to_the_later_one(store: Stor
     with store.write() as tx:
         pair = a_pair(tx)
         earlier = an_order(tx, pair)
-        orders.remember(tx, earlier, "corp", [value("same"), value("other")])
-        orders.spend(tx, earlier.id)
+        challenges.remember(tx, earlier, "corp", [value("same"), value("other")])
+        challenges.spend(tx, earlier.id)
     clock.advance(60)
     with store.write() as tx:
         later = an_order(tx, pair)
-        orders.remember(tx, later, "corp", [value("same")])
-        [taken] = orders.records(tx, order_id=later.id)
+        challenges.remember(tx, later, "corp", [value("same")])
+        [taken] = challenges.records(tx, order_id=later.id)
         assert (taken.state, taken.since) == (RecordState.REMEMBERED, clock.now())
         assert states(tx, earlier) == {"other": RecordState.SPENT}
-        assert orders.spend(tx, earlier.id) == 1
+        assert challenges.spend(tx, earlier.id) == 1
         assert states(tx, later) == {"same": RecordState.REMEMBERED}
 
 
 def test_equal_values_at_two_names_are_two_records(store: Store) -> None:
     with store.write() as tx:
         order = an_order(tx, a_pair(tx))
-        orders.remember(tx, order, "corp", [value("v", "a.example.com"), value("v", "b.example.com")])
-        assert len(orders.records(tx, order_id=order.id)) == 2
+        challenges.remember(tx, order, "corp", [value("v", "a.example.com"), value("v", "b.example.com")])
+        assert len(challenges.records(tx, order_id=order.id)) == 2
 
 
 def test_records_are_chosen_by_pair_order_and_state(store: Store) -> None:
@@ -190,22 +190,22 @@ def test_records_are_chosen_by_pair_order_and_state(store: Store) -> None:
         alpha, beta = an_order(tx, pair, PRIMARY), an_order(tx, pair, BACKUP)
         other = an_order(tx, a_pair(tx))
         for order, text in ((alpha, "1"), (beta, "2"), (other, "3")):
-            orders.remember(tx, order, "corp", [value(text)])
-        [first] = orders.records(tx, order_id=alpha.id)
-        assert orders.set_state(tx, [first.id], RecordState.PUBLISHED) == 1
-        assert [one.value for one in orders.records(tx, pair_id=pair.id)] == ["1", "2"]
-        assert [one.value for one in orders.records(tx, order_id=beta.id)] == ["2"]
-        published = orders.records(tx, pair_id=pair.id, states=[RecordState.PUBLISHED])
+            challenges.remember(tx, order, "corp", [value(text)])
+        [first] = challenges.records(tx, order_id=alpha.id)
+        assert challenges.set_state(tx, [first.id], RecordState.PUBLISHED) == 1
+        assert [one.value for one in challenges.records(tx, pair_id=pair.id)] == ["1", "2"]
+        assert [one.value for one in challenges.records(tx, order_id=beta.id)] == ["2"]
+        published = challenges.records(tx, pair_id=pair.id, states=[RecordState.PUBLISHED])
         assert [one.value for one in published] == ["1"]
 
 
 def test_a_record_moves_on_only_from_where_it_may(store: Store, clock: FakeClock) -> None:
     with store.write() as tx:
         order = an_order(tx, a_pair(tx))
-        orders.remember(tx, order, "corp", [value("a"), value("b")])
-        a, b = orders.records(tx, order_id=order.id)
-        orders.set_state(tx, [a.id], RecordState.SPENT)
-        moved = orders.set_state(
+        challenges.remember(tx, order, "corp", [value("a"), value("b")])
+        a, b = challenges.records(tx, order_id=order.id)
+        challenges.set_state(tx, [a.id], RecordState.SPENT)
+        moved = challenges.set_state(
             tx, [a.id, b.id], RecordState.PUBLISHED, only=(RecordState.REMEMBERED, RecordState.ADDED)
         )
         assert moved == 1
@@ -215,29 +215,29 @@ def test_a_record_moves_on_only_from_where_it_may(store: Store, clock: FakeClock
 def test_what_stands_in_the_zone_is_counted_per_name_for_all_pairs(store: Store) -> None:
     with store.write() as tx:
         mine, theirs = an_order(tx, a_pair(tx)), an_order(tx, a_pair(tx))
-        orders.remember(tx, mine, "corp", [value(state.value) for state in ALL])
-        orders.remember(tx, theirs, "corp", [value("theirs"), value("elsewhere", "b.example.com")])
-        for record in orders.records(tx):
-            orders.set_state(
+        challenges.remember(tx, mine, "corp", [value(state.value) for state in ALL])
+        challenges.remember(tx, theirs, "corp", [value("theirs"), value("elsewhere", "b.example.com")])
+        for record in challenges.records(tx):
+            challenges.set_state(
                 tx,
                 [record.id],
                 RecordState(record.value) if record.order_id == mine.id else RecordState.ADDED,
             )
         asked = ["_acme-challenge.example.com", "b.example.com", "c.example.com"]
-        assert orders.values_at(tx, asked) == {"_acme-challenge.example.com": 5, "b.example.com": 1}
+        assert challenges.values_at(tx, asked) == {"_acme-challenge.example.com": 5, "b.example.com": 1}
 
 
 def test_spent_values_are_not_needed_and_only_they_are_forgotten(store: Store) -> None:
     with store.write() as tx:
         pair = a_pair(tx)
         alpha, beta = an_order(tx, pair, PRIMARY), an_order(tx, pair, BACKUP)
-        orders.remember(tx, alpha, "corp", [value("1"), value("2")])
-        orders.remember(tx, beta, "corp", [value("3")])
-        assert orders.needed(tx, pair.id) == 3
-        assert orders.spend(tx, alpha.id) == 2
-        assert orders.needed(tx, pair.id) == 1
-        orders.forget(tx, orders.records(tx, pair_id=pair.id))
-        assert [one.value for one in orders.records(tx, pair_id=pair.id)] == ["3"]
+        challenges.remember(tx, alpha, "corp", [value("1"), value("2")])
+        challenges.remember(tx, beta, "corp", [value("3")])
+        assert challenges.needed(tx, pair.id) == 3
+        assert challenges.spend(tx, alpha.id) == 2
+        assert challenges.needed(tx, pair.id) == 1
+        challenges.forget(tx, challenges.records(tx, pair_id=pair.id))
+        assert [one.value for one in challenges.records(tx, pair_id=pair.id)] == ["3"]
 
 
 def test_what_came_out_late_is_remembered_anew_unless_an_order_needs_it(
@@ -246,21 +246,21 @@ def test_what_came_out_late_is_remembered_anew_unless_an_order_needs_it(
     with store.write() as tx:
         pair = a_pair(tx)
         over, under_way = an_order(tx, pair), an_order(tx, pair)
-        orders.remember(tx, over, "corp", [value("late"), value("taken over")])
-        late = orders.records(tx, order_id=over.id)
-        orders.spend(tx, over.id)
-        orders.forget(tx, orders.records(tx, order_id=over.id))
-        orders.remember(tx, under_way, "corp", [value("taken over")])
-        assert orders.spend_again(tx, late) == 1
+        challenges.remember(tx, over, "corp", [value("late"), value("taken over")])
+        late = challenges.records(tx, order_id=over.id)
+        challenges.spend(tx, over.id)
+        challenges.forget(tx, challenges.records(tx, order_id=over.id))
+        challenges.remember(tx, under_way, "corp", [value("taken over")])
+        assert challenges.spend_again(tx, late) == 1
         assert states(tx, under_way) == {"taken over": RecordState.REMEMBERED}
-        [again] = orders.records(tx, order_id=over.id)
+        [again] = challenges.records(tx, order_id=over.id)
         assert replace(again, id=late[0].id) == replace(late[0], state=RecordState.SPENT)
     clock.advance(1)
     with store.write() as tx:
-        assert orders.spend_again(tx, late) == 1
-        [again] = orders.records(tx, order_id=over.id)
+        assert challenges.spend_again(tx, late) == 1
+        [again] = challenges.records(tx, order_id=over.id)
         assert (again.value, again.since) == ("late", clock.now())
-        assert orders.spend_again(tx, []) == 0
+        assert challenges.spend_again(tx, []) == 0
 
 
 def test_a_value_that_was_spent_again_while_it_was_withdrawn_is_not_forgotten(
@@ -268,15 +268,15 @@ def test_a_value_that_was_spent_again_while_it_was_withdrawn_is_not_forgotten(
 ) -> None:
     with store.write() as tx:
         order = an_order(tx, a_pair(tx))
-        orders.remember(tx, order, "corp", [value("a"), value("b")])
-        orders.spend(tx, order.id)
-        withdrawn = orders.records(tx, order_id=order.id)
+        challenges.remember(tx, order, "corp", [value("a"), value("b")])
+        challenges.spend(tx, order.id)
+        withdrawn = challenges.records(tx, order_id=order.id)
     clock.advance(1)
     with store.write() as tx:
-        assert orders.spend_again(tx, [one for one in withdrawn if one.value == "a"]) == 1
-        orders.forget(tx, withdrawn)
+        assert challenges.spend_again(tx, [one for one in withdrawn if one.value == "a"]) == 1
+        challenges.forget(tx, withdrawn)
         assert states(tx, order) == {"a": RecordState.SPENT}
-        orders.forget(tx, [])
+        challenges.forget(tx, [])
         assert states(tx, order) == {"a": RecordState.SPENT}
 
 
@@ -286,7 +286,7 @@ def test_nothing_goes_out_any_more_for_orders_that_need_no_values(store: Store) 
         pair = a_pair(tx)
         both = [an_order(tx, pair, ca) for ca in (PRIMARY, BACKUP)]
         for order in both:
-            orders.remember(tx, order, "zone", [value(order.ca)])
+            challenges.remember(tx, order, "zone", [value(order.ca)])
         validation.schedule_publication(tx, pair.id)
         [row] = work.of_pairs(tx, [pair.id], [WorkKind.PUBLICATION])
         work.put_back(tx, row, due_at=tx.now + timedelta(days=1), reason="refused", failed=True)

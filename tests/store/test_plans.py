@@ -18,6 +18,7 @@ from dualcert.store import (
     Transaction,
     accounts,
     certificates,
+    challenges,
     claims,
     compromise,
     deployments,
@@ -46,8 +47,8 @@ def a_record(tx: Transaction, pair: Pair) -> ChallengeRecord:
     """A value as an order of the pair would have left it."""
     order = an_order(tx, pair)
     words = ("zone", "record", "value", "identifier", "authorization", "challenge")
-    orders.remember(tx, order, "corp", [dict.fromkeys(words, "_acme-challenge.example.com")])
-    [found] = orders.records(tx, order_id=order.id)
+    challenges.remember(tx, order, "corp", [dict.fromkeys(words, "_acme-challenge.example.com")])
+    [found] = challenges.records(tx, order_id=order.id)
     return found
 
 
@@ -113,16 +114,16 @@ ACTS: dict[str, Act] = {
     "last issuance": lambda tx, pair, row: orders.last_issuance(tx, pair.id),
     "unanswered orders": lambda tx, pair, row: orders.unanswered(tx, pair.id),
     "order's step": lambda tx, pair, row: orders.set_step(tx, 1, OrderStep.STORED),
-    "order's records": lambda tx, pair, row: orders.records(tx, order_id=1),
-    "pair's records": lambda tx, pair, row: orders.records(tx, pair_id=1, states=[RecordState.ADDED]),
-    "values at a name": lambda tx, pair, row: orders.values_at(tx, ["_acme-challenge.example.com"]),
-    "waiting for a name": lambda tx, pair, row: orders.waiting_at(tx, ["_acme-challenge.example.com"]),
-    "spend": lambda tx, pair, row: orders.spend(tx, an_order(tx, pair).id),
-    "spend again": lambda tx, pair, row: orders.spend_again(tx, [a_record(tx, pair)]),
-    "forget": lambda tx, pair, row: orders.forget(tx, [a_record(tx, pair)]),
+    "order's records": lambda tx, pair, row: challenges.records(tx, order_id=1),
+    "pair's records": lambda tx, pair, row: challenges.records(tx, pair_id=1, states=[RecordState.ADDED]),
+    "values at a name": lambda tx, pair, row: challenges.values_at(tx, ["_acme-challenge.example.com"]),
+    "waiting for a name": lambda tx, pair, row: challenges.waiting_at(tx, ["_acme-challenge.example.com"]),
+    "spend": lambda tx, pair, row: challenges.spend(tx, an_order(tx, pair).id),
+    "spend again": lambda tx, pair, row: challenges.spend_again(tx, [a_record(tx, pair)]),
+    "forget": lambda tx, pair, row: challenges.forget(tx, [a_record(tx, pair)]),
     "remembered coverage": lambda tx, pair, row: certificates.also_covers(tx, 1, pair.names_digest),
     "block a key": lambda tx, pair, row: certificates.block_key(tx, b"spki", "a test"),
-    "needed": lambda tx, pair, row: orders.needed(tx, pair.id),
+    "needed": lambda tx, pair, row: challenges.needed(tx, pair.id),
     "account": lambda tx, pair, row: accounts.get(tx, PRIMARY),
     "arrival": lambda tx, pair, row: deployments.arrived(tx, pair.id, "web", 0, 1),
     "verified": lambda tx, pair, row: deployments.verified(tx, pair.id, "web", 0, 1, How.WIRE),

@@ -37,6 +37,7 @@ from dualcert.store import (
     Transaction,
     accounts,
     certificates,
+    challenges,
     claims,
     events,
     leases,
@@ -461,7 +462,7 @@ def test_of_two_orders_that_tell_their_values_at_once_the_second_publishes_both(
         words = ("zone", "record", "identifier", "authorization", "challenge")
         with w.store.write() as tx:
             work.hold(tx, held[ca])
-            orders.remember(tx, made[ca], "zone", [{**dict.fromkeys(words, "a.example"), "value": ca}])
+            challenges.remember(tx, made[ca], "zone", [{**dict.fromkeys(words, "a.example"), "value": ca}])
             validation.schedule_publication(tx, pair.id)
 
     arena.race(lambda w: tell(w, PRIMARY), lambda w: tell(w, BACKUP))
@@ -479,7 +480,7 @@ def test_of_two_orders_that_end_at_once_the_second_withdraws_both(
         pair = a_pair(tx, *NAMES)
         made = {ca: an_order(tx, pair, ca) for ca in (PRIMARY, BACKUP)}
         for ca, order in made.items():
-            orders.remember(tx, order, "zone", [{**dict.fromkeys(words, "a.example"), "value": ca}])
+            challenges.remember(tx, order, "zone", [{**dict.fromkeys(words, "a.example"), "value": ca}])
     held = {ca: claimed(world, pair, WorkKind.ORDER, ca=ca) for ca in made}
 
     def end(w: World, ca: str) -> None:
@@ -490,7 +491,7 @@ def test_of_two_orders_that_end_at_once_the_second_withdraws_both(
     arena.race(lambda w: end(w, PRIMARY), lambda w: end(w, BACKUP))
     with world.store.read() as tx:
         withdrawal = work.get(tx, WorkKind.WITHDRAWAL, pair.id)
-        assert len(orders.records(tx, pair_id=pair.id, states=[RecordState.SPENT])) == 2
+        assert len(challenges.records(tx, pair_id=pair.id, states=[RecordState.SPENT])) == 2
     assert withdrawal is not None
     assert withdrawal.due_at == clock.now()
 
