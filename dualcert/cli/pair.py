@@ -177,6 +177,7 @@ def move_pair(context: Context, name: str | None, cas: str, everyone: bool, time
     world = context.application.world
     wanted = Move(old, new, "by hand")
     moving.check(world, wanted)
+    moving.demand_known(world, old)
     if name is None:
         return _move_all(context, wanted)
     found = inventory.resolve(world, name)
@@ -198,7 +199,6 @@ def _move_all(context: Context, wanted: Move) -> int:
     from dualcert.lifecycle import moving
 
     world = context.application.world
-    moving.demand_known(world, wanted.old)
     count, stuck = 0, []
     said = moving.ask(world, [wanted.new])
     for pair_id in moving.everyone(world, wanted.old):

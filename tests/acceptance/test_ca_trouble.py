@@ -294,11 +294,11 @@ def test_a_move_that_would_bring_both_sides_together_is_refused(with_gamma: Prog
 def test_an_old_ca_that_nobody_knows_is_no_success(lab: ProjectLab, with_gamma: Program, name: str) -> None:
     with_gamma.done("issue", name)
 
-    mistyped = with_gamma.run("pair", "move", "--all", "--ca", "beat=gamma")
-
-    assert mistyped.status == 2
-    assert "no CA is called beat" in mistyped.err
-    assert "There is: alpha, beta, gamma." in mistyped.err
+    for which, new in (("--all", "gamma"), (name, "gamma"), (name, "beta")):
+        mistyped = with_gamma.run("pair", "move", which, "--ca", f"beat={new}")
+        assert mistyped.status == 2
+        assert "no CA is called beat" in mistyped.err
+        assert "There is: alpha, beta, gamma." in mistyped.err
     with_gamma.done("pair", "move", "--all", "--ca", "beta=gamma")
     text = lab.config_path.read_text()
     lab.config_path.write_text(
