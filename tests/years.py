@@ -249,6 +249,9 @@ class Months:
     def _begin(self, request: PairRequest) -> None:
         pair = inventory.ensure(self.world, request)
         self._settle()
+        while self._looks_again():  # a CA may take a moment to issue
+            self._jump(self._next())
+            self._settle()
         self.served[pair.name] = self._look_at(pair.name)
 
     def end_pair(self, name: str) -> None:
@@ -290,12 +293,12 @@ class Months:
         [(at,)] = self.rows(_NEXT)
         known = [from_microseconds(at)] if at is not None else []
         now, monotonic = self.clock.now(), self.clock.monotonic()
-        known += [
-            now + timedelta(seconds=one.wake - monotonic)
-            for one in self.daemon._runner._kept.values()
-            if not one.held.waiting
-        ]
+        known += [now + timedelta(seconds=wake - monotonic) for wake in self._looks_again()]
         return min(known, default=now + DAY)
+
+    def _looks_again(self) -> list[float]:
+        """When what waits in memory goes on, by the monotonic clock."""
+        return [one.wake for one in self.daemon._runner._kept.values() if not one.held.waiting]
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         with self.world.store.read() as tx:

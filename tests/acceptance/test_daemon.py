@@ -349,8 +349,10 @@ def die_at_random(lab: ProjectLab, program: Program, folder: Path, kills: int, s
     with daemon(program, folder / "log") as process:
         process.wait_until_it_says("started")
         wait_until_protected(program, names, 60 + 5 * kills)
-        # Where everything was whole before it began, it may not have looked yet who has died.
-        wait_for(lambda: len(rows(program, "SELECT owner FROM daemon")) == 1)
+        # Where everything was whole before it began, it may not have looked yet who has died, or said that it lives.
+        wait_for(
+            lambda: [int(owner.split("|")[2]) for (owner,) in rows(program, _DAEMONS)] == [process.popen.pid]
+        )
         wait_for(lambda: not rows(program, _LEFT_BY_OTHERS))
         assert process.end(within=STOPS_WITHIN) == 0
     demand_everything_whole(lab, program, kills)
@@ -377,6 +379,7 @@ def demand_everything_whole(lab: ProjectLab, program: Program, kills: int) -> No
     assert set(rows(program, "SELECT step FROM acme_order")) <= {("stored",), ("abandoned",)}
 
 
+_DAEMONS = "SELECT owner FROM daemon"
 _LEFT_BY_OTHERS = "SELECT owner FROM lease WHERE owner NOT IN (SELECT owner FROM daemon)"
 _STORED = "SELECT pair_id, ca, count(*) FROM acme_order WHERE step = 'stored' GROUP BY 1, 2"
 
