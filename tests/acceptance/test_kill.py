@@ -345,7 +345,7 @@ def test_a_challenge_that_the_ca_is_still_looking_at_is_not_answered_again(
 
 # --- everything ------------------------------------------------------------------------------------------
 
-FEW = 0.1
+FEW = 0.15
 """Of the points of a clean run: two CAs take turns as they like, so a few are not come to another time."""
 
 
