@@ -297,6 +297,6 @@ def test_a_server_that_goes_away_at_every_point_of_a_failover(on_postgresql: Sce
     name = scene.new_pair()
     scene.run("issue", name)
     points = scene.run("failover", name, "--revoke").deaths(side)
-    assert len(points) > (10 if side == UNHEARD else 20)
+    assert len(points) > {BEFORE: 30, AFTER: 25, UNHEARD: 10}[side]
     missed = each(points, lambda one: scene.fail_over(scene.new_pair(), one, 0.5))
     assert len(missed) < len(points) / 10, missed
