@@ -53,41 +53,30 @@ def there_is(*conditions: ColumnElement[bool], beside: tuple[FromClause, ...]) -
 class _Listed(FunctionElement[Any]):
     inherit_cache = True
     type = NullType()
+    array = "SELECT unnest(CAST({} AS BIGINT[]))"
+
+
+class _Named(_Listed):
+    inherit_cache = True
+    array = "SELECT json_array_elements_text(CAST({} AS JSON))"
 
 
 @compiles(_Listed)
 def _in_list(element: _Listed, compiler: Any, **options: Any) -> str:
-    column, ids = (compiler.process(one, **options) for one in element.clauses)
-    return f"{column} IN (SELECT value FROM json_each({ids}))"  # noqa: S608 - two names
+    column, members = (compiler.process(one, **options) for one in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({members}))"  # noqa: S608 - two names
 
 
 @compiles(_Listed, "postgresql")
 def _any_of_list(element: _Listed, compiler: Any, **options: Any) -> str:
-    column, ids = (compiler.process(one, **options) for one in element.clauses)
+    column, members = (compiler.process(one, **options) for one in element.clauses)
     # Of an array whose length is known, the whole table may be compared with each element.
-    return f"{column} = ANY (ARRAY(SELECT unnest(CAST({ids} AS BIGINT[]))))"
+    return f"{column} = ANY (ARRAY({element.array.format(members)}))"
 
 
 def listed(column: Column[Any], ids: BindParameter[str]) -> ColumnElement[bool]:
     """``column IN (ids)`` whose text is the same for any number of them; they are handed over as one value."""
     return _Listed(column, ids)
-
-
-class _Named(FunctionElement[Any]):
-    inherit_cache = True
-    type = NullType()
-
-
-@compiles(_Named)
-def _in_names(element: _Named, compiler: Any, **options: Any) -> str:
-    column, names = (compiler.process(one, **options) for one in element.clauses)
-    return f"{column} IN (SELECT value FROM json_each({names}))"  # noqa: S608 - two names
-
-
-@compiles(_Named, "postgresql")
-def _any_of_names(element: _Named, compiler: Any, **options: Any) -> str:
-    column, names = (compiler.process(one, **options) for one in element.clauses)
-    return f"{column} = ANY (ARRAY(SELECT json_array_elements_text(CAST({names} AS JSON))))"
 
 
 def named(column: Column[Any], names: BindParameter[str]) -> ColumnElement[bool]:
