@@ -13,7 +13,7 @@ from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.output import note, print_json, print_json_lines, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, EXIT_REFUSED, DualcertError, UsageProblem
-from dualcert.model.wording import many
+from dualcert.model.wording import many, typed
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.chains import Switched
@@ -110,7 +110,7 @@ def _one(
         if switched is None:
             raise UsageProblem(
                 f"there is no {whose.value} certificate",
-                remedy=f"See dualcert show {pair.name}",
+                remedy=f"See dualcert show {typed(pair.name)}",
                 name=pair.name,
             )
         done = [switched]

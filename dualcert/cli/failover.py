@@ -12,6 +12,7 @@ from dualcert.cli.frame import REFUSED, Argument, Command, pass_context
 from dualcert.cli.output import note, print_json, say
 from dualcert.cli.progress import drive, duration, until
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, Refused
+from dualcert.model.wording import typed
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -174,7 +175,7 @@ def _not_promoted(turn: Turn, *, dry_run: bool) -> str:
     nothing = f"nothing {'would be' if dry_run else 'was'} promoted"
     return (
         f"{name}: {nothing}: the failover from {turn.from_ca} to {turn.to_ca} is not finished, and is gone on with"
-        f"\n  To leave {turn.to_ca}: dualcert failover {name} --to {turn.from_ca}"
+        f"\n  To leave {turn.to_ca}: dualcert failover {typed(name)} --to {turn.from_ca}"
     )
 
 

@@ -185,14 +185,24 @@ def _file(path: str) -> Iterator[BinaryIO]:
         yield file
 
 
+_KEPT = 10_000
+"""How many lines that cannot be read are kept while none was found that can."""
+
+
 def _some(path: str, entries: Iterator[Entry]) -> Iterator[Entry]:
-    """What it names, of which there is something: where a download has failed, the file is empty."""
-    first = next(entries, None)
-    if first is None:
-        raise UsageProblem(
-            f"{'stdin' if path == '-' else path} names nothing", remedy="See that all of it has arrived."
-        )
-    return chain([first], entries)
+    """What it names, of which there is something: where a download has failed, the file is empty, or tells of that."""
+    file, unreadable = "stdin" if path == "-" else path, []
+    for entry in entries:
+        unreadable.append(entry)
+        if entry.problem is None or len(unreadable) == _KEPT:
+            return chain(unreadable, entries)
+    if not unreadable:
+        raise UsageProblem(f"{file} names nothing", remedy="See that all of it has arrived.")
+    first = unreadable[0]
+    raise UsageProblem(
+        f"{file}: not one line can be read; line {first.line}: {first.problem}",
+        remedy="See that it is the file that was meant, and that all of it has arrived.",
+    )
 
 
 def _entries(option: str, path: str, file: io.BufferedReader, *, narrowed: bool) -> Iterator[Entry]:

@@ -12,6 +12,7 @@ from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.output import is_terminal, note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL
+from dualcert.model.wording import typed
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.world import World
@@ -133,7 +134,7 @@ def conclude(context: Context, name: str, *, ordered: bool = False) -> int:
         if target["problem"]:
             note(f"{name}, target {target['target']}: {target['problem'].removeprefix(f'{name}: ')}")
         if target["next_try"]:
-            note(f"  Next try at {target['next_try']}; to try sooner: dualcert renew {name}")
+            note(f"  Next try at {target['next_try']}; to try sooner: dualcert renew {typed(name)}")
     if not trouble and not under_way and not context.json and is_terminal() and views.whole(view):
         say(f"{name} is protected")
     status = _status(view, len(trouble))
@@ -146,7 +147,7 @@ def _is_under_way(lineage: dict[str, Any]) -> bool:
 
 
 def note_under_way(name: str, ca: str) -> None:
-    note(f"{name}, CA {ca}: the order is under way; to go on with it: dualcert renew {name}")
+    note(f"{name}, CA {ca}: the order is under way; to go on with it: dualcert renew {typed(name)}")
 
 
 def _note_trouble(world: World, name: str, ca: str, renewal: dict[str, Any]) -> None:
@@ -159,9 +160,9 @@ def _note_trouble(world: World, name: str, ca: str, renewal: dict[str, Any]) -> 
     if standing.closed is not None and standing.closed in said:
         note(f"  When that is over: dualcert {standing.reopening}")
     elif at:
-        note(f"  Next try at {at}; to ask sooner: dualcert renew {name}")
+        note(f"  Next try at {at}; to ask sooner: dualcert renew {typed(name)}")
     elif renewal["state"] == "waiting":
-        note(f"  It waits for a person; when that is mended: dualcert renew {name}")
+        note(f"  It waits for a person; when that is mended: dualcert renew {typed(name)}")
 
 
 def _status(view: dict[str, object], troubled: int) -> int:

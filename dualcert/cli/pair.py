@@ -13,7 +13,7 @@ from dualcert.cli.issue import conclude, note_under_way
 from dualcert.cli.output import note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_REFUSED, Refused, UsageProblem
-from dualcert.model.wording import many
+from dualcert.model.wording import many, typed
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.moving import Move
@@ -99,8 +99,8 @@ def set_pair(
     if primary is not None or backup is not None:
         raise UsageProblem(
             "a pair's CAs are not changed: each of its two lineages keeps its CA for life",
-            remedy=f"To let the other of its CAs serve: dualcert failover {name} --to CA. For a third CA: "
-            f"dualcert pair move {name} --ca OLD=NEW",
+            remedy=f"To let the other of its CAs serve: dualcert failover {typed(name)} --to CA. For a third CA: "
+            f"dualcert pair move {typed(name)} --ca OLD=NEW",
             name=name,
         )
     if no_targets and targets:

@@ -14,6 +14,7 @@ from dualcert.cli.frame import REFUSED, Argument, Command, pass_context
 from dualcert.cli.output import cell, note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, Refused, UsageProblem
+from dualcert.model.wording import typed
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.world import World
@@ -123,7 +124,7 @@ def _find(world: World, name: str) -> tuple[Pair | None, Former | None]:
     # Said again after its own pair is gone, a name must not end another pair that happens to cover it.
     raise UsageProblem(
         f"no pair is called {name}; {pair.name} covers it",
-        remedy=f"To end that one, say its own name: dualcert remove {pair.name}",
+        remedy=f"To end that one, say its own name: dualcert remove {typed(pair.name)}",
         name=name,
     )
 

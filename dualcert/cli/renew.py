@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +16,7 @@ from dualcert.cli.issue import conclude
 from dualcert.cli.output import cell, hanging, note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, UsageProblem
-from dualcert.model.wording import many
+from dualcert.model.wording import many, typed
 from dualcert.model.work import BUDGET, FROZEN
 
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ def _say_left(world: World, left: Sequence[Mapping[str, Any]]) -> None:
         # What waits for a budget says until when by itself.
         elif at is not None and at > now and step["waiting_for"] != BUDGET:
             verb = "remove" if step["removed"] else "renew"
-            say(f"    Next try at {cell(at)}; to try sooner: dualcert {verb} {quote(step['pair'])}")
+            say(f"    Next try at {cell(at)}; to try sooner: dualcert {verb} {typed(step['pair'])}")
 
 
 def _status(before: Sequence[Mapping[str, Any]], left: Sequence[Mapping[str, Any]]) -> int:

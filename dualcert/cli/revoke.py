@@ -11,6 +11,7 @@ from dualcert.cli.frame import REFUSED, Argument, Command, pass_context
 from dualcert.cli.output import note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
+from dualcert.model.wording import typed
 
 _EXAMPLES = """
 dualcert revoke example.com --role backup
@@ -55,7 +56,7 @@ def revoke(context: Context, name: str, role: str, reason: str, timeout: str) ->
     if role != "backup":
         raise UsageProblem(
             "the serving certificate is not revoked while it serves",
-            remedy=f"Fail over first, then it is revoked: dualcert failover {name} --revoke",
+            remedy=f"Fail over first, then it is revoked: dualcert failover {typed(name)} --revoke",
             name=name,
         )
     seconds = duration(timeout)

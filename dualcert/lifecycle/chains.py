@@ -17,6 +17,7 @@ from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.model.events import EventKind
 from dualcert.model.pair import Pair, Role
+from dualcert.model.wording import typed
 from dualcert.model.work import WorkKind
 from dualcert.policy import pairing
 from dualcert.policy.pairing import CertificateIdentity
@@ -155,7 +156,7 @@ def fetch(world: World, pair: Pair, subject: Certificate) -> None:
     if not found:
         raise CaError(
             "the CA does not hand this certificate out any more, so its other chains cannot be had",
-            remedy=f"The next certificate comes with them; to have it now: dualcert renew {pair.name} --force",
+            remedy=f"The next certificate comes with them; to have it now: dualcert renew {typed(pair.name)} --force",
             ca=subject.ca,
             name=pair.name,
         )
@@ -178,7 +179,7 @@ def _use(world: World, pair: Pair, subject: Certificate, leaf: bytes, pem: str, 
         if found or root_key is None:
             raise Refused(
                 f"with this chain the certificate must not be used: {'; '.join(found)}",
-                remedy=f"Nothing was changed; see the others: dualcert chain {pair.name}",
+                remedy=f"Nothing was changed; see the others: dualcert chain {typed(pair.name)}",
                 ca=subject.ca,
                 name=pair.name,
             )

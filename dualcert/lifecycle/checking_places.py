@@ -14,6 +14,7 @@ from dualcert.lifecycle.suffixes import public_suffixes
 from dualcert.lifecycle.watching import telling
 from dualcert.lifecycle.world import DnsBinding, TargetBinding, World
 from dualcert.model import names as naming
+from dualcert.model.wording import typed
 from dualcert.model.work import NO_PAIR, WorkKind
 from dualcert.ports.deploy import check_of
 from dualcert.ports.dns import TxtValue
@@ -178,7 +179,7 @@ def _target(scene: Scene, name: str) -> Iterator[Finding]:
                 Finding(
                     subject,
                     f"{pair.name}: it holds {what}",
-                    f"Bring it there: dualcert renew {pair.name}",
+                    f"Bring it there: dualcert renew {typed(pair.name)}",
                 )
             )
     how = "can be written" if look is not None else "answers"

@@ -8,6 +8,7 @@ from datetime import timedelta
 from dualcert.clock import rfc3339
 from dualcert.lifecycle.findings import Finding
 from dualcert.lifecycle.world import World
+from dualcert.model.wording import typed
 from dualcert.store import checks, pairs, troubles
 from dualcert.store.checks import Late
 from dualcert.store.troubles import Failing, Held
@@ -92,7 +93,9 @@ def _told(step: Late | Failing, names: dict[int, str]) -> str:
 def _again(step: Late, names: dict[int, str]) -> str:
     name = names.get(step.pair_id)
     return (
-        f"When that is mended: dualcert renew {name}" if name else "When that is mended: dualcert renew --due"
+        f"When that is mended: dualcert renew {typed(name)}"
+        if name
+        else "When that is mended: dualcert renew --due"
     )
 
 
@@ -118,7 +121,7 @@ def _next_try(step: Failing, remedy: str, names: dict[int, str]) -> str:
     if said and not said.endswith((".", "!", "?")):
         said += "."
     at = rfc3339(step.next_try.replace(microsecond=0)) if step.next_try else "the next run"
-    again = f"Next try at {at}; to try sooner: dualcert renew {names.get(step.pair_id, '--due')}"
+    again = f"Next try at {at}; to try sooner: dualcert renew {typed(names.get(step.pair_id, '--due'))}"
     return f"{said} {again}" if said else again
 
 
@@ -134,7 +137,8 @@ def unconfigured(world: World) -> Iterator[Finding]:
         name = names.get(one.pair_id, str(one.pair_id))
         others = f" and {one.many - 1} more need it" if one.many > 1 else " needs it"
         kind, _, which = one.section.partition(".")
-        change = f"move {name} --ca {which}=ANOTHER" if kind == "ca" else f"set {name} --{kind} ANOTHER"
+        pair = typed(name)
+        change = f"move {pair} --ca {which}=ANOTHER" if kind == "ca" else f"set {pair} --{kind} ANOTHER"
         yield Finding(
             one.section,
             f"[{one.section}] is not configured, but {name}{others}",
@@ -159,5 +163,5 @@ def exposed(world: World) -> Iterator[Finding]:
     yield Finding(
         "protection",
         f"{many} exposed: {name} serves a certificate of {first.ca} that has {first.why}",
-        f"See dualcert show {name}, and dualcert list --protection exposed for all.",
+        f"See dualcert show {typed(name)}, and dualcert list --protection exposed for all.",
     )

@@ -11,6 +11,7 @@ from dualcert.lifecycle import inspection, keymaking
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
 from dualcert.model.pair import Pair, Role
+from dualcert.model.wording import typed
 from dualcert.store import certificates, events, pairs
 
 
@@ -26,7 +27,7 @@ def export(world: World, pair: Pair, role: Role, folder: Path, *, with_key: bool
         if number is None:
             raise UsageProblem(
                 f"there is no {role.value} certificate to export",
-                remedy=f"See what is there: dualcert show {pair.name}",
+                remedy=f"See what is there: dualcert show {typed(pair.name)}",
                 name=pair.name,
             )
         subject = certificates.get(tx, number)

@@ -13,6 +13,7 @@ from dualcert.lifecycle.world import World
 from dualcert.model import names as naming
 from dualcert.model.events import EventKind
 from dualcert.model.pair import KeyType, Pair
+from dualcert.model.wording import typed
 from dualcert.model.work import DAY, WorkKind
 from dualcert.policy import pairing
 from dualcert.policy.pairing import CaIdentity
@@ -151,8 +152,8 @@ def _same(tx: Transaction, pair: Pair, request: PairRequest) -> Pair:
     if other:
         raise UsageProblem(
             f"the pair {pair.name} exists and was made with other values for {', '.join(other)}",
-            remedy=f"Leave the option out; see what it has: dualcert show {pair.name}. Most of it is changed by: "
-            f"dualcert pair set {pair.name}",
+            remedy=f"Leave the option out; see what it has: dualcert show {typed(pair.name)}. "
+            f"Most of it is changed by: dualcert pair set {typed(pair.name)}",
         )
     if set(request.names) == set(pair.names):
         return pair

@@ -7,6 +7,7 @@ from dataclasses import replace
 from dualcert.errors import ConfigurationError, KeyProblem
 from dualcert.lifecycle.world import World
 from dualcert.model.pair import Pair, PairState
+from dualcert.model.wording import typed
 from dualcert.policy.promotion import StandbyFacts, objections
 from dualcert.store import Transaction, certificates, incidents, pairs, revocations, standings
 
@@ -26,7 +27,7 @@ def doubts(world: World, pair: Pair) -> tuple[tuple[str, ...], str]:
         found = objections(replace(facts, ok_until=state.backup_ok_until), tx.now)
         lineages = {one.id: one.ca for one in pairs.lineages(tx, [pair.id])}
         if found and not objections(facts, tx.now):
-            return found, f"Have its key opened: dualcert drill {pair.name}"
+            return found, f"Have its key opened: dualcert drill {typed(pair.name)}"
         return found, ways(tx, pair, state, lineages[state.backup_lineage], None, dry_run=True)
 
 
@@ -63,10 +64,10 @@ def ways(
     facts = _facts(tx, pair, state)
     if facts is not None and facts.distrusted:
         return (
-            f"Get a backup from another CA: dualcert pair move {pair.name} --ca {ca}=OTHER\n"
+            f"Get a backup from another CA: dualcert pair move {typed(pair.name)} --ca {ca}=OTHER\n"
             f"  If {ca} is to be relied on again: dualcert distrust {ca} --lift"
         )
-    anew = f"Get a usable backup: dualcert renew {pair.name}"
+    anew = f"Get a usable backup: dualcert renew {typed(pair.name)}"
     if facts is not None and facts.named and not facts.serving_worse and state.standby is not None:
         number = incidents.naming(tx, state.standby)
         return f"{anew} --force\n  What names it, and what becomes of that: dualcert incident status {number}"

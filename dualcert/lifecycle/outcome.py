@@ -11,6 +11,7 @@ from dualcert.lifecycle.promotion import AFTERMATH, Turn
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.model.deployment import Observation
+from dualcert.model.wording import typed
 from dualcert.model.work import PERSON, WorkKind, WorkRow
 from dualcert.store import Transaction, deployments, incident_progress, pairs, revocations, work
 
@@ -78,4 +79,5 @@ def _problem(turn: Turn, row: WorkRow) -> str:
     text = f"{name}, {about}: {row.kind.value} is not finished: {row.reason or 'under way'}"
     if not row.attempts or row.due_at is None:
         return text
-    return f"{text}\n  Next try at {rfc3339(row.due_at)}; to try sooner: dualcert failover {name} --to {turn.to_ca}"
+    sooner = f"dualcert failover {typed(name)} --to {turn.to_ca}"
+    return f"{text}\n  Next try at {rfc3339(row.due_at)}; to try sooner: {sooner}"

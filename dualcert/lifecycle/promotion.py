@@ -12,6 +12,7 @@ from dualcert.model.certificate import Certificate, WrappedKey
 from dualcert.model.events import Event, EventKind
 from dualcert.model.pair import Lineage, Pair, PairState
 from dualcert.model.signal import Reason
+from dualcert.model.wording import typed
 from dualcert.model.work import DAY, Done, Later, Outcome, WorkKind, WorkRow
 from dualcert.store import (
     Transaction,
@@ -179,11 +180,11 @@ def _must_go(tx: Transaction, serving: int | None) -> bool:
 
 def _refuse_soon_again(pair: Pair, seen: _Seen, last: Event, world: World, wish: Wish) -> None:
     if world.clock.now() - last.at < _RECENT:
-        ways = [f"To go back: dualcert failover {pair.name} --to {seen.backup.ca}"]
+        ways = [f"To go back: dualcert failover {typed(pair.name)} --to {seen.backup.ca}"]
         if wish.revoke and _may_be_revoked(world, last.previous) is not None:
             # The backup is another one by now, and none of its CA's sins are its own.
             ways.append(
-                f"To revoke what served: dualcert failover {pair.name} --to {seen.primary.ca} --revoke"
+                f"To revoke what served: dualcert failover {typed(pair.name)} --to {seen.primary.ca} --revoke"
             )
         raise Refused(
             f"failed over to {seen.primary.ca} on {last.at:%Y-%m-%d at %H:%M:%S} UTC by {last.actor}, and finished",

@@ -19,6 +19,7 @@ from dualcert.model import names as naming
 from dualcert.model.events import EventKind
 from dualcert.model.pair import Pair
 from dualcert.model.signal import Reason
+from dualcert.model.wording import typed
 from dualcert.model.work import Done, Outcome, WorkKind, WorkRow
 from dualcert.ports.deploy import place_of
 from dualcert.store import Transaction, certificates, events, pairs, revocations, work
@@ -100,7 +101,7 @@ def refuse_unfinished(tx: Transaction, name: str) -> Former | None:
     if places:
         raise Refused(
             f"the pair of this name that was removed has not left {', '.join(places)} yet",
-            remedy=f"Finish that first: dualcert remove {name}",
+            remedy=f"Finish that first: dualcert remove {typed(name)}",
             name=name,
         )
     return former

@@ -15,6 +15,7 @@ from dualcert.model.certificate import Certificate
 from dualcert.model.events import EventKind
 from dualcert.model.pair import Pair
 from dualcert.model.signal import Reason, RevocationRequest
+from dualcert.model.wording import typed
 from dualcert.model.work import ANOTHER_STEP, Done, Later, Outcome, Waiting, WorkKind, WorkRow
 from dualcert.policy import backoff
 from dualcert.policy.backoff import Failure
@@ -32,7 +33,7 @@ def revoke_backup(world: World, pair: Pair, reason: Reason) -> Certificate:
         if state.standby is None:
             raise Refused(
                 "there is no backup certificate to revoke",
-                remedy=f"See what is there: dualcert show {pair.name}",
+                remedy=f"See what is there: dualcert show {typed(pair.name)}",
                 name=pair.name,
             )
         standby = certificates.get(tx, state.standby)

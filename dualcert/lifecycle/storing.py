@@ -16,6 +16,7 @@ from dualcert.model.events import EventKind
 from dualcert.model.order import Order, OrderStep
 from dualcert.model.pair import Pair, PairState
 from dualcert.model.signal import Reason
+from dualcert.model.wording import typed
 from dualcert.model.work import Done, Outcome, WorkKind, WorkRow
 from dualcert.policy import due, pairing
 from dualcert.policy.pairing import CertificateIdentity
@@ -78,7 +79,7 @@ def store(world: World, row: WorkRow, pair: Pair, order: Order, issued: IssuedCe
         raise ResourceGone(found[-1], problem="keyCompromise", ca=order.ca, name=pair.name)
     raise CertificateUnfit(
         f"the certificate that came must not be used: {'; '.join(found)}",
-        remedy=f"It is kept; a new one is ordered after a day, or now by `dualcert renew {pair.name}`.",
+        remedy=f"It is kept; a new one is ordered after a day, or now by `dualcert renew {typed(pair.name)}`.",
         ca=order.ca,
         name=pair.name,
     )

@@ -14,6 +14,7 @@ from dualcert.lifecycle import progress, states
 from dualcert.lifecycle.world import World
 from dualcert.model import names as naming
 from dualcert.model.pair import Pair
+from dualcert.model.wording import typed
 from dualcert.model.work import WorkRow
 from dualcert.store import Transaction, overview
 from dualcert.store.overview import Line, Seen, Side
@@ -27,7 +28,9 @@ def describe(world: World, pair: Pair) -> View:
         found = assemble(world, tx, overview.of_pairs(tx, [pair.id]))
     if not found:
         raise UsageProblem(
-            "the pair is not there any more", remedy=f"See: dualcert events {pair.name}", name=pair.name
+            "the pair is not there any more",
+            remedy=f"See: dualcert events {typed(pair.name)}",
+            name=pair.name,
         )
     return found[0]
 

@@ -594,6 +594,25 @@ def test_a_file_that_names_nothing_opens_nothing(program: Program, tmp_path: Pat
     assert program.done("incident", "list", "--json").lines == []
 
 
+@pytest.mark.parametrize("option", ["--serials", "--spki-file", "--names"])
+def test_a_file_of_which_no_line_can_be_read_opens_nothing(
+    program: Program, tmp_path: Path, option: str
+) -> None:
+    path = a_file(tmp_path, "", "<html>", "<h1>not found ...</h1>", "</html>")
+    ca = ("--ca", "alpha") if option == "--serials" else ()
+    result = program.run("incident", "open", "--title", "a test", "--within", "24h", option, path, *ca)
+    assert (result.status, f"{path}: not one line can be read; line 2: " in result.err) == (2, True), result
+    assert program.done("incident", "list", "--json").lines == []
+
+
+def test_many_lines_that_cannot_be_read_do_not_hide_the_first_that_can(
+    program: Program, names: list[str], tmp_path: Path
+) -> None:
+    lines = (*("?" for _ in range(10_100)), serial(program, names[0]))
+    opened = open_incident(program, "--ca", "alpha", "--serials", a_file(tmp_path, *lines))
+    assert (opened["members"], opened["unreadable"]) == (1, 10_100)
+
+
 def test_a_file_that_cannot_be_unpacked_is_named(program: Program, tmp_path: Path) -> None:
     path = tmp_path / "serials.gz"
     path.write_bytes(gzip.compress(b"03a1b2\n")[:12])

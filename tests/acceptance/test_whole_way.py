@@ -210,6 +210,16 @@ def test_export_writes_the_certificate_and_the_key_only_when_asked(
     assert pair["backup"]["certificate"]["serial"]
 
 
+def test_the_next_command_names_a_wildcard_as_a_shell_takes_it(program: Program, name: str) -> None:
+    pair = f"*.{name}"
+    program.done("issue", pair)
+    program.done("failover", pair)
+
+    again = program.run("failover", pair)
+
+    assert (again.status, f"dualcert failover '{pair}' --to alpha" in again.err) == (4, True), again
+
+
 def test_a_wildcard_alone_is_issued_served_and_listed(lab: ProjectLab, program: Program, name: str) -> None:
     pair = program.done("issue", f"*.{name}", "--json").json
 

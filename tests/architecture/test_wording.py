@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture.tree import ROOT, files, named
+from tests.architecture.tree import ROOT, files, modules, named
 
 # Put together from halves, so that this file may be searched as well.
 PACKAGE_REGISTRIES = ["pypi" + ".org", "python" + "hosted.org", "test." + "pypi", "pypi" + "/simple"]
@@ -44,6 +44,21 @@ def test_no_file_names_a_machine_a_registry_or_a_working_paper() -> None:
 )
 def test_the_search_finds_what_it_looks_for(text: str) -> None:
     assert what_is_wrong(text)
+
+
+OF_A_PAIR = re.compile(
+    r"dualcert (?:renew|failover|show|remove|pair move|pair set|drill|chain|events|revoke|issue) \{(?!typed\()"
+)
+
+
+def test_a_command_that_is_told_names_its_pair_as_a_shell_takes_it() -> None:
+    bare = {
+        named(file): found
+        for file in modules("dualcert")
+        if (found := [match[0] for match in OF_A_PAIR.finditer(file.read_text())])
+    }
+    assert bare == {}
+    assert OF_A_PAIR.search('f"To go back: dualcert failover {pair.name}"')
 
 
 def test_locks_hold_pins_hashes_and_comments_only() -> None:

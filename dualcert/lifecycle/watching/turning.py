@@ -16,6 +16,7 @@ from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
 from dualcert.model.incident import Incident
 from dualcert.model.signal import Turning
+from dualcert.model.wording import typed
 from dualcert.model.work import Done, Later, Outcome, WorkKind, WorkRow
 from dualcert.policy import backoff, brake
 from dualcert.policy.backoff import Failure
@@ -99,7 +100,7 @@ def _ask(tx: Transaction, wanted: Sequence[Turning]) -> Decided:
     names = pairs.names_of(tx, {one.pair_id for one in fresh})
     for one in fresh:
         name, number = names[one.pair_id], one.certificate_id
-        cause = f'what serves is not to be trusted; as promote = "ask": dualcert failover {name}'
+        cause = f'what serves is not to be trusted; as promote = "ask": dualcert failover {typed(name)}'
         events.record(
             tx, EventKind.PROMOTION_WANTED, cause, pair=one.pair_id, certificate=number, actor=ACTOR
         )
