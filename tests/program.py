@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,23 @@ class Program:
             text=True,
             env={**os.environ, **(environment or {})},
         )
+
+    def asked(self, *arguments: str, answer: bytes) -> Result:
+        """Run a command that asks a person at a terminal, who types an answer, ``b"\\x03"`` for Ctrl-C; all that was
+        shown is ``out``."""
+        ours, theirs = os.openpty()
+        process = subprocess.Popen(self.command(*arguments), preexec_fn=partial(os.login_tty, theirs))  # noqa: PLW1509
+        os.close(theirs)
+        shown = b""
+        with open(ours, "r+b", buffering=0) as terminal:  # noqa: PTH123 - a terminal has no path
+            while not shown.endswith(b"[y/N]: ") and (some := terminal.read(1000)):
+                shown += some
+            terminal.write(answer)
+            # EIO: nobody holds its other end any more.
+            with contextlib.suppress(OSError):
+                while some := terminal.read(1000):
+                    shown += some
+        return Result(process.wait(), shown.decode(), "")
 
     def command(self, *arguments: str) -> Sequence[str]:
         code = "import sys; from dualcert.cli import entry; entry()"

@@ -10,7 +10,7 @@ import click
 from dualcert.cli.completion import tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import REFUSED, Argument, Group, pass_context
-from dualcert.cli.output import cell, note, print_json, print_json_lines, say
+from dualcert.cli.output import agreed, cell, note, print_json, print_json_lines, say
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_REFUSED, Refused, UsageProblem
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _ask(ca: str, pairs: int) -> None:
         )
     whom = "1 pair has" if pairs == 1 else f"{pairs or 'no'} pairs have"
     note(f"{whom} certificates from {ca}. They stay valid, but are not renewed there. This cannot be undone.")
-    if not click.confirm("Deactivate the account?", err=True):
+    if not agreed("Deactivate the account?"):
         raise Refused("the account is left as it is", ca=ca)
 
 

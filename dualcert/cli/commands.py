@@ -44,7 +44,9 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
     if wanted and not ctx.resilient_parsing:
         from importlib.metadata import version
 
-        click.echo(f"dualcert {version('dualcert')}")
+        from dualcert.cli.output import say
+
+        say(f"dualcert {version('dualcert')}")
         ctx.exit()
 
 

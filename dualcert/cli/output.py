@@ -11,6 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import click
+
 from dualcert.clock import rfc3339
 from dualcert.errors import DualcertError
 
@@ -29,6 +31,15 @@ def write(text: str) -> None:
         raise
     except OSError as error:
         raise output_failed(error) from None
+
+
+def agreed(question: str) -> bool:
+    """What a person at the terminal says to that. Whoever interrupts, or ends the input, has said no."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        note("")
+        return False
 
 
 def flush() -> None:

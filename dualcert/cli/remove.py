@@ -11,7 +11,7 @@ from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
 from dualcert.cli.failover import REASONS
 from dualcert.cli.frame import REFUSED, Argument, Command, pass_context
-from dualcert.cli.output import cell, note, print_json, say
+from dualcert.cli.output import agreed, cell, note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, Refused, UsageProblem
 from dualcert.model.wording import typed
@@ -139,7 +139,7 @@ def _confirm(pair: Pair, *, revoke: bool) -> None:
     where = ", ".join(pair.targets) or "no target"
     note(f"{pair.name} covers {', '.join(pair.names)} and is served from {where}.")
     note("Its certificates are revoked then." if revoke else "Its certificates stay valid until they end.")
-    if not click.confirm("End this pair?", err=True):
+    if not agreed("End this pair?"):
         raise Refused("nothing was changed", name=pair.name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -393,14 +394,13 @@ def test_every_point_of_a_refill(scene: Scene, side: str) -> None:
     for _ in range(2):  # what is done once a week, the keys of backups opened: done, and the next week begun
         scene.done("issue", scene.new_pair())
         scene.done("renew", "--due")
-    deaths, *others = [refilled(scene).deaths(side) for _ in range(3)]
+    # An order is looked at as often as its CA takes time, and one of a hundred finds its names validated already.
+    passed = Counter(death for _ in range(3) for death in refilled(scene).deaths(side))
+    deaths = [death for death, runs in passed.items() if runs > 1]
 
     assert len(deaths) > 20
     missed = each(deaths, lambda death: refill_dies(scene, death))
-    # An order is looked at as often as its CA takes time: to a fifth look nobody need come.
-    always = {str(one) for one in set(deaths).intersection(*others)}
-    assert len(always) > 20
-    assert len(always.intersection(missed)) < FEW * len(always), missed
+    assert len(missed) < FEW * len(deaths), missed
 
 
 def refilled(scene: Scene) -> Life:

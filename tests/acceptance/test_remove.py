@@ -356,3 +356,23 @@ def test_whatever_step_of_a_removal_a_process_dies_at_the_next_run_finishes_it(
                 error.add_note(f"where the process was killed: {death}")
                 raise
     assert len(missed) < len(deaths) // 20, missed
+
+
+@pytest.mark.parametrize(
+    "answer", [b"n\n", b"\n", b"\x03", b"\x04"], ids=["no", "nothing", "ctrl-c", "ctrl-d"]
+)
+def test_whoever_does_not_say_yes_keeps_the_pair(
+    lab: ProjectLab, program: Program, name: str, answer: bytes
+) -> None:
+    program.done("issue", name)
+
+    refused = program.asked("remove", name, answer=answer)
+
+    assert (refused.status, "nothing was changed" in refused.out) == (4, True), refused
+    assert program.show(name)["protection"] == "protected"
+
+
+def test_whoever_says_yes_ends_the_pair(lab: ProjectLab, program: Program, name: str) -> None:
+    program.done("issue", name)
+    assert program.asked("remove", name, answer=b"y\n").status == 0
+    is_gone(lab, program, name)

@@ -353,6 +353,16 @@ def test_output_that_cannot_be_written_is_said(tmp_path: Path, command: str) -> 
     assert "Exception" not in answer.stderr
 
 
+def test_the_version_that_cannot_be_written_is_an_error_like_others() -> None:
+    code = "import sys; from dualcert.cli import entry; sys.argv[1:] = ['--version']; entry()"
+    with Path("/dev/full").open("w") as full:
+        answer = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("error: the output cannot be written: No space left on device\n")
+
+
 # --- logs ------------------------------------------------------------------------------------------------
 
 
