@@ -215,7 +215,10 @@ def obey(world: World, row: WorkRow, pair: Pair | None, error: CaError, *, place
 
     ``placed``: what was refused is not the order itself but something of one that the CA has taken.
     """
-    if not isinstance(error, CaBusy) or not error.retry_after:
+    if not error.retry_after:
+        return
+    if not isinstance(error, CaBusy):
+        error.retry_after = granted(world, row, error.retry_after)
         return
     ca = world.ca(row.ca)
     with world.store.write() as tx:
@@ -226,6 +229,12 @@ def obey(world: World, row: WorkRow, pair: Pair | None, error: CaError, *, place
             debt = budget.debt(ca.limits.get(subject.kind))
             budgets.hold(tx, ca.name, subject, error.retry_after, debt, error.reason)
         budgets.tidy(tx, ca.name, subjects)
+
+
+def granted(world: World, row: WorkRow, wished: timedelta) -> timedelta:
+    """What is obeyed of a CA's Retry-After that concerns this row alone."""
+    with world.store.read() as tx:
+        return budget.granted(wished, _life_left(tx, row))
 
 
 def _concerned(

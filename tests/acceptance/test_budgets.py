@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from dualcert.clock import from_microseconds
 from tests.acceptance.test_ca_failures import invalid_authorization, order_document
 from tests.brokenca import (
     AUTHORIZATION,
+    FINALIZE,
     NEW_ORDER,
     ORDER,
     Broken,
@@ -163,6 +166,22 @@ def test_a_pause_is_not_longer_than_half_of_what_the_certificate_has_left(scene:
     renewal = scene.lineage(scene.program.show(scene.name))["renewal"]
     assert renewal["state"] == "waiting"
     assert abs(instant(renewal["next_try"]) - clock.now() - HOUR) < timedelta(minutes=1)
+
+
+def test_an_order_under_way_is_looked_at_before_half_of_what_the_certificate_has_left_is_over(
+    scene: Broken,
+) -> None:
+    assert scene.program.run("issue", scene.name).status == 0
+    soon = int((clock.now() + 2 * HOUR).timestamp() * 1_000_000)
+    change(scene.program, "UPDATE certificate SET not_after = ? WHERE ca = ?", soon, scene.ca)
+    tomorrow = replace(order_document(scene, "processing"), headers=(("Retry-After", "72000"),))
+    scene.proxy.on(FINALIZE, tomorrow)
+    scene.proxy.on(ORDER, tomorrow, times=None)
+
+    assert scene.program.run("renew", scene.name, "--force").status == 3
+
+    [(due_at,)] = rows(scene.program, "SELECT due_at FROM work WHERE kind = 'order' AND ca = ?", scene.ca)
+    assert abs(from_microseconds(due_at) - clock.now() - HOUR) < timedelta(minutes=1)
 
 
 # --- sets that are new to the CA --------------------------------------------------------------------------

@@ -391,8 +391,8 @@ def test_every_point_of_a_failover(scene: Scene, side: str, then: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("side", [BEFORE, AFTER])
 def test_every_point_of_a_refill(scene: Scene, side: str) -> None:
+    scene.done("issue", scene.new_pair())
     for _ in range(2):  # what is done once a week, the keys of backups opened: done, and the next week begun
-        scene.done("issue", scene.new_pair())
         scene.done("renew", "--due")
     # An order is looked at as often as its CA takes time, and one of a hundred finds its names validated already.
     passed = Counter(death for _ in range(3) for death in refilled(scene).deaths(side))

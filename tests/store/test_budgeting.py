@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, insert, select, update
 
-from dualcert.errors import CaBusy, CaRejected, CaUnreachable, ChallengeFailed, StoreError
+from dualcert.errors import CaBusy, CaRejected, CaServerError, CaUnreachable, ChallengeFailed, StoreError
 from dualcert.lifecycle import budgeting
 from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.permits import BudgetSpent
@@ -562,6 +562,15 @@ def test_no_wish_lasts_longer_than_half_of_what_the_certificate_has_to_live(scen
         give_role(tx, pair, a_certificate(tx, pair, not_after=tx.now + 10 * HOUR))
     budgeting.obey(scene.world, scene.row(pair), pair, error, placed=False)
     assert error.retry_after == 5 * HOUR
+
+
+def test_nor_does_one_of_a_ca_that_is_in_trouble(scene: Scene) -> None:
+    pair, error = scene.pair("a.example.com"), CaServerError("down", ca=PRIMARY, retry_after=DAY)
+    with scene.world.store.write() as tx:
+        give_role(tx, pair, a_certificate(tx, pair, not_after=tx.now + 10 * HOUR))
+    budgeting.obey(scene.world, scene.row(pair), pair, error, placed=True)
+    assert error.retry_after == 5 * HOUR
+    assert scene.asked(scene.pair("b.example.com")) is None
 
 
 def busy(words: str, wish: timedelta | None) -> CaBusy:
