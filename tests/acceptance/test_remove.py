@@ -159,7 +159,7 @@ def test_a_name_that_another_pair_covers_does_not_end_that_pair(program: Program
     other = program.run("remove", f"mail.{name}", "--yes")
 
     assert other.status == 2
-    assert f"dualcert remove *.{name}" in other.err
+    assert f"dualcert remove '*.{name}'" in other.err
     assert program.show(f"*.{name}")["protection"] == "protected"
 
 
