@@ -132,9 +132,8 @@ def _held(
         )
     try:
         planned = incidents.plan(world, opened.id)
-    except (
-        Refused
-    ) as refused:  # it has no plan that the brake knows of, so that these are found wanting one again
+    except Refused as refused:
+        # It has no plan that the brake knows of, so that these are found wanting one again.
         why = f"{decision.reason}; {refused.reason}"
         return Decided(held=len(wanted), why=why, incident=opened.id, postponed=True)
     command = f"dualcert incident run {opened.id} --plan {planned.hash}"
