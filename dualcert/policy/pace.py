@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-LEAST = 250
-LONG, SHORT = 0.2, 0.08
+LEAST = 200
+LONG, SHORT = 0.15, 0.06
 """Seconds, between which a unit is as it should be."""
 
 
