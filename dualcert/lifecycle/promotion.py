@@ -113,21 +113,18 @@ def failover(world: World, pair: Pair, wish: Wish) -> Turn:
                 name=pair.name,
             )
         away_from = away_from or seen.primary.ca
-        if wish.to == seen.primary.ca or seen.primary.ca != away_from:
-            if seen.before is not None:
-                return _take_up(world, pair, seen, seen.before, wish)
+        before, to = seen.before, wish.to
+        met = seen.primary.ca != away_from if to is None else seen.primary.ca == to
+        if met and before is None:
             asked = True
             continue
-        if (
-            wish.to is None
-            and seen.before is not None
-            and seen.before.last is not None
-            and seen.before.stands
-        ):
-            if seen.before.unfinished:
-                return _take_up(world, pair, seen, seen.before, wish)
-            _refuse_soon_again(pair, seen, seen.before.last, world, wish)
-        turn = _promote(world, pair, seen, wish)
+        last = before.last if wish.to is None and before is not None and before.stands else None
+        if before is not None and (met or (last is not None and before.unfinished)):
+            turn = _take_up(world, pair, seen, before, wish)
+        else:
+            if last is not None:
+                _refuse_soon_again(pair, seen, last, world, wish)
+            turn = _promote(world, pair, seen, wish)
         if turn is not None:
             return turn
     raise StoreError(
@@ -203,8 +200,11 @@ def _may_be_revoked(world: World, number: int | None) -> Certificate | None:
     return subject if alive else None
 
 
-def _take_up(world: World, pair: Pair, seen: _Seen, before: _Before, wish: Wish) -> Turn:
-    """The goal is met already: finish what is unfinished, add the revocation if it is asked for only now."""
+def _take_up(world: World, pair: Pair, seen: _Seen, before: _Before, wish: Wish) -> Turn | None:
+    """The goal is met already: finish what is unfinished, add the revocation if it is asked for only now.
+
+    None where the pair has changed since it was looked at: what served then may serve again.
+    """
     previous = before.last.previous if before.last else None
     with world.store.read() as tx:
         old = None if previous is None else certificates.get(tx, previous)
@@ -213,6 +213,8 @@ def _take_up(world: World, pair: Pair, seen: _Seen, before: _Before, wish: Wish)
     if changed and not wish.dry_run:
         with world.store.write() as tx:
             pairs.lock(tx, [pair.id])
+            if _has_changed(tx, seen):
+                return None
             if wish.revoke and old is not None and alive and not revocations.is_revoked(tx, old.id):
                 _want_revocation(tx, pair, old, wish)
             work.hurry(tx, pair.id, AFTERMATH)
@@ -229,7 +231,7 @@ def _promote(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn | None:
     if error is None and not wish.dry_run and _turned(world, pair, seen, wish):
         return _turn(pair, seen, changed=True)
     with world.store.read() as tx:
-        if pairs.seen_values(pairs.state(tx, pair.id)) != pairs.seen_values(seen.state):
+        if _has_changed(tx, seen):
             return None
         against = objecting.speaking_against(tx, pair, seen.state)
         ways = objecting.ways(tx, pair, seen.state, seen.backup.ca, error, dry_run=wish.dry_run)
@@ -245,6 +247,10 @@ def _promote(world: World, pair: Pair, seen: _Seen, wish: Wish) -> Turn | None:
             ca=seen.backup.ca,
         )
     return _turn(pair, seen, changed=False) if wish.dry_run else None
+
+
+def _has_changed(tx: Transaction, seen: _Seen) -> bool:
+    return pairs.seen_values(pairs.state(tx, seen.state.pair_id)) != pairs.seen_values(seen.state)
 
 
 def _turn(pair: Pair, seen: _Seen, *, changed: bool) -> Turn:
@@ -299,7 +305,8 @@ def aftermath(
 ) -> None:
     """What a promotion causes, due in the same transaction: the event, deployments, and a refill of what served.
 
-    Where nothing served, the wait for the primary's first certificate is over.
+    Where nothing served, the wait for the primary's first certificate is over. For after ``swap``, when nobody changes
+    the pair before this unit ends.
     """
     events.record(
         tx,
@@ -311,7 +318,8 @@ def aftermath(
         previous=old.id if old else None,
         actor=actor,
     )
-    for target in pair.targets:
+    # It may have got or lost one since it was looked at.
+    for target in pairs.today(tx, pair).targets:
         work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target=target)
     work.reconsider(tx, pair.id)
     if old is None:

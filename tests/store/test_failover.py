@@ -279,3 +279,66 @@ def test_a_backup_of_a_distrusted_ca_is_not_ordered_there_again(world: World, pa
     assert f"dualcert pair move {pair.name} --ca beta=OTHER" in said
     assert "dualcert distrust beta --lift" in said
     assert "renew" not in said
+
+
+# --- a target that comes or goes while the backup's key is opened ------------------------------------------
+
+SERVING = (WorkKind.DEPLOYMENT, WorkKind.VERIFICATION, WorkKind.REMOVAL)
+
+
+def meanwhile(world: World, act: Callable[[], object]) -> World:
+    """The same world; ``act`` is done when it opens the backup's key."""
+    real = world.protectors["two"]
+
+    def opening() -> KeyProtector:
+        act()
+        return real()
+
+    return replace(world, protectors={**world.protectors, "two": Lazy(opening)})
+
+
+def turns_by_itself(world: World, pair: Pair) -> None:
+    with world.store.write() as tx:
+        revocations.revoked(tx, serving(world, pair), "superseded", "a test")
+        work.schedule(tx, WorkKind.SIGNAL, pair.id, tx.now)
+    step(world, WorkKind.SIGNAL)
+
+
+def settled(world: World, pair: Pair) -> None:
+    """All that is due at the targets is done, as far as it can be done without waiting."""
+    for kind in SERVING:
+        step(world, kind)
+
+
+@pytest.mark.parametrize("turn", [failed_over, turns_by_itself])
+def test_a_target_that_the_pair_got_meanwhile_serves_the_backup(
+    world: World, pair: Pair, turn: Callable[[World, Pair], object]
+) -> None:
+    def given() -> None:
+        inventory.change(world, pair, Changes(targets=("web", "mail")))
+        settled(world, pair)
+
+    turn(meanwhile(world, given), pair)
+    settled(world, pair)
+
+    with world.store.read() as tx:
+        new = certificates.get(tx, serving(world, pair))
+    assert new.ca == BACKUP
+    assert lies_at(world, pair, "web") == lies_at(world, pair, "mail") == new.sha256
+
+
+def test_a_target_that_was_taken_from_the_pair_meanwhile_gets_nothing(world: World, pair: Pair) -> None:
+    def taken() -> None:
+        inventory.change(world, pair, Changes(targets=("mail",)))
+        settled(world, pair)
+
+    failed_over(meanwhile(world, taken), pair)
+    settled(world, pair)
+
+    assert lies_at(world, pair, "web") is None
+    assert lies_at(world, pair, "mail") is not None
+
+
+def lies_at(world: World, pair: Pair, target: str) -> bytes | None:
+    found = world.target(target).deployer().read_back([pair.name])[pair.name]
+    return found.sha256 if found else None

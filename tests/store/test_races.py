@@ -269,6 +269,27 @@ def test_two_failovers_at_once_are_one(arena: Arena, world: World) -> None:
     assert len(told(world, EventKind.PROMOTED)) == 1
 
 
+def test_a_failover_that_is_taken_up_condemns_nothing_that_serves_again_by_then(
+    arena: Arena, world: World
+) -> None:
+    pair = served(world)
+    first = promotion.failover(world, pair, Wish())
+    assert first.from_certificate is not None
+    wish = Wish(to=BACKUP, revoke=True, reason=Reason.KEY_COMPROMISE)
+
+    back, turn = arena.race(
+        lambda w: promotion.failover(w, pair, Wish(to=PRIMARY)), lambda w: promotion.failover(w, pair, wish)
+    )
+
+    assert arena.was_blocked
+    assert (back.to_ca, turn.to_ca, turn.taken_up) == (PRIMARY, BACKUP, False)
+    with world.store.read() as tx:
+        serving = pairs.state(tx, pair.id).serving
+        [wanted] = revocations.wanted(tx, pair.id)
+    assert serving == turn.to_certificate.id
+    assert wanted.certificate_id == first.from_certificate.id
+
+
 def test_what_was_wrong_with_a_backup_that_is_replaced_during_a_failover_does_not_refuse_it(
     arena: Arena, world: World
 ) -> None:
