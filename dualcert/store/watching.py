@@ -115,12 +115,13 @@ def _find_source() -> Select[Any]:
 
 
 def _the_source(query: Select[Any]) -> Select[Any]:
+    """Locked as a foreign key would: against ``hold`` and nothing else."""
     return query.where(
         watch_source.c.kind == bindparam("kind"),
         watch_source.c.place == bindparam("place"),
         watch_source.c.issuing_key == bindparam("issuing_key"),
         watch_source.c.issuer_hash == bindparam("issuer_hash"),
-    )
+    ).with_for_update(read=True, key_share=True, of=watch_source)
 
 
 @prepared
@@ -236,7 +237,7 @@ def _claim(*, all_of_them: bool) -> ReturningUpdate[Any]:
         .where(due, _free())
         .order_by(order)
         .limit(1)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, key_share=True)
         .scalar_subquery()
     )
     return (
@@ -254,6 +255,20 @@ def claim(tx: Transaction, after: int | None = None) -> Source | None:
         values["after"] = after
     row = tx.execute(_claim(all_of_them=after is not None), values).first()
     return None if row is None else source_of(row)
+
+
+@prepared
+def _hold() -> Select[Any]:
+    return select(watch_source.c.id).where(watch_source.c.id == bindparam("of_source")).with_for_update()
+
+
+def hold(tx: Transaction, source: Source) -> None:
+    """Nothing begins to be watched by it before this unit of work ends, and what has begun is seen from here on.
+
+    Taken before any row of what it watches is written: who stores a certificate takes both, in either order.
+    """
+    if tx.others_write:
+        tx.execute(_hold(), {"of_source": source.id})
 
 
 @prepared
@@ -285,11 +300,21 @@ def _watches_current() -> Select[Any]:
 
 
 def watches_current(tx: Transaction, source: Source) -> bool:
-    """Whether a source watches any certificate that serves or stands by; where none is left, its rows are dropped."""
-    if tx.execute(_watches_current(), {"source_id": source.id, "at": tx.at}).first() is not None:
-        return True
-    tx.execute(delete(watched).where(watched.c.source_id == source.id))
-    return False
+    """Whether a source watches any certificate that serves or stands by."""
+    return tx.execute(_watches_current(), {"source_id": source.id, "at": tx.at}).first() is not None
+
+
+@prepared
+def _drop_past() -> Delete:
+    current = select(certificate.c.id).where(
+        certificate.c.id == watched.c.certificate_id, is_current(bindparam("at"))
+    )
+    return delete(watched).where(watched.c.source_id == bindparam("of_source"), ~current.exists())
+
+
+def drop_past(tx: Transaction, source: Source) -> None:
+    """It watches nothing any more that neither serves nor stands by."""
+    tx.execute(_drop_past(), {"of_source": source.id, "at": tx.at})
 
 
 @dataclass(frozen=True)

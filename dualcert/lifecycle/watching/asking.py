@@ -18,7 +18,7 @@ from dualcert.model.signal import Suspect, Turning
 from dualcert.policy import watching as policy
 from dualcert.policy.watching import SourceKind
 from dualcert.ports.evidence import Crl, KnownCrl, OcspAnswer, OcspStatus
-from dualcert.store import census, certificates, chains, watch_answers, watching
+from dualcert.store import Transaction, census, certificates, chains, watch_answers, watching
 from dualcert.store.watch_answers import Question
 from dualcert.store.watching import MATCHED_AT_ONCE, Match, Source
 
@@ -32,6 +32,9 @@ _LONGEST = timedelta(seconds=30)
 _FAILURES = 3
 _FAR = timedelta(days=3650)
 _POSTPONED = timedelta(minutes=1)
+_AT_ONCE = timedelta(seconds=10)
+"""So soon a responder is asked the rest of what is due."""
+
 _TOGETHER = 10.0
 """Seconds for which what was found waits for what others say: they may be hanging for hours."""
 
@@ -42,6 +45,7 @@ _ROUND = 60.0
 class _Answer:
     """What a source said: what is to be written of it, and the pairs that must be decided on before that.
 
+    ``due_at``: when it is asked again; None where that goes by what it watches.
     ``answered``: certificates that such a pair serves, and when a responder is to be asked about them again.
     """
 
@@ -113,10 +117,22 @@ def _claim(world: World, after: int | None) -> Source | None:
 
 
 def _settle(world: World, source: Source, answer: _Answer) -> None:
+    if answer.answered:
+        with world.store.write() as tx:
+            for question, due_at in answer.answered:
+                watch_answers.answered(tx, source, question, due_at, None)
     with world.store.write() as tx:
-        for question, due_at in answer.answered:
-            watch_answers.answered(tx, source, question, due_at, None)
-        watching.settle(tx, source, answer.due_at, **answer.values)
+        at = answer.due_at or _due_by_what_it_watches(tx, source)
+        watching.settle(tx, source, at, **answer.values)
+
+
+def _due_by_what_it_watches(tx: Transaction, source: Source) -> datetime | None:
+    """None where it watches nothing any more. What has begun to be watched since it was asked is not passed over."""
+    watching.hold(tx, source)
+    if source.kind is not SourceKind.OCSP:
+        return tx.now if watch_answers.how_many(tx, source.id, 1) else None
+    at = watch_answers.next_due(tx, source)
+    return None if at is None else max(at, tx.now + _AT_ONCE)
 
 
 def _ask_again(world: World, source: Source) -> None:
@@ -128,6 +144,7 @@ def _ask_again(world: World, source: Source) -> None:
 def _ask(world: World, source: Source, every_question: bool) -> _Answer:
     with world.store.write() as tx:
         if not watching.watches_current(tx, source):
+            watching.drop_past(tx, source)
             return _Answer(None, {"problem": None, "failures": 0})
         issuer = places.issuer_of(world, tx, source)
     if issuer is None:
@@ -307,10 +324,6 @@ def _ask_responder(world: World, source: Source, issuer: bytes, every_question: 
         failed.turnings, failed.answered = answer.turnings, answer.answered
         failed.suspects, failed.unasked = answer.suspects, answer.unasked
         return failed
-    with world.store.read() as tx:
-        answer.due_at = watch_answers.next_due(tx, source)
-    if answer.due_at is not None and answer.due_at <= now:
-        answer.due_at = now + timedelta(seconds=10)
     if asked:  # one that was asked about nothing has said nothing, and is what it was
         answer.values = {"problem": None, "failures": 0, "good_at": now}
     return answer
