@@ -41,7 +41,12 @@ def show(context: Context, name: str) -> None:
         print_json(view)
         return
     print_pair(view)
+    bad, way = objecting.exposure(world, pair)
     doubts, ways = objecting.doubts(world, pair)
+    if bad is not None:
+        say(f"exposed     what serves {bad}")
+        if not doubts:
+            _print_lines(way)
     if doubts:
         say(f"no backup   {'; '.join(doubts)}")
         _print_lines(ways)

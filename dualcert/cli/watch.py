@@ -82,7 +82,7 @@ def watch(context: Context, once: bool, keys: bool, timeout: str | None) -> int:
 def _once(context: Context, seconds: float, *, keys: bool) -> int:
     from dualcert.lifecycle.driver import Scope, patiently
     from dualcert.lifecycle.promotion import AFTERMATH
-    from dualcert.lifecycle.watching import asking, places, telling, turning
+    from dualcert.lifecycle.watching import asking, braked, places, telling, turning
     from dualcert.lifecycle.watching.rounds import Round
     from dualcert.model.work import WorkKind
 
@@ -94,9 +94,13 @@ def _once(context: Context, seconds: float, *, keys: bool) -> int:
     def ask() -> None:
         while places.register_older(world):
             pass
+        braked.mind_what_is_closed(world)
         asking.ask_due(world, all_of_them=True, found=looked.turnings if looked else (), done=done)
+        braked.run_in_waves(world)
 
     patiently(world, seconds, ask)
+    if not done.decided.held:
+        done.decided += patiently(world, seconds, lambda: braked.waiting(world))
     pairs = frozenset(done.decided.turning)
     if pairs:
         drive(context, Scope(pairs, (WorkKind.SIGNAL, *AFTERMATH)), seconds)
@@ -220,7 +224,7 @@ def _go_on(context: Context) -> None:
     from dualcert.cli import logs
     from dualcert.lifecycle.driver import Scope, patiently
     from dualcert.lifecycle.promotion import AFTERMATH
-    from dualcert.lifecycle.watching.job import IDLE, turn
+    from dualcert.lifecycle.watching.job import IDLE, turn, waves
     from dualcert.lifecycle.watching.rounds import Round
     from dualcert.model.work import WorkKind
 
@@ -232,5 +236,6 @@ def _go_on(context: Context) -> None:
         if done.decided.turning:
             scope = Scope(frozenset(done.decided.turning), (WorkKind.SIGNAL, *AFTERMATH))
             drive(context, scope, duration(_USUAL))
+        patiently(world, _AWAY, partial(waves, world))
         if not more:
             world.clock.sleep(IDLE)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from dualcert.clock import rfc3339
+from dualcert.lifecycle import objecting
 from dualcert.lifecycle.findings import Finding
 from dualcert.lifecycle.world import World
 from dualcert.model.wording import typed
@@ -154,14 +155,16 @@ def exposed(world: World) -> Iterator[Finding]:
     with world.store.read() as tx:
         found = troubles.exposed(tx, _MANY)
         names = pairs.names_of(tx, {one.pair_id for one in found[:1]})
+        name = names.get(found[0].pair_id, str(found[0].pair_id)) if found else ""
+        serving = pairs.state(tx, found[0].pair_id).serving if found else None
+        way = objecting.leaving(tx, name, serving) if serving is not None else ""
     if not found:
         yield Finding("protection", detail="no pair serves what has expired, or must not be served")
         return
     first = found[0]
-    name = names.get(first.pair_id, str(first.pair_id))
     many = _number(found, "pair is", "pairs are")
     yield Finding(
         "protection",
         f"{many} exposed: {name} serves a certificate of {first.ca} that has {first.why}",
-        f"See dualcert show {typed(name)}, and dualcert list --protection exposed for all.",
+        f"{way}. For all of them: dualcert list --protection exposed",
     )

@@ -35,8 +35,9 @@ _UNDISTURBED = 3600.0
 """For how many seconds the clock must have run as it should before anything is done by it that cannot be undone: a
 machine that starts with a wrong one, or whose clock is put wrong, usually has it right again by then."""
 
-_BESIDE: dict[str, Callable[[World], float]] = {
+BESIDE: dict[str, Callable[[World], float]] = {
     "watching": watching.watch,
+    "waves": watching.waves,
     "sealing": sealing.seal,
     "proving": proving.prove,
 }
@@ -61,7 +62,7 @@ class Daemon:
         self._version = version
         self._engine = Engine(world)
         self._runner = Runner(self._engine, Scope(), DAEMON, look_every=float("inf"))
-        self._jobs = [Job(world, name, act) for name, act in _BESIDE.items()]
+        self._jobs = [Job(world, name, act) for name, act in BESIDE.items()]
         self._thread = threading.Thread(target=self._run, name="daemon", daemon=True)
         self._tick_wanted = False
         self._stopping: float | None = None

@@ -31,6 +31,21 @@ def doubts(world: World, pair: Pair) -> tuple[tuple[str, ...], str]:
         return found, ways(tx, pair, state, lineages[state.backup_lineage], None, dry_run=True)
 
 
+def exposure(world: World, pair: Pair) -> tuple[str | None, str]:
+    """Why what serves must not be served, None where it may, and how it is left."""
+    with world.store.read() as tx:
+        standing = certificates.standing(tx, pairs.state(tx, pair.id).serving)
+        bad = standing.bad(tx.now) if standing is not None else None
+        return bad, "" if standing is None or bad is None else leaving(tx, pair.name, standing.certificate.id)
+
+
+def leaving(tx: Transaction, name: str, serving: int) -> str:
+    """How a pair is taken off what serves, and the incident that names it."""
+    number = incidents.naming(tx, serving)
+    many = f"; with all that incident {number} names: dualcert incident status {number}" if number else ""
+    return f"To have its backup serve: dualcert failover {typed(name)}{many}"
+
+
 def _facts(tx: Transaction, pair: Pair, state: PairState) -> StandbyFacts | None:
     standing = certificates.standing(tx, state.standby)
     if standing is None:

@@ -192,6 +192,7 @@ def accusation(tx: Transaction, pair_id: int, *, early: bool) -> tuple[int, str]
 # --- the brake -------------------------------------------------------------------------------------------
 
 _HELD = "brake"
+_REST = "brake-rest"
 _OPENED_WITHIN = timedelta(minutes=10)
 
 
@@ -221,6 +222,15 @@ def brake_incident(tx: Transaction, *, early: bool = False) -> tuple[int, int] |
     incident, made = _counters(early=early)
     number, plan = counters.value(tx, incident), counters.value(tx, made)
     return (number, plan or 0) if number else None
+
+
+def rest_is_due(tx: Transaction, every: timedelta) -> bool:
+    """Whether it is so long since somebody has looked at what the brake's incident has left; who asks does it now."""
+    before = counters.value(tx, _REST)
+    if before is not None and before <= tx.at < before + every // timedelta(microseconds=1):
+        return False
+    counters.put(tx, _REST, tx.at)
+    return True
 
 
 def being_opened(tx: Transaction, number: int) -> bool:

@@ -8,9 +8,10 @@ from typing import Any
 
 from sqlalchemy import Select, Update, bindparam, case, func, or_, select, update
 
+from dualcert.policy.watching import SourceKind
 from dualcert.store.columns import instant, micros
 from dualcert.store.incident_tables import watch_source, watched
-from dualcert.store.statements import prepared
+from dualcert.store.statements import is_one_of, prepared
 from dualcert.store.tables import certificate
 from dualcert.store.transaction import Transaction
 from dualcert.store.watching import MATCH, Match, Source, is_current, match_of, source_of
@@ -76,6 +77,21 @@ def _next_due() -> Select[Any]:
 def next_due(tx: Transaction, source: Source) -> datetime | None:
     found: int | None = tx.execute(_next_due(), {"source_id": source.id}).scalar()
     return instant(found)
+
+
+@prepared
+def _read_anew() -> Update:
+    lists = is_one_of(watch_source.c.kind, [SourceKind.CRL.value, SourceKind.CRL_OF_CAS.value])
+    return (
+        update(watch_source)
+        .where(lists, watch_source.c.due_at.is_not(None))
+        .values(etag=None, modified=None, digest=None, due_at=bindparam("at"))
+    )
+
+
+def read_anew(tx: Transaction) -> None:
+    """Every list is due now, and tells all that it says though it is the same as before."""
+    tx.execute(_read_anew(), {"at": tx.at})
 
 
 # --- telling ---------------------------------------------------------------------------------------------

@@ -129,11 +129,24 @@ def test_a_false_alarm_turns_nothing_and_waits_for_a_person(
 
     assert result.status == 3, result
     assert (result.json["held"], result.json["turned"], result.json["incident"]) == (11, [], 1)
-    assert result.json["command"].startswith("dualcert incident run 1 --plan ")
+    command = result.json["command"]
+    assert command.startswith("dualcert incident run 1 --plan ")
+    again = watched.run("watch", "--once", "--json")
+    assert (again.status, again.json["held"], again.json["command"]) == (3, 11, command)
+    assert (
+        f"the brake holds 11 pairs: they serve what incident 1 names\n  {command}\n"
+        in watched.run("watch", "--once").out
+    )
     watched.run("run", "--once", "--timeout", "5s")
     after = {one["pair"]: one["primary"]["ca"] for one in watched.done("list", "--json").lines}
     assert after == before
     assert [one["kind"] for one in watched.done("events", "--json").lines].count("braked") == 1
+    leave = f"dualcert failover {names[0]}; with all that incident 1 names: dualcert incident status 1"
+    assert leave in watched.done("show", names[0]).out
+    [exposed] = [one for one in watched.run("check", "--json").lines if one["subject"] == "protection"]
+    assert (
+        "; with all that incident 1 names: dualcert incident status 1. For all of them:" in exposed["remedy"]
+    )
 
 
 def test_the_blind_are_told_by_watch_and_by_check(

@@ -267,7 +267,7 @@ def test_what_takes_its_time_beside_holds_up_nothing_due(
         assert goes_on.wait(60)
         return 0.0
 
-    monkeypatch.setattr(daemons_module, "_BESIDE", {"endless": endless})
+    monkeypatch.setattr(daemons_module, "BESIDE", {"endless": endless})
     setting.meet = no
     with running(world) as daemon:
         assert begun.acquire(timeout=20)
@@ -297,7 +297,7 @@ def test_trouble_beside_is_told_and_ends_nothing(
         raise StoreError("a row is no event", remedy="Look at it.")
 
     jobs = {"breaking": broken, "moving": away, "telling": told}
-    monkeypatch.setattr(daemons_module, "_BESIDE", jobs)
+    monkeypatch.setattr(daemons_module, "BESIDE", jobs)
     setting.meet = no
     with running(world) as daemon:
         soon(lambda: "breaking has failed" in caplog.text)
@@ -332,7 +332,7 @@ def test_a_database_that_is_away_costs_time_and_nothing_else(
 ) -> None:
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 50)
     # What goes on beside meets the outage, too, and tells of it by itself.
-    monkeypatch.setattr(daemons_module, "_BESIDE", {})
+    monkeypatch.setattr(daemons_module, "BESIDE", {})
     setting.meet = meeting = Meeting(held_up=PRIMARY)
     [pair] = orders_due(world, 1, PRIMARY)
     with running(world) as daemon:

@@ -184,7 +184,7 @@ def test_one_machines_wrong_clock_destroys_nothing_of_a_database_that_has_its_ow
 def test_a_daemon_destroys_nothing_before_the_clock_has_run_undisturbed_for_an_hour(
     world: World, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemons, "_BESIDE", {})
+    monkeypatch.setattr(daemons, "BESIDE", {})
     with world.store.write() as tx:
         pair, *in_use = a_full_pair(tx)
         first, second = (

@@ -80,7 +80,9 @@ def publish(
     publisher.put(
         "/crl", crl(tiny.intermediate, [one.serial for one in held], now=world.clock.now(), number=number)
     )
-    return asking.ask_due(world, all_of_them=True)
+    done = asking.ask_due(world, all_of_them=True)
+    braked.run_in_waves(world)
+    return done
 
 
 # --- the brake -------------------------------------------------------------------------------------------

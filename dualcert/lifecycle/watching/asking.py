@@ -11,7 +11,7 @@ from cryptography import x509
 
 from dualcert.errors import EvidenceError
 from dualcert.lifecycle import inspection
-from dualcert.lifecycle.watching import braked, places, suspicion, turning
+from dualcert.lifecycle.watching import places, suspicion, turning
 from dualcert.lifecycle.watching.rounds import Round, Told
 from dualcert.lifecycle.world import World
 from dualcert.model.signal import Suspect, Turning
@@ -89,7 +89,6 @@ def ask_due(
         if after is None and now >= began + _ROUND:
             break  # what fails is due again in a minute: one that goes on until nothing is due may never end
     _decide(world, pending, done)
-    braked.run_in_waves(world)
     return done
 
 

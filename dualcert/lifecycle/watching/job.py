@@ -26,6 +26,12 @@ def watch(world: World) -> float:
     return 0.0 if more else IDLE
 
 
+def waves(world: World) -> float:
+    """What the brake held, beside the watching: a run takes as long as its targets let it."""
+    braked.run_in_waves(world)
+    return IDLE
+
+
 def turn(world: World, done: Round | None = None) -> tuple[bool, Round]:
     """Register what is not yet, and ask what is due: whether there is more to register, and what the asking came to.
 
@@ -36,12 +42,11 @@ def turn(world: World, done: Round | None = None) -> tuple[bool, Round]:
         more = places.register_older(world)
         if not more:
             break
+    braked.mind_what_is_closed(world)
     with world.store.read() as tx:
         due = watching.any_due(tx)
     done = Round() if done is None else done
-    if not due:
-        braked.run_in_waves(world)
-    else:
+    if due:
         asking.ask_due(world, done=done)
         _tell(done)
         with world.store.write() as tx:
