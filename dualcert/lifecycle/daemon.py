@@ -203,7 +203,8 @@ class Daemon:
         if self._put_back_from is not None:
             with self._world.store.write() as tx:
                 clockwork.still_due(tx, self._put_back_from)
-            self._put_back_from = None
+                more = clockwork.ask_again(tx)
+            self._put_back_from = self._put_back_from if more else None
 
     def _clock_was_put(self, now: datetime, expected: datetime) -> None:
         way = "forward" if now > expected else "back"

@@ -40,7 +40,8 @@ class Hold:
 
 def decide(numbers: Numbers, now: datetime) -> Go | Hold:
     """Whether those that are wanted may turn: all of them, or none."""
-    if numbers.held_at is not None and numbers.held_at > now - WITHIN:
+    # An instant that lies ahead was told by a clock that was wrong.
+    if numbers.held_at is not None and abs(now - numbers.held_at) < WITHIN:
         return Hold(f"the brake took hold at {numbers.held_at:%Y-%m-%d %H:%M} UTC, and holds for an hour")
     together = numbers.made + numbers.wanted
     said = f"{numbers.wanted} of {numbers.pairs} pairs are to turn, {numbers.made} have within an hour"

@@ -2,32 +2,89 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import Update, bindparam, not_, or_, update
+from sqlalchemy import Update, bindparam, case, not_, or_, select, update
 
 from dualcert.clock import to_microseconds
+from dualcert.store.incident_tables import watch_source, watched
 from dualcert.store.leases import is_held
 from dualcert.store.statements import prepared
-from dualcert.store.tables import work
+from dualcert.store.tables import renewal_info, work
 from dualcert.store.transaction import Transaction
 from dualcert.store.workrows import Queue
+
+_LONGEST = timedelta(days=1) // timedelta(microseconds=1)
+"""So long a step that has failed waits at the most."""
+
+_AT_ONCE = 1000
 
 
 @prepared
 def _still_due() -> Update:
+    waits = work.c.due_at - bindparam("was")
     return (
         update(work)
         .where(
             or_(work.c.queue == int(Queue.NONE), work.c.queue == int(Queue.ORDERS)),
             work.c.due_at > bindparam("at"),
-            work.c.due_at <= bindparam("was"),
+            work.c.due_at <= bindparam("until"),
             not_(is_held),
         )
-        .values(due_at=bindparam("at"))
+        .values(due_at=bindparam("at") + case((waits > 0, waits), else_=0))
     )
 
 
 def still_due(tx: Transaction, was: datetime) -> int:
-    """The clock showed ``was`` before it was put back: steps that were due by then are due still; how many."""
-    return tx.execute(_still_due(), {"at": tx.at, "was": to_microseconds(was)}).rowcount
+    """The clock showed ``was`` before it was put back: steps that were due by then are due still; how many were moved.
+
+    Those that failed while it was wrong have no longer to wait than they had.
+    """
+    shown = to_microseconds(was)
+    until = shown + min(shown - tx.at, _LONGEST)
+    return tx.execute(_still_due(), {"at": tx.at, "was": shown, "until": until}).rowcount
+
+
+# --- what was asked in the future --------------------------------------------------------------------------
+
+
+@prepared
+def _answers_again() -> Update:
+    future = select(watch_source.c.id).where(watch_source.c.asked_at > bindparam("at"))
+    asked = or_(watched.c.good_at > bindparam("at"), watched.c.failures > 0)
+    return (
+        update(watched)
+        .where(watched.c.source_id.in_(future), watched.c.due_at > bindparam("at"), asked)
+        .values(due_at=bindparam("at"))
+    )
+
+
+@prepared
+def _sources_again() -> Update:
+    good = watch_source.c.good_at
+    return (
+        update(watch_source)
+        .where(watch_source.c.asked_at > bindparam("at"))
+        .values(
+            due_at=case((watch_source.c.due_at.is_(None), None), else_=bindparam("at")),
+            asked_at=bindparam("at"),
+            good_at=case((good > bindparam("at"), bindparam("at")), else_=good),
+        )
+    )
+
+
+@prepared
+def _renewals_again() -> Update:
+    some = select(renewal_info.c.certificate_id).where(renewal_info.c.asked_at > bindparam("at"))
+    return (
+        update(renewal_info)
+        .where(renewal_info.c.certificate_id.in_(some.limit(bindparam("limit"))))
+        .values(check_at=bindparam("at"), asked_at=bindparam("at"))
+    )
+
+
+def ask_again(tx: Transaction) -> bool:
+    """What was asked while the clock was ahead is due to be asked again: some of it; whether there may be more."""
+    tx.execute(_answers_again(), {"at": tx.at})
+    tx.execute(_sources_again(), {"at": tx.at})
+    return tx.execute(_renewals_again(), {"at": tx.at, "limit": _AT_ONCE}).rowcount == _AT_ONCE
