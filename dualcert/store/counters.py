@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Insert, Select, bindparam, select
+from sqlalchemy import Delete, Insert, Select, bindparam, delete, func, select
 
 from dualcert.store.expressions import upsert
 from dualcert.store.incident_tables import counter
@@ -46,3 +46,14 @@ def _add() -> Insert:
 def add(tx: Transaction, name: str, more: int) -> None:
     """Count so many more, or less. The last thing of a unit of work: all who count the same meet here."""
     tx.execute(_add(), {"name": name, "value": more})
+
+
+@prepared
+def _forget_others() -> Delete:
+    of_its_kind = func.substr(counter.c.name, 1, func.length(bindparam("kind"))) == bindparam("kind")
+    return delete(counter).where(of_its_kind, counter.c.name != bindparam("but"))
+
+
+def forget_others(tx: Transaction, kind: str, but: str) -> None:
+    """All whose names begin so are nothing any more, but one."""
+    tx.execute(_forget_others(), {"kind": kind, "but": but})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, Update, bindparam, case, func, or_, select, update
+from sqlalchemy import Delete, Select, Update, bindparam, case, delete, func, or_, select, update
 
 from dualcert.policy.watching import SourceKind
 from dualcert.store.columns import instant, micros
@@ -14,7 +15,7 @@ from dualcert.store.incident_tables import watch_source, watched
 from dualcert.store.statements import is_one_of, prepared
 from dualcert.store.tables import certificate
 from dualcert.store.transaction import Transaction
-from dualcert.store.watching import MATCH, Match, Source, is_current, match_of, source_of
+from dualcert.store.watching import MATCH, Match, Place, Source, is_current, match_of, source_of
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,28 @@ def _read_anew() -> Update:
 def read_anew(tx: Transaction) -> None:
     """Every list is due now, and tells all that it says though it is the same as before."""
     tx.execute(_read_anew(), {"at": tx.at})
+
+
+@prepared
+def _named_by() -> Select[Any]:
+    query = select(watch_source.c.id, watch_source.c.kind, watch_source.c.place)
+    joined = query.join(watched, watched.c.source_id == watch_source.c.id)
+    return joined.where(watched.c.certificate_id == bindparam("of_certificate"))
+
+
+@prepared
+def _leave() -> Delete:
+    return delete(watched).where(
+        watched.c.certificate_id == bindparam("of_certificate"), watched.c.source_id == bindparam("of_source")
+    )
+
+
+def only_by(tx: Transaction, certificate_id: int, places: Collection[Place]) -> None:
+    """Other places than these are none of the certificate's any more: one that was configured may have been wrong."""
+    known = {(one.kind.value, one.place) for one in places}
+    for row in tx.execute(_named_by(), {"of_certificate": certificate_id}).all():
+        if (row.kind, row.place) not in known:
+            tx.execute(_leave(), {"of_certificate": certificate_id, "of_source": row.id})
 
 
 # --- telling ---------------------------------------------------------------------------------------------

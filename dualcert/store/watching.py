@@ -34,7 +34,7 @@ from dualcert.policy.watching import SourceKind
 from dualcert.store.columns import instant, micros
 from dualcert.store.expressions import database_now, upsert
 from dualcert.store.incident_tables import watch_source, watched
-from dualcert.store.statements import is_one_of, prepared
+from dualcert.store.statements import prepared
 from dualcert.store.tables import Number, certificate, pair_state
 from dualcert.store.transaction import Transaction
 
@@ -186,18 +186,6 @@ def _unwatch() -> Delete:
 def unwatch(tx: Transaction, certificate_id: int) -> None:
     """It is neither served nor stood by with any more: nobody is asked about it."""
     tx.execute(_unwatch(), {"of_certificate": certificate_id})
-
-
-@prepared
-def _not_without() -> Delete:
-    no_place = select(watch_source.c.id).where(is_one_of(watch_source.c.kind, [one.value for one in _NOBODY]))
-    mine = watched.c.certificate_id == bindparam("of_certificate")
-    return delete(watched).where(mine, watched.c.source_id.in_(no_place))
-
-
-def not_without(tx: Transaction, certificate_id: int) -> None:
-    """That there was no place to ask about it is over."""
-    tx.execute(_not_without(), {"of_certificate": certificate_id})
 
 
 def is_current(at: ColumnElement[int]) -> ColumnElement[bool]:

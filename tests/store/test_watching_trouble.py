@@ -276,6 +276,33 @@ def test_a_certificate_whose_list_is_configured_is_not_without_a_source(
     assert sources(world) == [("good", 1)]
 
 
+def test_a_list_that_is_configured_no_more_is_left(
+    world: World, clock: FakeClock, publisher: Publisher, tiny: TinyCa
+) -> None:
+    def with_lists(*lists: str) -> World:
+        configured = {**world.cas, PRIMARY: replace(world.cas[PRIMARY], crl=lists)}
+        return replace(world, cas=configured)
+
+    def looked_at(by: World) -> list[tuple[str, int]]:
+        clock.advance(timedelta(hours=1))
+        while places.register_older(by):
+            pass
+        asking.ask_due(by)
+        return sources(by)
+
+    own = publisher.put("/own", crl(tiny.intermediate, now=world.clock.now()))
+    right = publisher.put("/crl", crl(tiny.intermediate, now=world.clock.now()))
+    with world.store.write() as tx:
+        issue(tx, world, tiny, a_pair(tx), PRIMARY, crl=[own])
+        issue(tx, world, tiny, a_pair(tx), PRIMARY)
+
+    assert sorted(looked_at(world)) == [("blind (no source)", 1), ("good", 1)]
+    assert sorted(looked_at(with_lists(right[:-1]))) == [("blind", 2), ("good", 1)]
+    assert sorted(looked_at(with_lists(right))) == [("good", 1), ("good", 2)]
+    assert sorted(looked_at(with_lists(right[:-1]))) == [("blind", 2), ("good", 1)]
+    assert sorted(looked_at(world)) == [("blind (no source)", 1), ("good", 1)]
+
+
 @pytest.mark.parametrize("life", [timedelta(days=6), timedelta(days=90)])
 def test_what_a_removed_pair_had_is_not_counted_any_more(world: World, tiny: TinyCa, life: timedelta) -> None:
     with world.store.write() as tx:

@@ -17,11 +17,11 @@ from dualcert.lifecycle import inspection
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.policy.watching import SourceKind, unwatched
-from dualcert.store import Transaction, census, counters, watching
+from dualcert.store import Transaction, census, counters, watch_answers, watching
 from dualcert.store.watching import Place, Source
 
 _CENSUS = 500
-_OF_LEAVES = (SourceKind.CRL, SourceKind.OCSP)
+_UP_TO = "watched up to "
 
 
 def begin(
@@ -59,16 +59,20 @@ def register_older(world: World) -> bool:
                 signed = (one.issuing_key, one.issuer_hash)
                 found_there = _places(world, one.ca, leaf, signed, intermediates)
                 watching.watch(tx, one.id, found_there)
-                if any(place.kind in _OF_LEAVES for place in found_there):
-                    watching.not_without(tx, one.id)  # as it was before one was configured
+                watch_answers.only_by(tx, one.id, found_there)
         counters.put(tx, name, found[-1].id)
-    return len(found) == _CENSUS
+        more = len(found) == _CENSUS
+        if not more:
+            counters.forget_others(
+                tx, _UP_TO, name
+            )  # who configures those of before again is to be heard again
+    return more
 
 
 def census_name(world: World) -> str:
     """The counter with the number of the last certificate that was looked at; another one for other points."""
     configured = sorted((name, *binding.crl) for name, binding in world.cas.items() if binding.crl)
-    return f"watched up to {hashlib.sha256(repr(configured).encode()).hexdigest()[:16]}"
+    return f"{_UP_TO}{hashlib.sha256(repr(configured).encode()).hexdigest()[:16]}"
 
 
 def _places(
