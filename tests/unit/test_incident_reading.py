@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import io
@@ -10,6 +11,7 @@ import zlib
 from typing import Any, BinaryIO, cast
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from dualcert.errors import UsageProblem
 from dualcert.lifecycle.incidents import reading
@@ -194,6 +196,48 @@ def test_a_crl_of_no_version_is_refused() -> None:
     version = whole.index(b"\x02\x01\x01")
     with pytest.raises(UsageProblem, match="the CRL cannot be read"):
         list(reading.crl(reading.opened(io.BytesIO(whole[: version + 2] + b"\x05" + whole[version + 3 :]))))
+
+
+def pem(der: bytes, kind: str = "X509 CRL") -> bytes:
+    text = base64.encodebytes(der).decode()
+    return f"-----BEGIN {kind}-----\n{text}-----END {kind}-----\n".encode()
+
+
+def of_crl(content: bytes) -> list[Entry]:
+    file = reading.opened(io.BytesIO(content))
+    assert reading.is_crl(file)
+    return list(reading.crl(file))
+
+
+def test_all_crls_of_a_file_in_pem_are_read_each_with_its_own_issuer() -> None:
+    first, second = (TinyCa.make().intermediate for _ in range(2))
+    found = of_crl(pem(crl(first, [b"\x01", b"\x02"])) + b"\nof the other CA\n" + pem(crl(second, [b"\x01"])))
+
+    issuers = [
+        hashlib.sha256(one.certificate.subject.public_bytes()).digest() for one in (first, first, second)
+    ]
+    assert [one.serial for one in found] == [b"\x01", b"\x02", b"\x01"]
+    assert [one.issuer_hash for one in found] == issuers
+    assert len({one.line for one in found}) == 3
+
+
+@pytest.mark.parametrize("after", ["a certificate", "cut off", "damaged"])
+def test_a_crl_with_something_after_it_that_is_none_is_refused_before_anything_is_named(after: str) -> None:
+    ca = TinyCa.make().intermediate
+    whole = pem(crl(ca, [b"\x01"]))
+    rest = {
+        "a certificate": pem(ca.certificate.public_bytes(Encoding.DER), "CERTIFICATE") + whole,
+        "cut off": whole[: len(whole) // 2],
+        "damaged": pem(crl(ca, [b"\x01"])[:-3]),
+    }[after]
+    with pytest.raises(UsageProblem, match="the CRL cannot be read"):
+        reading.crl(reading.opened(io.BytesIO(whole + rest)))
+
+
+def test_crls_in_der_one_after_the_other_are_refused() -> None:
+    one = crl(TinyCa.make().intermediate, [b"\x01"])
+    with pytest.raises(UsageProblem, match="the CRL cannot be read"):
+        of_crl(one + one)
 
 
 def test_a_line_that_is_much_too_long_for_a_name_is_told_in_short() -> None:

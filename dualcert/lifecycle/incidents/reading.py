@@ -16,6 +16,7 @@ from dualcert.lifecycle.incidents.opening import Entry
 from dualcert.model import names
 
 _GZIP = b"\x1f\x8b"
+_PEM = b"-----BEGIN "
 _PEM_CRL = b"-----BEGIN X509 CRL-----"
 _LONGEST_LINE = 65_536
 _LONGEST_SERIAL = 20
@@ -70,9 +71,10 @@ def is_crl(file: io.BufferedReader) -> bool:
 
 
 def crl(file: io.BufferedReader) -> Iterator[Entry]:
-    """The entries of a CRL, with their issuer. Its signature is not looked at: whoever gives it answers for it.
+    """The entries of a CRL, with their issuer, or of several in PEM one after the other. No signature is looked at:
+    whoever gives it answers for it.
 
-    Raises ``UsageProblem``, at once, where it cannot be read, or is larger than ``LARGEST_CRL``.
+    Raises ``UsageProblem``, at once, where one of them cannot be read, or they are larger than ``LARGEST_CRL``.
     """
     try:
         data = file.read(LARGEST_CRL + 1)
@@ -84,20 +86,33 @@ def crl(file: io.BufferedReader) -> Iterator[Entry]:
             remedy="Give the serials as a list, one a line: that has no limit.",
         )
     try:
-        read = x509.load_pem_x509_crl if data.lstrip().startswith(_PEM_CRL) else x509.load_der_x509_crl
-        found = read(data)
-        issuer_hash = hashlib.sha256(found.issuer.public_bytes()).digest()
+        found = _in_pem(data) if data.lstrip().startswith(_PEM_CRL) else [x509.load_der_x509_crl(data)]
+        issuers = [hashlib.sha256(one.issuer.public_bytes()).digest() for one in found]
     except (ValueError, x509.InvalidVersion) as error:
         raise UsageProblem(f"the CRL cannot be read: {error}", remedy="Fetch it again.") from None
-    return _revoked(found, issuer_hash)
+    return _revoked(found, issuers)
+
+
+def _in_pem(data: bytes) -> list[x509.CertificateRevocationList]:
+    """All of them: whoever has put the CRLs of two CAs into one file means both. Raises ``ValueError``."""
+    found = []
+    for number, part in enumerate(data.split(_PEM)[1:], 1):
+        block = _PEM + part
+        if not block.startswith(_PEM_CRL):
+            kind = part.partition(b"-----")[0].decode("ascii", "replace")
+            raise ValueError(f"part {number} of the file is another thing, {_short(kind)}")
+        found.append(x509.load_pem_x509_crl(block))
+    return found
 
 
 def _packed_badly(error: Exception) -> UsageProblem:
     return UsageProblem(f"the file cannot be unpacked: {error}", remedy="Fetch it again.")
 
 
-def _revoked(found: x509.CertificateRevocationList, issuer_hash: bytes) -> Iterator[Entry]:
-    for number, entry in enumerate(found, 1):
+def _revoked(found: list[x509.CertificateRevocationList], issuers: list[bytes]) -> Iterator[Entry]:
+    # Numbered over all of them: by its number a stray is kept.
+    entries = ((entry, issuer) for one, issuer in zip(found, issuers, strict=True) for entry in one)
+    for number, (entry, issuer_hash) in enumerate(entries, 1):
         serial = entry.serial_number
         if serial > 0:
             yield Entry(number, serial=_bytes(serial), issuer_hash=issuer_hash)
