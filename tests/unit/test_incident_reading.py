@@ -36,6 +36,8 @@ def serials(content: bytes) -> list[Entry]:
         " 03a1b2 \r",
         '123,"03a1b2",2027-01-01 00:00:00+00:00,example.com,www.example.com',
         "123,03a1b2,2027-01-01,example.com",
+        ' 123 , "03a1b2" , "2027-01-01 10:00:00 +0000 UTC" , example.com',
+        "123,03:a1:b2,2027-01-01",
         "\ufeff03a1b2",
     ],
 )
@@ -51,6 +53,28 @@ def test_what_is_no_serial_is_told_with_its_line_and_the_rest_goes_on(line: str)
     assert found[0].serial is None
     assert found[0].problem
     assert found[1].serial == bytes.fromhex("03a1b2")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "03a1b2,03a1b3",
+        "03a1b2,03a1b3,03a1b4",
+        "1234,5678,9012",
+        "03a1b2,",
+        "123,03a1b2",
+        "03a1b2,123,2027-01-01,example.com",
+        "123,03a1b2,example.com",
+        "12a,03a1b2,2027-01-01",
+        "\u0661,03a1b2,2027-01-01",
+        "123,03a1b2,20270101",
+    ],
+)
+def test_a_line_with_commas_that_is_not_of_the_published_form_is_no_serial(line: str) -> None:
+    """Of several serials on a line one would be named, and the others would vanish."""
+    found = serials(f"{line}\n03a1b2\n".encode())
+    assert [one.serial for one in found] == [None, bytes.fromhex("03a1b2")]
+    assert line in (found[0].problem or "")
 
 
 def test_what_cannot_be_read_is_told_without_what_a_terminal_would_obey() -> None:

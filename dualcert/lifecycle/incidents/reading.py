@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
@@ -152,8 +153,20 @@ def serials(file: io.BufferedReader) -> Iterator[Entry]:
     return _lines(file, _serial)
 
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\d(?!\d)", re.ASCII)
+
+
+def _published(text: str) -> str | None:
+    """The serial of a line as Let's Encrypt publishes them; None where it is another one, such as several serials with
+    commas between them, of which all but one would be lost."""
+    account, word, ends, *_ = [*(field.strip().strip('"') for field in text.split(",", 3)), "", ""]
+    return word if account.isascii() and account.isdigit() and _DATE.match(ends) else None
+
+
 def _serial(line: int, text: str) -> Entry:
-    word = text.split(",", 2)[1].strip() if "," in text else text
+    word = _published(text) if "," in text else text
+    if word is None:
+        return Entry(line, problem=f'neither a serial nor regID,"serial",notAfter: {_short(text)}')
     digits = word.strip().strip('"').replace(":", "").removeprefix("0x").lstrip("0")
     try:
         serial = bytes.fromhex(digits if len(digits) % 2 == 0 else f"0{digits}")
