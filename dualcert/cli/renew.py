@@ -93,9 +93,11 @@ def run_due(context: Context, seconds: float, *, once: bool = False) -> int:
     nothing is left: what cron prints, it mails."""
     from dualcert.lifecycle import proving, renewal
     from dualcert.lifecycle.driver import Scope, patiently
+    from dualcert.lifecycle.incidents import opening
 
     world = context.application.world
     until = world.clock.now() + timedelta(seconds=seconds)
+    patiently(world, seconds, lambda: opening.finish_closes(world))
     opened = patiently(world, seconds, lambda: _open_all(world))
     before = patiently(world, seconds, lambda: renewal.outstanding(world))
     drive(context, Scope(), seconds, follow=not once)

@@ -71,6 +71,12 @@ def late(world: World) -> Iterator[Finding]:
 
 def _held(found: Held) -> Finding:
     many = "one backup is" if found.many == 1 else f"{found.many} backups are"
+    if found.closed:
+        return Finding(
+            "work",
+            f"{many} not ordered anew at {found.ca}: incident {found.incident} was closed, and not to its end",
+            f"dualcert run finishes that, or: dualcert incident close {found.incident}",
+        )
     by = "" if found.incident is None else f": incident {found.incident} holds that"
     let_go = f"thaw {found.ca}" if found.incident is None else f"incident run {found.incident} --refill now"
     return Finding(

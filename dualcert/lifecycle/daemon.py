@@ -15,6 +15,7 @@ from dualcert.errors import StoreUnavailable
 from dualcert.lifecycle import destruction, proving, renewal, sealing
 from dualcert.lifecycle.beside import Job
 from dualcert.lifecycle.engine import Engine
+from dualcert.lifecycle.incidents.opening import finish_closes
 from dualcert.lifecycle.owner import is_dead
 from dualcert.lifecycle.runner import DAEMON, Runner, Scope
 from dualcert.lifecycle.watching import job as watching
@@ -40,8 +41,10 @@ BESIDE: dict[str, Callable[[World], float]] = {
     "waves": watching.waves,
     "sealing": sealing.seal,
     "proving": proving.prove,
+    "closing": finish_closes,
 }
-"""What takes its time: a list of a million entries, a history of as many events, keys that are opened by a program."""
+"""What takes its time: a list of a million entries, a history of as many events, keys that are opened by a program, an
+incident that names millions and was closed by somebody who died meanwhile."""
 
 _IDLE = 1.0
 _HEARTBEAT = 10.0

@@ -134,14 +134,26 @@ def pass_on(tx: Transaction, ca: str, ended: int, other: int | None) -> None:
 
 @prepared
 def _held_for(*, lock: bool) -> Select[Any]:
-    query = select(ca_standing.c.refills_held_for).where(ca_standing.c.ca == bindparam("at_ca"))
-    return query.with_for_update(read=True) if lock else query
+    query = (
+        select(ca_standing.c.refills_held_for)
+        .join(incident, incident.c.id == ca_standing.c.refills_held_for)
+        # One that is closed may be the last one to hold still: what is held for it is let go as its end is carried out.
+        .where(ca_standing.c.ca == bindparam("at_ca"), incident.c.closed_at.is_(None))
+    )
+    return query.with_for_update(read=True, of=ca_standing) if lock else query
 
 
 def refills_held_for(tx: Transaction, ca: str, *, lock: bool = False) -> int | None:
-    """The incident for whose sake nothing is refilled at a CA; None where there is none. ``lock``: nobody lets go of
-    what is held there before this unit ends."""
+    """The open incident for whose sake nothing is refilled at a CA; None where there is none. ``lock``: nobody lets go
+    of what is held there before this unit ends."""
     found: int | None = tx.execute(_held_for(lock=lock), {"at_ca": ca}).scalar()
+    return found
+
+
+def last_holder(tx: Transaction, ca: str) -> int | None:
+    """The incident that was the last one to hold at a CA, be it that it was closed since; None once all is let go."""
+    query = select(ca_standing.c.refills_held_for).where(ca_standing.c.ca == ca)
+    found: int | None = tx.execute(query).scalar()
     return found
 
 

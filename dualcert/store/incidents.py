@@ -11,13 +11,27 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, exists, func, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Select,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from dualcert.model.incident import Counts, Incident, Stray
+from dualcert.store import counters
 from dualcert.store.columns import instant, micros
 from dualcert.store.expressions import upsert
-from dualcert.store.incident_tables import incident, incident_member, incident_stray
+from dualcert.store.incident_tables import counter, incident, incident_member, incident_stray
 from dualcert.store.statements import prepared
+from dualcert.store.tables import ca_standing
 from dualcert.store.transaction import Transaction
 
 _LOADING = -1
@@ -150,10 +164,35 @@ def counts(tx: Transaction, incident_id: int) -> Counts | None:
     return Counts(**json.loads(text)) if text else None
 
 
+# --- their end -------------------------------------------------------------------------------------------
+
+_CLOSING = "closing-incident-"
+
+
 def close(tx: Transaction, incident_id: int) -> bool:
-    """From now on it names nothing. False where it was closed before."""
+    """From now on it names nothing; what follows is owed until ``ended``. False where it was closed before."""
     statement = update(incident).where(incident.c.id == incident_id, incident.c.closed_at.is_(None))
-    return tx.execute(statement.values(closed_at=tx.at, closed_by=tx.actor)).rowcount == 1
+    closed = tx.execute(statement.values(closed_at=tx.at, closed_by=tx.actor)).rowcount == 1
+    if closed:
+        counters.put(tx, f"{_CLOSING}{incident_id}", tx.at)
+    return closed
+
+
+def ended(tx: Transaction, incident_id: int) -> bool:
+    """All that follows from its end is done. False where nothing was owed."""
+    mark = counter.c.name == f"{_CLOSING}{incident_id}"
+    return tx.execute(delete(counter).where(mark)).rowcount == 1
+
+
+def half_closed(tx: Transaction) -> list[Incident]:
+    """Those that are closed and have not ended: somebody is at it, or was cut off."""
+    marks = select(counter.c.name).where(counter.c.name.startswith(_CLOSING, autoescape=True))
+    numbers = [int(row.name.removeprefix(_CLOSING)) for row in tx.execute(marks)]
+    # What was cut off before there were marks is known where it holds still.
+    holding = select(ca_standing.c.refills_held_for).where(ca_standing.c.refills_held_for.is_not(None))
+    owing = or_(incident.c.id.in_(numbers), incident.c.id.in_(holding))
+    query = select(incident).where(owing, incident.c.closed_at.is_not(None)).order_by(incident.c.id)
+    return [_incident(row) for row in tx.execute(query)]
 
 
 # --- what is none of ours --------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, not_, or_, select
 from dualcert.model.work import BUDGET, FROZEN, HELD, WorkKind
 from dualcert.store import leases
 from dualcert.store.columns import instant
+from dualcert.store.incident_tables import incident
 from dualcert.store.tables import (
     blocked_key,
     ca_standing,
@@ -87,20 +88,26 @@ def _fails() -> ColumnElement[bool]:
 
 @dataclass(frozen=True)
 class Held:
-    """How many refills are held at a CA. ``incident``: for which; None where that has let go of the CA meanwhile."""
+    """How many refills are held at a CA. ``incident``: for which; None where that has let go of the CA meanwhile.
+
+    ``closed``: that one is closed, and what follows from its end is not done.
+    """
 
     ca: str
     many: int
     incident: int | None
+    closed: bool = False
 
 
 def held(tx: Transaction) -> list[Held]:
     """What incidents hold. Goes through what is under way."""
     refills = (work.c.kind == WorkKind.REFILL.value, work.c.waiting_for == HELD)
     many = select(work.c.ca, func.count().label("many")).where(*refills).group_by(work.c.ca).subquery()
-    query = select(many.c.ca, many.c.many, ca_standing.c.refills_held_for)
-    found = query.select_from(many.outerjoin(ca_standing, ca_standing.c.ca == many.c.ca)).order_by(many.c.ca)
-    return [Held(row.ca, row.many, row.refills_held_for) for row in tx.execute(found)]
+    query = select(many.c.ca, many.c.many, ca_standing.c.refills_held_for, incident.c.closed_at)
+    holding = many.outerjoin(ca_standing, ca_standing.c.ca == many.c.ca)
+    holding = holding.outerjoin(incident, incident.c.id == ca_standing.c.refills_held_for)
+    found = tx.execute(query.select_from(holding).order_by(many.c.ca))
+    return [Held(row.ca, row.many, row.refills_held_for, row.closed_at is not None) for row in found]
 
 
 # --- what pairs need of the configuration ----------------------------------------------------------------

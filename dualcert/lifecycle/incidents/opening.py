@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ from dualcert.store import (
     promotion,
 )
 
+log = logging.getLogger(__name__)
+
 _BATCH = 5_000
 """How many are named in one unit of work, at most."""
 
@@ -38,6 +41,9 @@ _OTHERS_END = 5.0
 """Seconds after which a unit of work that goes on is taken for one that hangs; the longest lasts a third of one."""
 
 _LOOK = 0.01
+
+_AT_IT = timedelta(minutes=1)
+"""How long after an incident was closed whoever did that is left to finish it."""
 
 
 class Entry(NamedTuple):
@@ -238,7 +244,7 @@ def close(world: World, incident_id: int) -> Incident:
     were held for it, and for no other open one, are due. What had leaked keys and has left service never counts again:
     it is blocked and revoked.
 
-    Said again it finishes what was cut off; raises ``Refused`` where nothing was.
+    Said again it finishes what was cut off, as ``finish_closes`` does by itself; raises ``Refused`` where nothing was.
     """
     with world.store.read() as tx:
         found = existing(tx, incident_id)
@@ -246,6 +252,7 @@ def close(world: World, incident_id: int) -> Incident:
     if leaked:
         # While it is named nothing is promoted onto it; what leaves service meanwhile comes below.
         condemning.block_left(world, found)
+    refills.hand_over(world, incident_id)
     with world.store.write() as tx:
         found = existing(tx, incident_id)
         closed = incidents.close(tx, incident_id)
@@ -253,13 +260,33 @@ def close(world: World, incident_id: int) -> Incident:
             events.record(
                 tx, EventKind.INCIDENT_CLOSED, f"incident {incident_id}: {found.title}", ca=found.ca
             )
-    condemned = condemning.block_left(world, found) if leaked else 0
-    trusted = _trust_again(world, incident_id)
-    released = refills.end(world, incident_id)
-    if not (closed or condemned or trusted or released):
+    if not (_finish(world, found) or closed):
         raise Refused(f"incident {incident_id} is closed already", remedy="See: dualcert incident list")
     with world.store.read() as tx:
         return existing(tx, incident_id)
+
+
+def _finish(world: World, found: Incident) -> bool:
+    """What follows from an incident's end; whether any of that was left to do. Two at once do each other no harm."""
+    condemned = condemning.block_left(world, found) if condemning.of_leak(found) else 0
+    trusted = _trust_again(world, found.id)
+    released = refills.end(world, found.id)
+    with world.store.write() as tx:
+        owed = incidents.ended(tx, found.id)
+    return bool(condemned or trusted or released or owed)
+
+
+def finish_closes(world: World) -> float:
+    """Finish what somebody has closed and then did not come back to, for the daemon; in how many seconds again."""
+    now = world.clock.now()
+    with world.store.read() as tx:
+        left = incidents.half_closed(tx)
+    for found in left:
+        # A clock that was ahead must not put it off.
+        if found.closed_at is not None and not timedelta(0) <= now - found.closed_at < _AT_IT:
+            log.info("incident %d was closed, and not to its end: this is done now", found.id)
+            _finish(world, found)
+    return _AT_IT.total_seconds()
 
 
 def _trust_again(world: World, incident_id: int) -> int:

@@ -12,7 +12,7 @@ def release(world: World, ca: str) -> bool:
     # Whoever is killed before the end leaves the CA as one at which refills are held, and is known by that.
     _release(world, ca)
     with world.store.write() as tx:
-        number = incident_progress.refills_held_for(tx, ca)
+        number = incident_progress.last_holder(tx, ca)
         if number is not None:
             incident_progress.pass_on(tx, ca, number, None)
             cause = f"incident {number}: refills at {ca} are due"
@@ -35,6 +35,15 @@ def release_for(world: World, incident_id: int) -> list[str]:
     for ca in cas:
         release(world, ca)
     return cas
+
+
+def hand_over(world: World, incident_id: int) -> None:
+    """What is held for an incident that is about to end is held for another open one, where there is one at that CA:
+    between its end and what follows from that nothing is ordered there."""
+    with world.store.read() as tx:
+        cas = incident_progress.last_to_hold(tx, incident_id)
+    for ca in cas:
+        _passed_on(world, ca, incident_id)
 
 
 def end(world: World, incident_id: int) -> list[str]:
