@@ -7,7 +7,7 @@ evenly, and opens what was not opened for a week; where it has come to stands in
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -18,13 +18,16 @@ from dualcert.model.certificate import WrappedKey
 from dualcert.model.events import EventKind
 from dualcert.model.pair import PairState
 from dualcert.policy import due
-from dualcert.store import Transaction, events, keys, moving, pairs, proofs
+from dualcert.store import Transaction, events, incident_plans, keys, moving, pairs, proofs
 from dualcert.store.proofs import Unproved, Walk
 
 log = logging.getLogger(__name__)
 
 _WALK = timedelta(days=7)
 """What one walk takes. What it opens was opened two weeks ago at most, and counts for as long again."""
+
+_WALKED = 2 * _WALK
+"""How long ago the keys of backups that it has come by were opened, at most."""
 
 _AT_ONCE = 50
 """How many pairs are looked at before what was found is written down; others wait for none of it."""
@@ -51,6 +54,24 @@ def prove_until(world: World, until: datetime) -> None:
     turn = _Turn(world)
     while turn.step() and world.clock.now() < until:
         pass
+    turn.tell()
+
+
+def prove_named(world: World, incident_id: int) -> None:
+    """Open the keys of backups that a closed incident named. The walk has not opened what served, or was not trusted,
+    and would take a week to come to it: until then a pair may count as unprotected, and not go back to it."""
+    turn, after = _Turn(world), 0
+    while True:
+        with world.store.glance() as tx:
+            up_to = incident_plans.members_up_to(tx, incident_id, after)
+        if up_to is None:
+            break
+        now = world.clock.now()
+        with world.store.read() as tx:
+            found = proofs.unproved_named(tx, incident_id, after, up_to, now - _WALKED)
+        for begin in range(0, len(found), _AT_ONCE):
+            turn.prove(found[begin : begin + _AT_ONCE], now)
+        after = up_to
     turn.tell()
 
 
@@ -103,18 +124,27 @@ class _Turn:
         with self.world.store.read() as tx:
             up_to = proofs.bound(tx, walk.up_to, wanted, _AT_ONCE)
             found = proofs.unproved(tx, walk.up_to, up_to, now - _WALK)
+        # Whoever was here first has written the same.
+        self.prove(found, now, lambda tx: proofs.go_on(tx, walk, up_to))
+        return up_to
+
+    def prove(
+        self,
+        found: Sequence[Unproved],
+        now: datetime,
+        wanted: Callable[[Transaction], bool] = lambda _: True,
+    ) -> None:
+        """Open their keys, then write down what came of it, in one unit of work, where that is ``wanted`` still."""
         # To open one that ends in a moment would change nothing.
         found = [one for one in found if due.usable_until(one.not_before, one.not_after, now) > now]
         failed: dict[int, KeyProblem] = {}
         opened = [one for one in found if self._opens(one, failed)]
         with self.world.store.write() as tx:
             pairs.lock(tx, [one.pair_id for one in found])
-            # Whoever was here first has written the same.
-            if proofs.go_on(tx, walk, up_to):
+            if wanted(tx):
                 if opened:
                     proofs.proved(tx, opened)
                 _write_failed(tx, [one for one in found if one.certificate in failed], failed)
-        return up_to
 
     def tell(self) -> None:
         for domain, why in self.closed.items():

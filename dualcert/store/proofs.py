@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,9 +11,9 @@ from sqlalchemy import Select, Text, Update, bindparam, exists, func, select, up
 
 from dualcert.clock import from_microseconds
 from dualcert.model.certificate import WrappedKey
-from dualcert.store import counters, promotion
+from dualcert.store import batches, counters, promotion
 from dualcert.store.columns import instant, micros
-from dualcert.store.incident_tables import counter
+from dualcert.store.incident_tables import counter, incident_member
 from dualcert.store.picked import listed, listing, picked
 from dualcert.store.statements import prepared
 from dualcert.store.tables import certificate, pair_state, wrapped_key
@@ -97,17 +97,20 @@ def bound(tx: Transaction, after: int, last: int, limit: int) -> int:
 # --- what it finds ---------------------------------------------------------------------------------------
 
 
+_FOUND = (
+    pair_state.c.pair_id,
+    certificate.c.id,
+    certificate.c.ca,
+    certificate.c.not_before,
+    certificate.c.not_after,
+    *wrapped_key.c,
+)
+
+
 @prepared
 def _unproved() -> Select[Any]:
     return (
-        select(
-            pair_state.c.pair_id,
-            certificate.c.id,
-            certificate.c.ca,
-            certificate.c.not_before,
-            certificate.c.not_after,
-            *wrapped_key.c,
-        )
+        select(*_FOUND)
         .join(certificate, certificate.c.id == pair_state.c.standby)
         .join(wrapped_key, wrapped_key.c.spki == certificate.c.spki)
         .where(
@@ -125,7 +128,40 @@ def unproved(tx: Transaction, after: int, last: int, before: datetime) -> list[U
 
     Those of which something bad was found are not among them.
     """
-    rows = tx.execute(_unproved(), {"after": after, "last": last, "before": micros(before)})
+    return _read(tx.execute(_unproved(), {"after": after, "last": last, "before": micros(before)}))
+
+
+@prepared
+def _unproved_named() -> Select[Any]:
+    member = incident_member.c
+    return (
+        select(*_FOUND)
+        .select_from(incident_member)
+        .join(pair_state, pair_state.c.pair_id == member.pair_id)
+        .join(certificate, certificate.c.id == pair_state.c.standby)
+        .join(wrapped_key, wrapped_key.c.spki == certificate.c.spki)
+        .where(
+            member.incident_id == bindparam("of_incident"),
+            member.certificate_id > bindparam("after"),
+            member.certificate_id <= bindparam("last"),
+            pair_state.c.standby == member.certificate_id,
+            pair_state.c.backup_ok_until.is_not(None),
+            wrapped_key.c.proved_at <= bindparam("before"),
+        )
+        .order_by(pair_state.c.pair_id)
+    )
+
+
+def unproved_named(
+    tx: Transaction, incident_id: int, after: int, last: int, before: datetime
+) -> list[Unproved]:
+    """The same among the members of an incident; ``after`` and ``last`` bound the certificates' numbers."""
+    batches.by_index(tx)
+    values = {"of_incident": incident_id, "after": after, "last": last, "before": micros(before)}
+    return _read(tx.execute(_unproved_named(), values))
+
+
+def _read(rows: Iterable[Any]) -> list[Unproved]:
     return [
         Unproved(
             row.pair_id,

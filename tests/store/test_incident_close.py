@@ -1,27 +1,43 @@
-"""An incident that somebody has closed, and then did not come back to."""
+"""The end of an incident: what follows from it, also where whoever has closed it did not come back."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import select, update
 
 from dualcert.errors import Refused
-from dualcert.lifecycle import checking_work
-from dualcert.lifecycle.incidents import close, opening, plan, refills, running
+from dualcert.lifecycle import checking_work, proving, renewal, views
+from dualcert.lifecycle.incidents import close, opening, plan, refills, running, undoing
 from dualcert.lifecycle.incidents.running import Terms
 from dualcert.lifecycle.world import World
+from dualcert.model.events import EventKind
 from dualcert.model.incident import Incident
+from dualcert.model.pair import Pair
 from dualcert.model.work import HELD, Done, Later, WorkKind
-from dualcert.store import Store, counters, incidents, pairs, tables, work
+from dualcert.policy import due
+from dualcert.store import (
+    Store,
+    Transaction,
+    counters,
+    events,
+    incident_tables,
+    incidents,
+    pairs,
+    proofs,
+    tables,
+    work,
+)
 from dualcert.testing.clock import FakeClock
 from tests.shifted import ShiftedClock
 from tests.store import masses
-from tests.store.building import BACKUP, PRIMARY
+from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
+from tests.store.overhearing import overheard
 from tests.store.renewing import DAY, MINUTE, step
 from tests.store.test_daemon import running as daemon_running
 from tests.store.test_driver import soon
-from tests.store.worlds import Setting, a_world
+from tests.store.worlds import Setting, a_world, issued
 
 MANY = 20
 TERMS = Terms(waves="100%", max_failures="100%", max_drift="100%")
@@ -168,3 +184,121 @@ def test_the_daemon_finishes_it(database_url: str, monkeypatch: pytest.MonkeyPat
     with daemon_running(world):
         soon(lambda: without_backup(world) == 0 and held(world) == 0)
     store.close()
+
+
+# --- keys that were not opened for long ------------------------------------------------------------------
+
+SPOILT = 2
+
+
+def real_pairs(world: World) -> list[Pair]:
+    """Pairs with two certificates of 90 days that have just come, and real keys."""
+    made = []
+    with world.store.write() as tx:
+        for _ in range(5):
+            pair = a_pair(tx, targets=())
+            for ca in (PRIMARY, BACKUP):
+                one = issued(tx, world, pair, ca)
+                give_role(tx, pair, one, due.usable_until(one.not_before, one.not_after, tx.now))
+            for lineage in pairs.lineages(tx, [pair.id]):
+                pairs.set_renew_at(tx, lineage.id, tx.now + 80 * DAY)
+            renewal.reckon(tx, pair.id)
+            made.append(pair)
+    return made
+
+
+def walked(world: World, clock: FakeClock, days: int) -> None:
+    """A daemon proves backups for so many days; what serves it does not open."""
+    for _ in range(days):
+        clock.advance(DAY)
+        while proving.prove(world) == 0.0:
+            pass
+
+
+def of_false_alarm(world: World, made: list[Pair]) -> Incident:
+    """All of them are promoted, and the incident is open still. Of one the key of what served is spoilt by then."""
+    with world.store.read() as tx:
+        serving = [pairs.state(tx, pair.id).serving for pair in made]
+        [spoilt] = tx.execute(
+            select(tables.certificate.c.spki).where(tables.certificate.c.id == serving[SPOILT])
+        ).scalars()
+    named = [one for one in serving if one is not None]
+    incident = opening.open_incident(
+        world, "a test", "a test", world.clock.now() + DAY, PRIMARY, certificates=named
+    )
+    running.run(world, incident.id, plan(world, incident.id).hash, TERMS)
+    with world.store.write() as tx:
+        wrapped = tables.wrapped_key
+        tx.execute(update(wrapped).where(wrapped.c.spki == spoilt).values(wrapped=b"spoilt" * 9))
+    return incident
+
+
+def protections(world: World, made: list[Pair]) -> list[str]:
+    return [str(views.describe(world, pair)["protection"]) for pair in made]
+
+
+PROTECTED = ["protected", "protected", "unprotected", "protected", "protected"]
+
+
+@pytest.fixture
+def alone(store: Store, clock: FakeClock) -> World:
+    return a_world(store, clock, Setting())
+
+
+def test_the_end_of_a_false_alarm_opens_what_nobody_has_opened_while_it_served(
+    alone: World, clock: FakeClock
+) -> None:
+    made = real_pairs(alone)
+    walked(alone, clock, 45)
+    incident = of_false_alarm(alone, made)
+    assert protections(alone, made) == ["unprotected"] * 5
+
+    close(alone, incident.id)
+
+    assert protections(alone, made) == PROTECTED
+    with alone.store.read() as tx:
+        told = [one for one in events.page(tx, pairs=[made[SPOILT].id]) if one.kind == EventKind.PROOF_FAILED]
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("state", ["closed", "cut off", "closed long ago"])
+def test_undo_opens_what_was_not_opened_lately_and_what_does_not_open_stays(
+    alone: World, clock: FakeClock, state: str
+) -> None:
+    made = real_pairs(alone)
+    walked(alone, clock, 20 if state == "closed long ago" else 45)
+    incident = of_false_alarm(alone, made)
+    if state == "cut off":
+        cut_off(alone, incident)
+    else:
+        close(alone, incident.id)
+    if state == "closed long ago":
+        clock.advance(35 * DAY)  # and no daemon was at work
+
+    assert undoing.undo(alone, incident.id) == (4, 1, 0)
+
+    with alone.store.read() as tx:
+        rows = why_they_stay(tx, incident)
+        assert [pairs.state(tx, pair.id).epoch for pair in made] == [2, 2, 1, 2, 2]
+    assert rows == {made[SPOILT].id: "its key was not opened lately, or did not open"}
+
+
+def why_they_stay(tx: Transaction, incident: Incident) -> dict[int, str]:
+    of = incident_tables.plan_row.c
+    query = select(of.pair_id, of.problem).where(of.incident_id == incident.id, of.problem.is_not(None))
+    return {row.pair_id: row.problem for row in tx.execute(query)}
+
+
+def test_it_takes_as_many_statements_for_many_as_for_few(world: World, store: Store) -> None:
+    said = []
+    for first, last in ((1, 2), (3, 20)):
+        incident = carried_out(world, first, last)
+        cut_off(world, incident)
+        with store.write() as tx:
+            states = tables.pair_state
+            tx.execute(update(states).where(states.c.pair_id.between(first, last)).values(backup_ok_until=0))
+        with store.read() as tx, overheard(tx) as statements:
+            found = proofs.unproved_named(tx, incident.id, 0, 10**9, tx.now)
+        assert len(found) == last - first + 1
+        said.append(len(statements))
+    assert said[0] == said[1]

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from dualcert.errors import Refused
-from dualcert.lifecycle import condemning
+from dualcert.lifecycle import condemning, proving
 from dualcert.lifecycle.incidents import refills
 from dualcert.lifecycle.incidents.pace import Pace
 from dualcert.lifecycle.incidents.planning import existing, not_closed, opened
@@ -260,17 +260,18 @@ def close(world: World, incident_id: int) -> Incident:
             events.record(
                 tx, EventKind.INCIDENT_CLOSED, f"incident {incident_id}: {found.title}", ca=found.ca
             )
-    if not (_finish(world, found) or closed):
+    if not (finish(world, found) or closed):
         raise Refused(f"incident {incident_id} is closed already", remedy="See: dualcert incident list")
     with world.store.read() as tx:
         return existing(tx, incident_id)
 
 
-def _finish(world: World, found: Incident) -> bool:
+def finish(world: World, found: Incident) -> bool:
     """What follows from an incident's end; whether any of that was left to do. Two at once do each other no harm."""
     condemned = condemning.block_left(world, found) if condemning.of_leak(found) else 0
     trusted = _trust_again(world, found.id)
     released = refills.end(world, found.id)
+    proving.prove_named(world, found.id)
     with world.store.write() as tx:
         owed = incidents.ended(tx, found.id)
     return bool(condemned or trusted or released or owed)
@@ -285,7 +286,7 @@ def finish_closes(world: World) -> float:
         # A clock that was ahead must not put it off.
         if found.closed_at is not None and not timedelta(0) <= now - found.closed_at < _AT_IT:
             log.info("incident %d was closed, and not to its end: this is done now", found.id)
-            _finish(world, found)
+            finish(world, found)
     return _AT_IT.total_seconds()
 
 

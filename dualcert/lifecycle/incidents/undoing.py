@@ -6,14 +6,16 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from dualcert.errors import Refused
+from dualcert.lifecycle import proving
 from dualcert.lifecycle.driver import run_until
 from dualcert.lifecycle.engine import Engine
+from dualcert.lifecycle.incidents import opening
 from dualcert.lifecycle.incidents.planning import existing
 from dualcert.lifecycle.runner import Scope
 from dualcert.lifecycle.world import World
 from dualcert.model.incident import RowState
 from dualcert.model.work import WorkKind
-from dualcert.store import incident_progress, incident_report, incident_undo
+from dualcert.store import incident_progress, incident_report, incident_undo, incidents
 from dualcert.store.incident_runs import Range
 
 _BATCH = 2_500
@@ -38,11 +40,16 @@ def undo(world: World, incident_id: int) -> Undone:
     with world.store.read() as tx:
         found = existing(tx, incident_id)
         plans = incident_report.plans_carried_out(tx, incident_id)
+        half_closed = any(one.id == incident_id for one in incidents.half_closed(tx))
     if found.closed_at is None:
         raise Refused(
             f"incident {incident_id} is open: what it names must not serve again",
             remedy=f"If it was a false alarm: dualcert incident close {incident_id}",
         )
+    if half_closed:
+        opening.finish(world, found)
+    # What served is opened by no walk, and this goes by the last time that a key was opened, as a promotion does.
+    proving.prove_named(world, incident_id)
     cause = f"undo of incident {incident_id}: {found.title}"
     parts = [_undo_plan(world, incident_id, plan, cause) for plan in plans]
     return Undone(*map(sum, zip(Undone(0, 0, 0), *parts, strict=True)))
