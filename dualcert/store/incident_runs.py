@@ -182,19 +182,19 @@ def bound(tx: Transaction, incident_id: int, plan: int, after: int, limit: int) 
 
 
 @prepared
-def _turned_before() -> Select[Any]:
+def _turned() -> Select[Any]:
     return select(func.count()).where(
         _row.incident_id == bindparam("of_incident"),
         _row.plan == bindparam("of_plan"),
+        _row.pair_id > bindparam("after"),
         _row.pair_id <= bindparam("up_to"),
         _row.action == Action.PROMOTE.value,
     )
 
 
-def turned_before(tx: Transaction, incident_id: int, plan: int, up_to: int) -> int:
-    """How many rows to be promoted have had their turn."""
-    values = {"of_incident": incident_id, "of_plan": plan, "up_to": up_to}
-    return int(tx.execute(_turned_before(), values).scalar_one())
+def turned(tx: Transaction, batch: Range) -> int:
+    """How many rows of a range, all of which have had their turn, were to be promoted."""
+    return int(tx.execute(_turned(), batch.values).scalar_one())
 
 
 def _as_planned() -> ColumnElement[bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -26,7 +27,18 @@ from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
 from dualcert.model.incident import Incident
 from dualcert.model.work import HELD, WorkKind
-from dualcert.store import Store, events, pairs, promotion, revocations, tables, work
+from dualcert.policy import waves as policy
+from dualcert.store import (
+    Store,
+    Transaction,
+    events,
+    incident_runs,
+    pairs,
+    promotion,
+    revocations,
+    tables,
+    work,
+)
 from dualcert.testing.clock import FakeClock
 from tests.store import masses
 from tests.store.building import BACKUP, PRIMARY, an_order
@@ -256,6 +268,44 @@ def test_a_plan_is_none_of_certificates_that_are_added_while_it_is_made(
     with pytest.raises(Refused, match="has added certificates"):
         plan(world, incident.id)
     assert plan(world, incident.id).counts.usable == 11
+
+
+def test_two_processes_at_one_run_count_each_row_once_more_and_not_at_each_batch(
+    world: World, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    count = incident_runs.turned
+
+    def noted(tx: Transaction, batch: incident_runs.Range) -> int:
+        counted.append(count(tx, batch))
+        return counted[-1]
+
+    monkeypatch.setattr(incident_runs, "turned", noted)
+    monkeypatch.setattr(running, "_BATCH", 2)
+    incident = masses.an_incident(world, 1, MANY)
+    made = plan(world, incident.id)
+    with store.write() as tx:
+        running._begin(tx, made, TERMS, None)
+        # Every seventh is skipped by whoever comes to it.
+        for number in range(7, MANY + 1, 7):
+            assert revocations.revoked(tx, 2 * number, "superseded", "a test")
+    runs = [
+        running._Run(world, made, TERMS, policy.waves("100%"), (Fraction(1), Fraction(1)), None, None)
+        for _ in range(2)
+    ]
+
+    def turned() -> int:
+        with store.read() as tx:
+            run = incident_runs.get(tx, incident.id)
+        return run.up_to_pair if run is not None else 0
+
+    while turned() < MANY:
+        for one in runs:
+            one._promote(0, MANY)
+        assert runs[1]._tally == runs[1]._counted()
+        counted.pop()
+    assert sum(counted) <= 2 * MANY
+    assert runs[1]._tally == policy.Tally(MANY, MANY // 7, MANY - MANY // 7)
 
 
 # --- the way back ----------------------------------------------------------------------------------------

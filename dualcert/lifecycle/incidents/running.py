@@ -243,11 +243,15 @@ class _Run:
             incident_runs.follow_up(tx, batch, self._cause, refills_held=held)
             incident_runs.set_wave(tx, self._id, wave, up_to)
         before = self._tally
-        self._up_to = up_to
         if alone:
-            self._tally = Tally(before.turned + many, before.skipped + skipped, before.unseen + promoted)
+            self._up_to = up_to
+            fresh = Tally(many, skipped, promoted)
         else:
-            self._tally = self._counted()
+            # What was counted before is not counted again: two who take turns would count all rows at each batch.
+            fresh = self._counted(after=self._up_to)
+        self._tally = Tally(
+            before.turned + fresh.turned, before.skipped + fresh.skipped, before.unseen + fresh.unseen
+        )
         if self._terms.rate:
             spent = self._world.clock.monotonic() - began
             self._world.clock.sleep(max(0.0, many / self._terms.rate - spent))
@@ -273,13 +277,17 @@ class _Run:
         run = incident_runs.get(tx, self._id)
         return Range(self._id, self._plan.number, 0, run.up_to_pair if run is not None else 0)
 
-    def _counted(self) -> Tally:
-        """As the database has it; between two counts it is reckoned on."""
+    def _counted(self, after: int = 0) -> Tally:
+        """As the database has it, of the pairs with numbers above ``after``; between two counts it is reckoned on.
+
+        What others have seen of earlier ones meanwhile is known at the next count of all: each wave begins and ends
+        with one.
+        """
         with self._world.store.read() as tx:
-            batch = self._so_far(tx)
+            batch = self._so_far(tx)._replace(after=after)
             self._up_to = batch.up_to
             return Tally(
-                turned=incident_runs.turned_before(tx, self._id, self._plan.number, batch.up_to),
+                turned=incident_runs.turned(tx, batch),
                 skipped=incident_progress.skipped(tx, batch),
                 unseen=incident_progress.unseen(tx, batch),
             )
