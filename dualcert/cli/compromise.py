@@ -255,9 +255,9 @@ def _foretell(context: Context, leak: Leak, reach: Extent) -> int:
         say(f"  {_about(one)}: {leaks.foretold(world, reach, one)}")
     for attempt in reach.attempts:
         say(f"  an order under way at {attempt.ca}: given up, and placed again under another key")
-    for ca in reach.accounts:
+    for ca in leaks.to_roll(world, leak, reach):
         say(f"  the account at {ca}: its key is rolled over")
-    if leak.domain is not None:
+    if leak.domain is not None and leaks.told_anew(leak):
         say(f"  {leak.domain}: gets a new KEK first")
     if held is not None:
         say(f"an incident would be opened, and no pair turn by itself: {held}")
@@ -271,7 +271,8 @@ def _foretold(world: World, leak: Leak, reach: Extent) -> Iterator[dict[str, Any
 
     for one in concerned.held(world, reach.certificates):
         yield {**_shown(one), "would": leaks.foretold(world, reach, one)}
-    for ca in reach.accounts:
+    accounts = leaks.to_roll(world, leak, reach)
+    for ca in accounts:
         yield {"account": ca, "would": "its key is rolled over"}
     yield {
         "compromised": leak.described,
@@ -279,7 +280,7 @@ def _foretold(world: World, leak: Leak, reach: Extent) -> Iterator[dict[str, Any
         "orders": len(reach.attempts),
         "promoted": None,
         "ordered": None,
-        "accounts": list(reach.accounts),
+        "accounts": accounts,
         "incident": None,
         "brake": leaks.may_turn(world, leak, reach),
         "problems": [],

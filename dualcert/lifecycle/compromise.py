@@ -103,6 +103,16 @@ def foretold(world: World, reach: Extent, one: Held) -> str:
     return "revoked" if turn is None else f"{turn.to_ca} serves instead, then revoked"
 
 
+def to_roll(world: World, leak: Leak, reach: Extent) -> list[str]:
+    """The accounts whose keys would be rolled over: what got another key when this was told first keeps that."""
+    return [ca for ca in reach.accounts if _account_leaked(world, ca, leak)]
+
+
+def told_anew(leak: Leak) -> bool:
+    """Of a domain: whether it gets a new KEK, and its accounts other keys, because of this word."""
+    return leak.before is None or leak.again
+
+
 # --- containing it ---------------------------------------------------------------------------------------
 
 
@@ -235,11 +245,15 @@ def _roll(world: World, name: str, leak: Leak, result: Containment) -> None:
         result.problems.append(f"the account's key at {name} still is the one that leaked: {error}")
 
 
-def _account_leaked(world: World, ca: str) -> bool:
+def _account_leaked(world: World, ca: str, leak: Leak | None = None) -> bool:
+    """Whether the key of a live account is blocked; of a ``leak`` that nobody has acted on, whether it would be."""
     with world.store.read() as tx:
         stored = account_table.get(tx, ca)
-        live = stored is not None and stored.deactivated_at is None
-        return stored is not None and live and bool(compromise.blocked(tx, [stored.key.spki]))
+        if stored is None or stored.deactivated_at is not None:
+            return False
+        if leak is not None and (told_anew(leak) if leak.key is None else leak.key == stored.key.spki):
+            return True
+        return bool(compromise.blocked(tx, [stored.key.spki]))
 
 
 def _roll_once(world: World, name: str) -> None:

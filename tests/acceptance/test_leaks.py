@@ -346,6 +346,14 @@ def test_one_kek_leaked_and_the_other_side_is_untouched(lab: ProjectLab, issued:
     # What was made since is good, and stays.
     assert "--again" in again.err
     assert (summary(again)["promoted"], history(issued)) == (0, count)
+    # A dry run of the same says no more than that.
+    foretold = issued.done("compromise", "--domain", "primary", "--dry-run", "--json")
+    assert summary(foretold)["accounts"] == summary(again)["accounts"] == []
+    assert {one["would"] for one in foretold.lines[:-1]} == {"nothing, it is revoked"}
+    said = issued.done("compromise", "--domain", "primary", "--dry-run").out
+    assert ("account" in said, "KEK" in said) == (False, False)
+    said = issued.done("compromise", "--domain", "primary", "--again", "--dry-run").out
+    assert ("account at alpha" in said, "gets a new KEK first" in said) == (True, True)
     anew = issued.done("compromise", "--domain", "primary", "--again", "--dry-run", "--json")
     assert summary(anew)["certificates"] == 4
 
