@@ -261,10 +261,13 @@ def count(tx: Transaction, incident_id: int, plan: int) -> Counts:
 
 @prepared
 def _by_ca() -> Select[Any]:
+    # Of a refill it is the backup that is left.
+    refilled = plan_row.c.action == Action.REFILL.value
+    left = case((refilled, plan_row.c.standby), else_=plan_row.c.serving)
     return (
         select(certificate.c.ca.label("word"), plan_row.c.action, func.count().label("many"))
         .select_from(plan_row)
-        .join(certificate, certificate.c.id == plan_row.c.serving)
+        .join(certificate, certificate.c.id == left)
         .where(*_of_plan())
         .group_by(certificate.c.ca, plan_row.c.action)
     )
@@ -295,7 +298,7 @@ _GROUPS = {"ca": _by_ca, "target": _by_target, "why": _by_reason}
 
 
 def grouped(tx: Transaction, incident_id: int, plan: int, by: str) -> dict[str, dict[str, int]]:
-    """How many pairs, by the CA that serves, by target, or by why a backup is not to be used: a word to how many of
+    """How many pairs, by the CA that is left, by target, or by why a backup is not to be used: a word to how many of
     each action."""
     found: dict[str, dict[str, int]] = {}
     for row in tx.execute(_GROUPS[by](), {"of_incident": incident_id, "of_plan": plan}):

@@ -262,6 +262,14 @@ def test_a_plan_counts_what_is_affected_and_says_why_a_backup_is_not_to_be_used(
         assert [pairs.state(tx, held[0].id).epoch for held in full] == [0] * 4
 
 
+def test_a_plan_counts_refills_at_the_ca_where_they_are_ordered(world: World, full: list[Full]) -> None:
+    one = opened(world, numbers=[full[0][1].id, full[1][2].id, full[2][2].id])
+    number = plan(world, one.id).number
+    with world.store.read() as tx:
+        by_ca = incident_plans.grouped(tx, one.id, number, "ca")
+    assert by_ca == {PRIMARY: {"promote": 1}, BACKUP: {"refill": 2}}
+
+
 def test_a_hash_stands_for_the_rows(world: World, full: list[Full]) -> None:
     one = opened(world, numbers=[held[1].id for held in full])
     first = plan(world, one.id)
