@@ -214,10 +214,11 @@ def run(
     killed, the same command goes on. Pairs without a usable backup, or with one that is named, are ordered another one;
     at the incident's own CA all that is held until --refill now.
     """
+    from dualcert.cli.incident_refills import release, tell_closed
     from dualcert.cli.incident_selecting import per_second, percentages
     from dualcert.cli.incident_telling import Watcher, tell_status
     from dualcert.lifecycle.driver import patiently
-    from dualcert.lifecycle.incidents import refills, running, telling
+    from dualcert.lifecycle.incidents import running, telling
 
     world = context.application.world
     if digest is None:
@@ -226,10 +227,7 @@ def run(
                 "--plan is missing: the hash of the newest plan",
                 remedy=f"Look at it first: dualcert incident plan {incident_id}",
             )
-        telling.status(world, incident_id)
-        cas = refills.release_for(world, incident_id)
-        shown = telling.status(world, incident_id)
-        print_json(shown) if context.json else say(f"refills are due at {', '.join(cas) or 'no CA'}")
+        release(context, incident_id)
         return EXIT_DONE
     terms = running.Terms(waves, max_failures, max_drift, per_second(rate), refill is not None)
     percentages(waves, max_failures, max_drift)
@@ -237,6 +235,7 @@ def run(
     ended = patiently(world, 60.0, lambda: _carry_out(context, incident_id, digest, terms, watcher))
     shown = patiently(world, 60.0, lambda: telling.status(world, incident_id))
     print_json(shown) if context.json else tell_status(shown, world.clock.now())
+    tell_closed(world, ended.refills)
     if ended.stopped is not None:
         note(f"stopped: {ended.stopped}")
         return EXIT_PARTIAL

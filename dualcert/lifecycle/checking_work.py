@@ -10,8 +10,9 @@ from dualcert.lifecycle import objecting
 from dualcert.lifecycle.findings import Finding
 from dualcert.lifecycle.world import World
 from dualcert.model.wording import typed
-from dualcert.store import checks, pairs, troubles
+from dualcert.store import checks, pairs, standings, troubles
 from dualcert.store.checks import Late
+from dualcert.store.standings import CaStanding
 from dualcert.store.troubles import Failing, Held
 
 _PROMPT = timedelta(minutes=2)
@@ -27,6 +28,7 @@ def late(world: World) -> Iterator[Finding]:
         renewals = checks.renewals_overdue(tx, now - _LATE, _MANY)
         stuck = checks.stuck(tx, _NAMED)
         held = troubles.held(tx)
+        closed = {one.ca: standings.get(tx, one.ca) for one in held}
         daemons = checks.daemons(tx)
         names = pairs.names_of(tx, {one.pair_id for one in [*overdue[:1], *stuck]} | set(renewals[:1]))
     long_due = [one for one in overdue if one.due_at is not None and one.due_at <= now - _LATE]
@@ -37,7 +39,7 @@ def late(world: World) -> Iterator[Finding]:
             _again(one, names),
         )
     for at in held:
-        yield _held(at)
+        yield _held(at, closed[at.ca])
     if long_due:
         since = f"{long_due[0].due_at:%Y-%m-%d %H:%M} UTC"
         yield Finding(
@@ -69,7 +71,7 @@ def late(world: World) -> Iterator[Finding]:
         yield Finding("work", detail="nothing is late")
 
 
-def _held(found: Held) -> Finding:
+def _held(found: Held, standing: CaStanding) -> Finding:
     many = "one backup is" if found.many == 1 else f"{found.many} backups are"
     if found.closed:
         return Finding(
@@ -79,6 +81,10 @@ def _held(found: Held) -> Finding:
         )
     by = "" if found.incident is None else f": incident {found.incident} holds that"
     let_go = f"thaw {found.ca}" if found.incident is None else f"incident run {found.incident} --refill now"
+    if standing.closed is not None:
+        # To thaw a CA lets go of what is held there as well.
+        also = f", then dualcert {let_go}" if standing.distrusted_at is not None else ""
+        by, let_go = f"{by}; {standing.closed}", f"{standing.reopening}{also}"
     return Finding(
         "work",
         f"{many} not ordered anew at {found.ca}{by}",

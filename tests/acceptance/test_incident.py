@@ -303,6 +303,34 @@ def test_refills_at_the_incidents_own_ca_are_held_until_somebody_lets_them_go(
     assert (shown["protected"], shown["refills_held_at"]) == (4, [])
 
 
+@pytest.mark.parametrize(
+    ("state", "closing", "opening"),
+    [
+        ("frozen", ["freeze", "alpha"], "dualcert thaw alpha"),
+        ("distrusted", ["distrust", "alpha"], "dualcert distrust alpha --lift"),
+    ],
+    ids=["frozen", "distrusted"],
+)
+@pytest.mark.parametrize("with_plan", [False, True], ids=["alone", "with the plan"])
+def test_refills_that_are_let_go_at_a_ca_that_gets_no_orders_are_told_to_wait_for_that(
+    program: Program, names: list[str], state: str, closing: list[str], opening: str, with_plan: bool
+) -> None:
+    open_incident(program, "--ca", "alpha")
+    planned = plan(program)["plan"]
+    assert run(program, planned).status == 0
+    program.run(*closing)
+
+    chosen = ["--plan", planned] if with_plan else []
+    told = program.done("incident", "run", "1", *chosen, "--refill", "now")
+
+    assert "refills are due at alpha" in told.out + told.err
+    assert f"CA alpha is {state} since" in told.err
+    assert opening in told.err
+    program.done(*opening.split()[1:])
+    program.done("renew", "--due")
+    assert status(program)["protected"] == 4
+
+
 def test_a_finished_run_that_is_asked_for_its_refills_says_that_they_are_due(
     program: Program, names: list[str]
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import update
 
 from dualcert.errors import CaUnreachable
-from dualcert.lifecycle import checking, checking_work, views
+from dualcert.lifecycle import checking, checking_work, closing, views
 from dualcert.lifecycle.findings import CaExpected, Finding, Scene
 from dualcert.lifecycle.incidents import plan, refills, running
 from dualcert.model.work import BUDGET, PERSON, Later, WorkKind
@@ -155,6 +155,44 @@ def test_refills_that_an_incident_holds_are_one_finding_and_hide_no_step_that_wa
 
     assert refills.release_for(world, incident.id) == [PRIMARY]
     assert len([one for one in checking_work.late(world) if one.problem is not None]) == 1
+
+
+@pytest.mark.parametrize("state", ["frozen", "distrusted"])
+def test_where_refills_are_held_at_a_ca_that_gets_no_orders_what_ends_that_is_told(
+    store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    monkeypatch.setattr(running._Run, "_see_all", lambda self, batch, wave: None)
+    with store.write() as tx:
+        masses.fill(tx, 2)
+    world = a_world(store, clock, Setting())
+    incident = masses.an_incident(world, 1, 2)
+    running.run(world, incident.id, plan(world, incident.id).hash, running.Terms())
+    if state == "frozen":
+        closing.freeze(world, PRIMARY)
+    else:
+        closing.distrust(world, PRIMARY, None)
+
+    [told] = [one for one in checking_work.late(world) if one.problem is not None]
+
+    by = f"by {store.actor}"
+    since = f"CA alpha is {state} since {clock.now():%Y-%m-%d %H:%M} UTC, {by}"
+    assert told.problem == (
+        f"2 backups are not ordered anew at alpha: incident {incident.id} holds that; {since}"
+    )
+    typed = {
+        "frozen": "dualcert thaw alpha",
+        "distrusted": f"dualcert distrust alpha --lift, then dualcert incident run {incident.id} --refill now",
+    }
+    assert told.remedy == f"When alpha is to issue again: {typed[state]}"
+    # What is named is enough.
+    if state == "frozen":
+        closing.thaw(world, PRIMARY)
+    else:
+        closing.lift(world, PRIMARY)
+        refills.release_for(world, incident.id)
+    step(world, WorkKind.REFILL, 2)
+    with store.read() as tx:
+        assert all(work.get(tx, WorkKind.ORDER, number, ca=PRIMARY) for number in (1, 2))
 
 
 def test_what_its_ca_does_not_allow_yet_has_not_failed(store: Store, clock: FakeClock) -> None:
