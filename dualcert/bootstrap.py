@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import EntryPoints, distribution, entry_points, version
@@ -22,15 +22,7 @@ from dualcert.config.settings import CaTable, DnsTable, PluginTable, TargetTable
 from dualcert.config.template import Edit, write_template
 from dualcert.errors import ConfigurationError, DualcertError
 from dualcert.lifecycle.actor import actor
-from dualcert.lifecycle.world import (
-    CaBinding,
-    DnsBinding,
-    Lazy,
-    NewPairs,
-    TargetBinding,
-    WatchRules,
-    World,
-)
+from dualcert.lifecycle.world import CaBinding, DnsBinding, Lazy, NewPairs, TargetBinding, WatchRules, World
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.findings import Scene
@@ -337,13 +329,7 @@ def create_missing_keys(settings: Settings) -> list[Path]:
 
     Raises ``Refused`` where keys in the database lie under one that is gone: another would open none of them.
     """
-    missing = {}
-    for table in settings.keys.values():
-        plugin = _plugin_class(table.plugin)
-        create = getattr(plugin, "create", None)
-        path = getattr(_options(table.plugin, plugin), "path", None)
-        if create is not None and isinstance(path, Path) and not path.exists():
-            missing[table.plugin.name] = (path, create)
+    missing = {domain: one for domain, one in _keks(settings).items() if not one[0].exists()}
     if missing and current_revision(settings)[0] is not None:
         from dualcert.lifecycle.keymaking import demand_none_under
 
@@ -352,6 +338,17 @@ def create_missing_keys(settings: Settings) -> list[Path]:
     for path, create in missing.values():
         create(path)
     return [path for path, _ in missing.values()]
+
+
+def _keks(settings: Settings) -> dict[str, tuple[Path, Any]]:
+    """Where the KEK of each isolation domain lies whose protector keeps one in a file, and what makes one."""
+    found = {}
+    for table in (one.plugin for one in settings.keys.values()):
+        plugin = _plugin_class(table)
+        path = getattr(_options(table, plugin), "path", None)
+        if hasattr(plugin, "create") and isinstance(path, Path):
+            found[table.name] = (path, plugin.create)
+    return found
 
 
 def _opened(settings: Settings) -> AbstractContextManager[Store]:
@@ -364,10 +361,15 @@ def _require_database(settings: Settings) -> None:
     from dualcert.store import database_file
 
     file = database_file(settings.database)
-    if file is not None and not file.exists():
-        raise ConfigurationError(
-            f"the database {file} does not exist", remedy="Run `dualcert init` (or `dualcert db upgrade`)."
-        )
+    if file is None or file.exists():
+        return
+    remedy = "Run `dualcert init` (or `dualcert db upgrade`)."
+    with suppress(ConfigurationError):  # of a KEK: told where it is looked at
+        if any(path.exists() for path, _ in _keks(settings).values()):
+            # Nobody would miss in an empty one what there was before.
+            back = "Its keys are there: if it was in use, bring it back first (is its volume mounted?)."
+            remedy = f"{back} For a new, empty one: {remedy}"
+    raise ConfigurationError(f"the database {file} does not exist", remedy=remedy)
 
 
 def upgrade_database(settings: Settings) -> str:

@@ -96,11 +96,22 @@ def test_a_database_that_does_not_exist(program: Program, file: Path) -> None:
         refused(
             program.run(*command), str(file), "does not exist", "`dualcert init`", "`dualcert db upgrade`"
         )
+        said = program.run(*command).err
+        # Keys without the database that they were made for: it may only be away.
+        assert said.index("bring it back first") < said.index("dualcert init")
     assert not file.exists(), "being asked does not make one"
 
     program.done("db", "upgrade")
     assert program.done("list").status == 0
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_where_there_are_no_keys_either_nothing_is_to_be_brought_back(program: Program, file: Path) -> None:
+    file.unlink()
+    for kek in (program.config.parent / "keys").glob("*.kek"):
+        kek.unlink()
+    found = {one["subject"]: one for one in program.run("check", "--json").lines}
+    assert found["database"]["remedy"] == "Run `dualcert init` (or `dualcert db upgrade`)."
 
 
 def test_an_empty_database(program: Program, file: Path) -> None:
