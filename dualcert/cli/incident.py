@@ -215,8 +215,9 @@ def run(
     at the incident's own CA all that is held until --refill now.
     """
     from dualcert.cli.incident_refills import release, tell_closed
+    from dualcert.cli.incident_running import conclude
     from dualcert.cli.incident_selecting import per_second, percentages
-    from dualcert.cli.incident_telling import Watcher, tell_status
+    from dualcert.cli.incident_telling import Watcher
     from dualcert.lifecycle.driver import patiently
     from dualcert.lifecycle.incidents import running, telling
 
@@ -234,17 +235,8 @@ def run(
     watcher = Watcher(context, incident_id)
     ended = patiently(world, 60.0, lambda: _carry_out(context, incident_id, digest, terms, watcher))
     shown = patiently(world, 60.0, lambda: telling.status(world, incident_id))
-    print_json(shown) if context.json else tell_status(shown, world.clock.now())
     tell_closed(world, ended.refills)
-    if ended.stopped is not None:
-        note(f"stopped: {ended.stopped}")
-        return EXIT_PARTIAL
-    if not ended.done and not watcher.heard:
-        rest = f"refills are due at {', '.join(ended.refills)}" if ended.refills else "nothing was done"
-        note(f"this plan was carried out before; {rest}")
-        return EXIT_DONE
-    left = shown["promoted"] - shown["observed"] + shown["skipped"] + shown["not_usable"]
-    return EXIT_PARTIAL if left else EXIT_DONE
+    return conclude(shown, ended, world.clock.now(), heard=watcher.heard, as_json=context.json)
 
 
 def _carry_out(

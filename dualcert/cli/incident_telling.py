@@ -96,8 +96,21 @@ def tell_status(shown: dict[str, Any], now: datetime) -> None:
     if shown["refills_held_at"]:
         held = ", ".join(shown["refills_held_at"])
         say(f"  refills are held at {held}: dualcert incident run {shown['id']} --refill now")
+    for line in told_unplanned(shown):
+        say(f"  {line}")
     for one in shown["stuck"]:
         say(f"  {one['pair']}: {one['state']}: {one['reason']}")
+
+
+def told_unplanned(shown: dict[str, Any]) -> list[str]:
+    """What came to be served by what is named after the newest plan was made, and what to type then."""
+    number = shown["pairs"]["unplanned"]
+    if not number:
+        return []
+    which = many(number, "pair is", "pairs are")
+    return [
+        f"{which} served by what is named, and not in the plan for that: dualcert incident plan {shown['id']}"
+    ]
 
 
 # --- reports -----------------------------------------------------------------------------------------------

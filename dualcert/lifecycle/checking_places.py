@@ -42,6 +42,7 @@ def looks(scene: Scene) -> Iterator[tuple[str, Look]]:
         yield "work that fails", partial(checking_work.failing, scene.world)
         yield "what pairs need", partial(checking_work.unconfigured, scene.world)
         yield "protection", partial(checking_work.exposed, scene.world)
+        yield "incidents", partial(checking_work.unplanned, scene.world)
         yield "watching", partial(telling.findings, scene.world)
 
 

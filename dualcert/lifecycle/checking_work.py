@@ -9,8 +9,8 @@ from dualcert.clock import rfc3339
 from dualcert.lifecycle import objecting
 from dualcert.lifecycle.findings import Finding
 from dualcert.lifecycle.world import World
-from dualcert.model.wording import typed
-from dualcert.store import checks, pairs, standings, troubles
+from dualcert.model.wording import many, typed
+from dualcert.store import checks, incident_serving, incidents, pairs, standings, troubles
 from dualcert.store.checks import Late
 from dualcert.store.standings import CaStanding
 from dualcert.store.troubles import Failing, Held
@@ -72,11 +72,11 @@ def late(world: World) -> Iterator[Finding]:
 
 
 def _held(found: Held, standing: CaStanding) -> Finding:
-    many = "one backup is" if found.many == 1 else f"{found.many} backups are"
+    how_many = "one backup is" if found.many == 1 else f"{found.many} backups are"
     if found.closed:
         return Finding(
             "work",
-            f"{many} not ordered anew at {found.ca}: incident {found.incident} was closed, and not to its end",
+            f"{how_many} not ordered anew at {found.ca}: incident {found.incident} was closed, and not to its end",
             f"dualcert run finishes that, or: dualcert incident close {found.incident}",
         )
     by = "" if found.incident is None else f": incident {found.incident} holds that"
@@ -87,7 +87,7 @@ def _held(found: Held, standing: CaStanding) -> Finding:
         by, let_go = f"{by}; {standing.closed}", f"{standing.reopening}{also}"
     return Finding(
         "work",
-        f"{many} not ordered anew at {found.ca}{by}",
+        f"{how_many} not ordered anew at {found.ca}{by}",
         f"When {found.ca} is to issue again: dualcert {let_go}",
     )
 
@@ -174,9 +174,32 @@ def exposed(world: World) -> Iterator[Finding]:
         yield Finding("protection", detail="no pair serves what has expired, or must not be served")
         return
     first = found[0]
-    many = _number(found, "pair is", "pairs are")
+    how_many = _number(found, "pair is", "pairs are")
     yield Finding(
         "protection",
-        f"{many} exposed: {name} serves a certificate of {first.ca} that has {first.why}",
+        f"{how_many} exposed: {name} serves a certificate of {first.ca} that has {first.why}",
         f"{way}. For all of them: dualcert list --protection exposed",
     )
+
+
+def unplanned(world: World) -> Iterator[Finding]:
+    """Pairs that came to be served by what an incident names after it was planned: nobody takes them off it."""
+    with world.store.read() as tx:
+        standing = incidents.planned_and_open(tx)
+    for number, plan in standing:
+        with world.store.read() as tx:
+            served = incident_serving.counted(tx, number, plan)
+            first = incident_serving.unplanned(tx, number, plan, 1) if served.unplanned else []
+            names = pairs.names_of(tx, set(first))
+        if not first:
+            yield Finding(
+                "incident", detail=f"the plan of incident {number} has all that is served by what it names"
+            )
+            continue
+        which = many(served.unplanned, "pair is", "pairs are")
+        yield Finding(
+            "incident",
+            f"{which} served by what incident {number} names, and not in its plan for that: "
+            f"{names.get(first[0], first[0])} first",
+            f"Plan it anew, then run that: dualcert incident plan {number}",
+        )

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Select, and_, bindparam, case, func, liter
 
 from dualcert.model.incident import Action, RowState
 from dualcert.store.incident_observation import is_deployed, is_observed, observed_at, observed_how
+from dualcert.store.incident_serving import away
 from dualcert.store.incident_stuck import failing, usable
 from dualcert.store.incident_tables import incident_member, plan_row
 from dualcert.store.statements import prepared
@@ -28,7 +29,8 @@ class Funnel(NamedTuple):
 
     ``leaving``: served by what it names when they were planned; of these those ``promoted``, whose new certificate lies
     at every target, was seen there, and where a step towards serving it has failed. ``concerned``: all, those as well
-    of which only the backup was named; ``protected``: of these those that have a usable backup again.
+    of which only the backup was named; ``protected``: of these those that it does
+    not serve any more and that have a usable backup.
     """
 
     leaving: int
@@ -82,7 +84,8 @@ def _deployed() -> Select[Any]:
 def _protected() -> Select[Any]:
     refilled = and_(_row.action == Action.REFILL.value, _row.state == RowState.ORDERED.value)
     left = or_(and_(_row.action == Action.PROMOTE.value, _is(_PROMOTED)), refilled)
-    return _count(_row.incident_id == bindparam("of_incident"), left, usable())
+    # What it names may have come to serve since: then its backup has nobody to step in for it.
+    return _count(_row.incident_id == bindparam("of_incident"), left, away(), usable())
 
 
 @prepared

@@ -43,7 +43,7 @@ class Stuck(NamedTuple):
     """A pair that does not get to where it should be, and why."""
 
     pair_id: int
-    action: str
+    action: str | None
     state: str
     problem: str | None
 

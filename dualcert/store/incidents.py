@@ -158,6 +158,13 @@ def page(tx: Transaction, *, before: int | None = None, limit: int = 200) -> lis
     return [_incident(row) for row in tx.execute(_page(), values)]
 
 
+def planned_and_open(tx: Transaction) -> list[tuple[int, int]]:
+    """Those that name their certificates still and have a plan that is complete: number, and number of the plan."""
+    still = (incident.c.closed_at.is_(None), incident.c.plan_hash.is_not(None))
+    query = select(incident.c.id, incident.c.plan).where(*still).order_by(incident.c.id)
+    return [(row.id, row.plan) for row in tx.execute(query)]
+
+
 def counts(tx: Transaction, incident_id: int) -> Counts | None:
     """What the newest plan has counted; None where there is no plan."""
     text = tx.execute(select(incident.c.plan_counts).where(incident.c.id == incident_id)).scalar()

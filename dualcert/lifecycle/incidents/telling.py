@@ -18,10 +18,13 @@ from dualcert.store import (
     incident_progress,
     incident_report,
     incident_runs,
+    incident_serving,
     incident_stuck,
     incidents,
     pairs,
 )
+from dualcert.store.incident_serving import Served
+from dualcert.store.incident_stuck import Stuck
 
 _SHARES = (50, 90, 100)
 
@@ -91,8 +94,8 @@ def status(world: World, incident_id: int, *, stuck: int = 20) -> dict[str, Any]
         incident = existing(tx, incident_id)
         funnel = incident_report.funnel(tx, incident_id)
         run = incident_runs.get(tx, incident_id)
-        rows = incident_stuck.stuck(tx, incident_id, incident.plan, stuck)
-        names = pairs.names_of(tx, {row.pair_id for row in rows})
+        served = _served(tx, incident)
+        found = _stuck(tx, incident, served, stuck)
         newest = run is not None and run.plan == incident.plan
         return {
             **_numbers(tx, incident),
@@ -101,7 +104,12 @@ def status(world: World, incident_id: int, *, stuck: int = 20) -> dict[str, Any]
             "opened_at": incident.opened_at,
             "deadline": incident.deadline,
             "closed_at": incident.closed_at,
-            "pairs": {"leaving": funnel.leaving, "concerned": funnel.concerned},
+            "pairs": {
+                "leaving": funnel.leaving,
+                "concerned": funnel.concerned,
+                "served": served.pairs,
+                "unplanned": served.unplanned,
+            },
             "promoted": funnel.promoted,
             "deployed": funnel.deployed,
             "observed": funnel.observed,
@@ -118,16 +126,36 @@ def status(world: World, incident_id: int, *, stuck: int = 20) -> dict[str, Any]
                 "stopped": run.stopped,
             },
             "refills_held_at": incident_progress.cas_held_for(tx, incident_id),
-            "stuck": [
-                {
-                    "pair": names.get(row.pair_id),
-                    "action": row.action,
-                    "state": row.state,
-                    "reason": row.problem or "under way",
-                }
-                for row in rows
-            ],
+            "stuck": found,
         }
+
+
+def _served(tx: Transaction, incident: Incident) -> Served:
+    """Once it is closed it names nothing; without a plan that is complete, that there is none is told instead."""
+    if incident.closed_at is not None:
+        return Served(0, 0)
+    found = incident_serving.counted(tx, incident.id, incident.plan)
+    return found if incident.plan_hash is not None else Served(found.pairs, 0)
+
+
+def _stuck(tx: Transaction, incident: Incident, served: Served, most: int) -> list[dict[str, Any]]:
+    """Each pair once: what it is served by, though no row takes it off that, comes before what its row says."""
+    ids = incident_serving.unplanned(tx, incident.id, incident.plan, most) if served.unplanned else []
+    said = f"what is named serves it, and the plan does not take it off that: dualcert incident plan {incident.id}"
+    rows = [Stuck(number, None, "serving", said) for number in ids]
+    rows += [
+        row for row in incident_stuck.stuck(tx, incident.id, incident.plan, most) if row.pair_id not in ids
+    ]
+    names = pairs.names_of(tx, {row.pair_id for row in rows})
+    return [
+        {
+            "pair": names.get(row.pair_id),
+            "action": row.action,
+            "state": row.state,
+            "reason": row.problem or "under way",
+        }
+        for row in rows[:most]
+    ]
 
 
 def strays(world: World, incident_id: int, limit: int) -> list[dict[str, Any]]:

@@ -1,0 +1,34 @@
+"""What ``dualcert incident run`` tells at its end, and with which exit status."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dualcert.cli.incident_telling import tell_status, told_unplanned
+from dualcert.cli.output import note, print_json
+from dualcert.errors import EXIT_DONE, EXIT_PARTIAL
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from dualcert.lifecycle.incidents.running import Ended
+
+
+def conclude(shown: dict[str, Any], ended: Ended, now: datetime, *, heard: bool, as_json: bool) -> int:
+    """``heard``: whether this command has come to anything, be it before the database went away."""
+    if as_json:
+        print_json(shown)
+        for line in told_unplanned(shown):
+            note(line)
+    else:
+        tell_status(shown, now)
+    if ended.stopped is not None:
+        note(f"stopped: {ended.stopped}")
+        return EXIT_PARTIAL
+    unplanned = shown["pairs"]["unplanned"]
+    if not ended.done and not heard:
+        rest = f"refills are due at {', '.join(ended.refills)}" if ended.refills else "nothing was done"
+        note(f"this plan was carried out before; {rest}")
+        return EXIT_PARTIAL if unplanned else EXIT_DONE
+    left = shown["promoted"] - shown["observed"] + shown["skipped"] + shown["not_usable"] + unplanned
+    return EXIT_PARTIAL if left else EXIT_DONE

@@ -1,0 +1,217 @@
+"""What serves of what an incident names after its plan was made: what is told, and what to type; on both databases.
+
+The pairs have no targets, so that a run is through when it has promoted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from dualcert.cli.incident_running import conclude
+from dualcert.cli.incident_telling import tell_status
+from dualcert.lifecycle import checking_work
+from dualcert.lifecycle.incidents import close, open_incident, plan, running, telling
+from dualcert.lifecycle.incidents.running import Terms
+from dualcert.lifecycle.world import World
+from dualcert.model.certificate import Certificate
+from dualcert.model.pair import Pair
+from dualcert.store import Store, certificates, incident_serving, pairs, promotion, revocations
+from dualcert.testing.clock import FakeClock
+from tests.store.building import BACKUP, PRIMARY, a_certificate, a_pair, give_role
+from tests.store.overhearing import overheard, scans
+from tests.store.worlds import Setting, a_world
+
+
+@dataclass
+class Ended:
+    """What a person has of a run: the exit status, what is printed, and what is hinted."""
+
+    status: int
+    out: str
+    err: str
+
+
+@dataclass
+class Scene:
+    world: World
+    store: Store
+    screen: pytest.CaptureFixture[str]
+    pairs: list[Pair] = field(default_factory=list)
+    id: int = 0
+    digest: str = ""
+
+    def fill(self, many: int) -> None:
+        with self.store.write() as tx:
+            for _ in range(many):
+                pair = a_pair(tx, targets=())
+                for ca in (PRIMARY, BACKUP):
+                    give_role(tx, pair, a_certificate(tx, pair, ca))
+                self.pairs.append(pair)
+
+    def held(self, number: int) -> tuple[int, int]:
+        """What serves a pair, and what stands by."""
+        with self.store.read() as tx:
+            state = pairs.state(tx, self.pairs[number].id)
+        assert state.serving is not None
+        assert state.standby is not None
+        return state.serving, state.standby
+
+    def open(self, *certificates: int, ca: str | None = None) -> None:
+        deadline = self.world.clock.now() + timedelta(days=1)
+        self.id = open_incident(self.world, "a test", "a test", deadline, ca, list(certificates)).id
+
+    def plan(self) -> None:
+        self.digest = plan(self.world, self.id).hash
+
+    def run(self, *, as_json: bool = False, terms: Terms | None = None) -> Ended:
+        heard: list[Any] = []
+        self.screen.readouterr()
+        ended = running.run(self.world, self.id, self.digest, terms or Terms(), heard.append)
+        now = self.world.clock.now()
+        status = conclude(self.shown(), ended, now, heard=bool(heard), as_json=as_json)
+        return Ended(status, *self.screen.readouterr())
+
+    def renewed(self, number: int, ca: str) -> Certificate:
+        """One that has come from an order of somebody else's, in its role."""
+        with self.store.write() as tx:
+            return give_role(tx, self.pairs[number], a_certificate(tx, self.pairs[number], ca))
+
+    def revoked(self, certificate: int) -> None:
+        with self.store.write() as tx:
+            assert revocations.revoked(tx, certificate, "superseded", "a test")
+
+    def turned(self, number: int) -> None:
+        """By somebody else, or by watching."""
+        with self.store.write() as tx:
+            assert promotion.swap(tx, pairs.state(tx, self.pairs[number].id), opened=True)
+
+    def shown(self) -> dict[str, Any]:
+        return telling.status(self.world, self.id)
+
+    def stuck(self) -> dict[str, tuple[str | None, str, str]]:
+        """What is told of a pair: action, state and reason."""
+        found = self.shown()["stuck"]
+        told = {one["pair"]: (one["action"], one["state"], one["reason"]) for one in found}
+        assert len(told) == len(found)
+        return told
+
+    def text(self) -> str:
+        self.screen.readouterr()
+        tell_status(self.shown(), self.world.clock.now())
+        return self.screen.readouterr().out
+
+    def problems(self) -> list[tuple[str | None, str | None]]:
+        return [(one.problem, one.remedy) for one in checking_work.unplanned(self.world) if not one.ok]
+
+
+@pytest.fixture
+def scene(store: Store, clock: FakeClock, capsys: pytest.CaptureFixture[str]) -> Scene:
+    made = Scene(a_world(store, clock, Setting()), store, capsys)
+    made.fill(3)
+    return made
+
+
+# --- served after the plan -----------------------------------------------------------------------------------
+
+
+def test_a_pair_that_came_to_be_served_by_what_is_named_after_the_plan_is_told_until_it_is_planned(
+    scene: Scene,
+) -> None:
+    """What served it was revoked; what is named was the lesser evil."""
+    serves, stands_by = scene.held(0)
+    scene.open(stands_by, scene.held(1)[1], ca=BACKUP)
+    scene.plan()
+    assert scene.run().status == 0
+    assert (scene.stuck(), scene.problems()) == ({}, [])
+
+    scene.revoked(serves)
+    scene.turned(0)
+    scene.renewed(0, PRIMARY)
+
+    shown, command = scene.shown(), f"dualcert incident plan {scene.id}"
+    assert (shown["pairs"]["served"], shown["pairs"]["unplanned"], shown["protected"]) == (1, 1, 0)
+    [(name, (action, state, reason))] = scene.stuck().items()
+    assert (name, action, state) == (scene.pairs[0].name, None, "serving")
+    assert command in reason
+    assert f"1 pair is served by what is named, and not in the plan for that: {command}" in scene.text()
+    [(problem, remedy)] = scene.problems()
+    assert problem is not None
+    assert scene.pairs[0].name in problem
+    assert command in str(remedy)
+    for as_json in (False, True):
+        again = scene.run(as_json=as_json)
+        assert again.status == 3
+        assert command in (again.err if as_json else again.out)
+        assert "carried out before" in again.err
+
+    scene.plan()
+    assert (scene.stuck(), scene.problems()) == ({}, [])
+    assert scene.run().status == 0
+    shown = scene.shown()
+    assert (shown["promoted"], shown["protected"], shown["pairs"]["served"]) == (1, 0, 0)
+
+
+def test_a_pair_that_was_promoted_and_serves_what_is_named_again_is_told(scene: Scene) -> None:
+    serves, stands_by = scene.held(0)
+    scene.open(serves, ca=PRIMARY)
+    scene.plan()
+    assert scene.run().status == 0
+    scene.revoked(stands_by)
+    scene.turned(0)
+
+    assert scene.shown()["pairs"]["unplanned"] == 1
+    assert scene.run().status == 3
+
+
+def test_a_pair_that_was_served_by_nothing_named_is_told_though_it_is_in_no_row(scene: Scene) -> None:
+    """What is named did neither when it was planned."""
+    serves, idle = scene.held(0)
+    scene.renewed(0, BACKUP)
+    scene.open(idle, ca=BACKUP)
+    scene.plan()
+    assert scene.run().status == 0
+    with scene.store.write() as tx:
+        state = pairs.state(tx, scene.pairs[0].id)
+        found = certificates.get(tx, idle)
+        assert pairs.put_certificate(tx, state, found.lineage_id, idle, found.not_after)
+    scene.revoked(serves)
+    scene.turned(0)
+
+    assert [(action, state) for action, state, _ in scene.stuck().values()] == [(None, "serving")]
+    assert scene.shown()["pairs"]["concerned"] == 0
+
+
+def test_what_the_plan_takes_out_is_not_told_as_if_it_did_not(scene: Scene) -> None:
+    scene.open(scene.held(0)[0], scene.held(1)[0], ca=PRIMARY)
+    scene.revoked(scene.held(1)[1])
+    scene.plan()
+    assert scene.shown()["pairs"] == {"leaving": 2, "concerned": 2, "served": 2, "unplanned": 0}
+    assert scene.problems() == []
+    scene.run()
+    assert [state for _, state, _ in scene.stuck().values()] == ["ordered"]
+    assert (scene.shown()["pairs"]["served"], scene.problems()) == (1, [])
+
+
+def test_of_an_incident_that_is_closed_nothing_is_served_any_more(scene: Scene) -> None:
+    scene.open(scene.held(0)[0])
+    scene.plan()
+    scene.turned(1)
+    close(scene.world, scene.id)
+    assert (scene.shown()["pairs"]["served"], scene.problems()) == (0, [])
+
+
+@pytest.mark.plans
+def test_what_serves_is_looked_up_pair_by_pair(scene: Scene) -> None:
+    scene.fill(20)
+    scene.open(*(scene.held(number)[0] for number in range(20)))
+    scene.plan()
+    with scene.store.write() as tx:
+        with overheard(tx) as statements:
+            incident_serving.counted(tx, scene.id, 1)
+            incident_serving.unplanned(tx, scene.id, 1, 20)
+        found = [found for one in statements for found in scans(tx, one)]
+    assert (len(statements), found) == (2, [])
