@@ -96,10 +96,25 @@ def tell_status(shown: dict[str, Any], now: datetime) -> None:
     if shown["refills_held_at"]:
         held = ", ".join(shown["refills_held_at"])
         say(f"  refills are held at {held}: dualcert incident run {shown['id']} --refill now")
-    for line in told_unplanned(shown):
+    for line in (*_told_of_plan(shown), *told_unplanned(shown)):
         say(f"  {line}")
     for one in shown["stuck"]:
         say(f"  {one['pair']}: {one['state']}: {one['reason']}")
+
+
+def _to_be_run(shown: dict[str, Any]) -> bool:
+    """Whether the newest plan has anything that is still to be carried out."""
+    run = shown["run"]
+    through = run is not None and run["ended_at"] is not None
+    return shown["closed_at"] is None and shown["plan"] is not None and not through
+
+
+def _told_of_plan(shown: dict[str, Any]) -> list[str]:
+    """How the newest plan is carried out, or gone on with, as long as it is not through."""
+    if not _to_be_run(shown) or not shown["serving"] + shown["standby"]:
+        return []
+    what = "to carry it out" if shown["run"] is None else "to go on with it"
+    return [f"{what}: dualcert incident run {shown['id']} --plan {shown['plan']}"]
 
 
 def told_unplanned(shown: dict[str, Any]) -> list[str]:
@@ -108,9 +123,10 @@ def told_unplanned(shown: dict[str, Any]) -> list[str]:
     if not number:
         return []
     which = many(number, "pair is", "pairs are")
-    return [
-        f"{which} served by what is named, and not in the plan for that: dualcert incident plan {shown['id']}"
-    ]
+    # A newer plan ends the run of this one.
+    then = "; once it is carried out" if _to_be_run(shown) else ""
+    said = f"{which} served by what is named, and not in the plan for that{then}"
+    return [f"{said}: dualcert incident plan {shown['id']}"]
 
 
 # --- reports -----------------------------------------------------------------------------------------------

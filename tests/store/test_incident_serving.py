@@ -204,6 +204,44 @@ def test_of_an_incident_that_is_closed_nothing_is_served_any_more(scene: Scene) 
     assert (scene.shown()["pairs"]["served"], scene.problems()) == (0, [])
 
 
+# --- the next command ------------------------------------------------------------------------------------------
+
+
+def test_the_newest_plan_is_told_with_its_command_until_it_is_through(scene: Scene) -> None:
+    scene.open(scene.held(0)[0], scene.held(1)[0], scene.held(2)[0], ca=PRIMARY)
+    assert "incident run" not in scene.text()
+
+    scene.plan()
+    command = f"dualcert incident run {scene.id} --plan {scene.digest}"
+    assert f"  to carry it out: {command}\n" in scene.text()
+
+    class Killed(BaseException):
+        pass
+
+    def kill(_progress: running.Progress) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        running.run(scene.world, scene.id, scene.digest, Terms(waves="30%,100%"), kill)
+    assert f"  to go on with it: {command}\n" in scene.text()
+
+    assert scene.run().status == 0
+    assert "--plan" not in scene.text()
+
+    scene.plan()  # what has left service stands by
+    assert "--plan" in scene.text()
+    close(scene.world, scene.id)
+    assert "--plan" not in scene.text()
+
+
+def test_what_is_named_and_in_no_use_any_more_is_nothing_to_be_run(scene: Scene) -> None:
+    idle = scene.held(0)[1]
+    scene.renewed(0, BACKUP)
+    scene.open(idle)
+    scene.plan()
+    assert "--plan" not in scene.text()
+
+
 @pytest.mark.plans
 def test_what_serves_is_looked_up_pair_by_pair(scene: Scene) -> None:
     scene.fill(20)
