@@ -25,10 +25,10 @@ def conclude(shown: dict[str, Any], ended: Ended, now: datetime, *, heard: bool,
     if ended.stopped is not None:
         note(f"stopped: {ended.stopped}")
         return EXIT_PARTIAL
-    unplanned = shown["pairs"]["unplanned"]
     if not ended.done and not heard:
         rest = f"refills are due at {', '.join(ended.refills)}" if ended.refills else "nothing was done"
         note(f"this plan was carried out before; {rest}")
-        return EXIT_PARTIAL if unplanned else EXIT_DONE
-    left = shown["promoted"] - shown["observed"] + shown["skipped"] + shown["not_usable"] + unplanned
+        return EXIT_PARTIAL if shown["pairs"]["unplanned"] else EXIT_DONE
+    # What was skipped, or had no backup, may have left by a failover or a renewal: what serves is what counts.
+    left = shown["promoted"] - shown["observed"] + shown["pairs"]["served"]
     return EXIT_PARTIAL if left else EXIT_DONE

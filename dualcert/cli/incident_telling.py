@@ -82,10 +82,14 @@ def tell_status(shown: dict[str, Any], now: datetime) -> None:
     say(f"incident {shown['id']}: {shown['title']}")
     say(f"  deadline   {clock(shown['deadline'], now)}" if shown["closed_at"] is None else "  closed")
     say(f"  affected   {shown['affected']} ({shown['serving']} serve, {shown['standby']} stand by)")
+    counted = shown["pairs"]
     for step in _FUNNEL:
         # A pair that was promoted serves what is named no more: a newer plan does not count it among these.
-        of = shown["pairs"]["concerned" if step == "protected" else "leaving"]
+        of = counted["concerned"] if step == "protected" else counted["leaving"] - counted["otherwise"]
         say(f"  {step:<9}  {shown[step]} of {of}")
+    if counted["otherwise"]:
+        which = many(counted["otherwise"], "more pair has", "more pairs have")
+        say(f"  otherwise  {which} left what is named, by a failover or a renewal, without a run")
     say(
         f"  skipped    {shown['skipped']}; failed {shown['failed']}; without a usable backup {shown['not_usable']}"
     )

@@ -29,8 +29,9 @@ class Funnel(NamedTuple):
 
     ``leaving``: served by what it names when they were planned; of these those ``promoted``, whose new certificate lies
     at every target, was seen there, and where a step towards serving it has failed. ``concerned``: all, those as well
-    of which only the backup was named; ``protected``: of these those that it does
-    not serve any more and that have a usable backup.
+    of which only the backup was named; ``protected``: of these those that nothing named serves and that have a usable
+    backup. ``away``: of those that were to leave, those that nothing named serves; ``otherwise``: of these those that
+    no run has promoted.
     """
 
     leaving: int
@@ -40,6 +41,8 @@ class Funnel(NamedTuple):
     observed: int
     protected: int
     failed: int
+    away: int
+    otherwise: int
 
 
 def _is(states: Collection[RowState]) -> ColumnElement[bool]:
@@ -81,11 +84,16 @@ def _deployed() -> Select[Any]:
 
 
 @prepared
+def _away() -> Select[Any]:
+    acted = and_(_row.action == Action.PROMOTE.value, _is(_PROMOTED))
+    by_a_run = func.count(func.distinct(case((acted, _row.pair_id))))
+    return _count(_row.incident_id == bindparam("of_incident"), _leaving(), away()).add_columns(by_a_run)
+
+
+@prepared
 def _protected() -> Select[Any]:
-    refilled = and_(_row.action == Action.REFILL.value, _row.state == RowState.ORDERED.value)
-    left = or_(and_(_row.action == Action.PROMOTE.value, _is(_PROMOTED)), refilled)
-    # What it names may have come to serve since: then its backup has nobody to step in for it.
-    return _count(_row.incident_id == bindparam("of_incident"), left, away(), usable())
+    # Whoever took it off what is named, and whoever ordered its backup.
+    return _count(_row.incident_id == bindparam("of_incident"), away(), usable())
 
 
 @prepared
@@ -99,6 +107,7 @@ def funnel(tx: Transaction, incident_id: int) -> Funnel:
     def number(statement: Any, **more: Any) -> int:
         return int(tx.execute(statement, {**values, **more}).scalar_one())
 
+    off, by_a_run = tx.execute(_away(), values).one()
     return Funnel(
         leaving=number(_pairs(leaving=True)),
         concerned=number(_pairs(leaving=False)),
@@ -107,6 +116,8 @@ def funnel(tx: Transaction, incident_id: int) -> Funnel:
         observed=number(_seen()),
         protected=number(_protected(), now=tx.at),
         failed=number(_failed()),
+        away=off,
+        otherwise=off - by_a_run,
     )
 
 

@@ -28,6 +28,21 @@ def away() -> ColumnElement[bool]:
     return exists().where(serves, ~named.correlate(pair_state, plan_row)).correlate(plan_row)
 
 
+def left() -> ColumnElement[bool]:
+    """Whether what a row has found serving its pair does not serve it any more."""
+    return (
+        exists()
+        .where(pair_state.c.pair_id == _row.pair_id, pair_state.c.serving.is_distinct_from(_row.serving))
+        .correlate(plan_row)
+    )
+
+
+def left_otherwise() -> ColumnElement[bool]:
+    """The same, of what a plan was to take off it and has not: by a renewal, by name, by another incident."""
+    to_leave = or_(_row.action == Action.PROMOTE.value, _row.action == Action.ORDER.value)
+    return and_(to_leave, or_(*(_row.state == state.value for state in _TO_COME)), left())
+
+
 class Served(NamedTuple):
     """How many pairs are served by what an incident names, and of how many of these the newest plan has no row that
     takes them off it."""

@@ -13,6 +13,7 @@ from dualcert.model.work import HELD, WorkKind
 from dualcert.store.fitness import proved
 from dualcert.store.incident_observation import is_observed, without_targets
 from dualcert.store.incident_plans import why_not
+from dualcert.store.incident_serving import left, left_otherwise
 from dualcert.store.incident_tables import plan_row
 from dualcert.store.promotion import standby_usable
 from dualcert.store.statements import prepared
@@ -93,23 +94,24 @@ def _sorted(sort: _Sort) -> tuple[ColumnElement[bool], ColumnElement[Any]]:
     ordered = _row.state == RowState.ORDERED.value
     match sort:
         case _Sort.SKIPPED:
-            return and_(promote, _row.state == RowState.SKIPPED.value), told
+            return and_(promote, _row.state == RowState.SKIPPED.value, ~left()), told
         case _Sort.UNSEEN:
             return and_(promote, failing()), _why(_SERVING)
         case _Sort.GONE:
             unseen = and_(promote, _row.state == RowState.PROMOTED.value, without_targets(), ~is_observed())
             return unseen, literal("it was taken from its targets before it was seen there")
         case _Sort.NOT_ORDERED:
-            return and_(order, _row.state == RowState.PLANNED.value), told
+            return and_(order, _row.state == RowState.PLANNED.value, ~left()), told
         case _Sort.ORDERED:
             come = literal("its backup has come: plan and run once more")
             otherwise = func.coalesce(_why(_REFILLING), _against_backup(), told)
-            return and_(order, ordered), case((usable(), come), else_=otherwise)
+            return and_(order, ordered, ~left()), case((usable(), come), else_=otherwise)
         case _Sort.UNPROTECTED:
-            left = or_(and_(promote, is_observed()), and_(_row.action == Action.REFILL.value, ordered))
+            refilled = and_(_row.action == Action.REFILL.value, ordered)
+            off = or_(and_(promote, is_observed()), refilled, left_otherwise())
             troubled = exists().where(*_troubles(_REFILLING), func.coalesce(work.c.waiting_for, "") != HELD)
             lacking = or_(troubled.correlate(plan_row), _come_in_vain())
-            return and_(left, ~usable(), lacking), func.coalesce(_why(_REFILLING), _against_backup())
+            return and_(off, ~usable(), lacking), func.coalesce(_why(_REFILLING), _against_backup())
 
 
 @prepared

@@ -189,7 +189,13 @@ def test_what_the_plan_takes_out_is_not_told_as_if_it_did_not(scene: Scene) -> N
     scene.open(scene.held(0)[0], scene.held(1)[0], ca=PRIMARY)
     scene.revoked(scene.held(1)[1])
     scene.plan()
-    assert scene.shown()["pairs"] == {"leaving": 2, "concerned": 2, "served": 2, "unplanned": 0}
+    counted = scene.shown()["pairs"]
+    assert {key: counted[key] for key in ("leaving", "concerned", "served", "unplanned")} == {
+        "leaving": 2,
+        "concerned": 2,
+        "served": 2,
+        "unplanned": 0,
+    }
     assert scene.problems() == []
     scene.run()
     assert [state for _, state, _ in scene.stuck().values()] == ["ordered"]
@@ -202,6 +208,57 @@ def test_of_an_incident_that_is_closed_nothing_is_served_any_more(scene: Scene) 
     scene.turned(1)
     close(scene.world, scene.id)
     assert (scene.shown()["pairs"]["served"], scene.problems()) == (0, [])
+
+
+# --- left by another way -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["renewed", "failed over"])
+def test_a_pair_that_has_left_without_a_run_is_not_waited_for(scene: Scene, way: str) -> None:
+    """It was to be ordered a backup, and another order brought what serves; or the way that ``show`` tells was gone."""
+    scene.open(*(scene.held(number)[0] for number in range(3)))
+    if way == "renewed":
+        scene.revoked(scene.held(0)[1])
+    scene.plan()
+    if way == "failed over":
+        scene.turned(0)
+    assert scene.run().status == (3 if way == "renewed" else 0)
+    if way == "renewed":
+        assert [state for _, state, _ in scene.stuck().values()] == ["ordered"]
+        scene.renewed(0, PRIMARY)
+        assert scene.stuck() == {}
+    scene.renewed(0, BACKUP if way == "renewed" else PRIMARY)
+
+    shown, text = scene.shown(), scene.text()
+    assert (shown["promoted"], shown["protected"], scene.stuck()) == (2, 1, {})
+    counted = {"leaving": 3, "concerned": 3, "away": 3, "otherwise": 1, "served": 0, "unplanned": 0}
+    assert shown["pairs"] == counted
+    assert "  promoted   2 of 2\n" in text
+    assert "  observed   2 of 2\n" in text
+    assert "  otherwise  1 more pair has left what is named" in text
+    assert "  protected  1 of 3\n" in text
+
+
+def test_a_pair_that_has_left_without_a_run_and_gets_no_backup_is_told(scene: Scene) -> None:
+    scene.open(scene.held(0)[0])
+    scene.plan()
+    scene.turned(0)
+    assert scene.run().status == 0
+    come = scene.renewed(0, PRIMARY)
+    scene.revoked(come.id)
+
+    assert list(scene.stuck().values()) == [("promote", "skipped", "revoked")]
+    assert scene.shown()["protected"] == 0
+
+
+def test_a_skipped_pair_that_what_is_named_serves_still_is_told(scene: Scene) -> None:
+    serves, stands_by = scene.held(0)
+    scene.open(serves)
+    scene.plan()
+    scene.revoked(stands_by)
+    assert scene.run().status == 3
+    assert list(scene.stuck().values()) == [("promote", "skipped", "revoked")]
+    assert "otherwise" not in scene.text()
 
 
 # --- the next command ------------------------------------------------------------------------------------------

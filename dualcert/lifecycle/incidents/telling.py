@@ -107,6 +107,8 @@ def status(world: World, incident_id: int, *, stuck: int = 20) -> dict[str, Any]
             "pairs": {
                 "leaving": funnel.leaving,
                 "concerned": funnel.concerned,
+                "away": funnel.away,
+                "otherwise": funnel.otherwise,
                 "served": served.pairs,
                 "unplanned": served.unplanned,
             },
