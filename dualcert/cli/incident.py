@@ -12,13 +12,12 @@ from dualcert.cli.context import Context
 from dualcert.cli.frame import REFUSED, Argument, Group, pass_context
 from dualcert.cli.incident_selecting import IncidentNumber
 from dualcert.cli.output import Column, note, print_columns, print_json, print_json_lines, say
-from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
+from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, Refused, UsageProblem
 from dualcert.model.wording import many
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from dualcert.lifecycle.incidents.running import Ended, Progress
+    from dualcert.cli.incident_telling import Watcher
+    from dualcert.lifecycle.incidents.running import Ended
 
 _SEE = ("dualcert incident status", "docs/incidents.md")
 _SHOWN_STRAYS = 20
@@ -179,7 +178,8 @@ dualcert incident run 1 --refill now         # the CA issues again: fill what wa
 """
 _RUN_EXITS = {
     EXIT_DONE: "All of it is promoted and was seen at its targets; or there was nothing left to do.",
-    EXIT_PARTIAL: "Stopped by a limit, or some rows are not done; `status` tells which, and why.",
+    EXIT_PARTIAL: "Stopped by a limit, or because somebody closed or planned the incident meanwhile; or something is "
+    "left: `status` tells what, and why.",
     **REFUSED,
 }
 
@@ -239,12 +239,16 @@ def run(
     return conclude(shown, ended, world.clock.now(), heard=watcher.heard, as_json=context.json)
 
 
-def _carry_out(
-    context: Context, incident_id: int, digest: str, terms: Any, tell: Callable[[Progress], None]
-) -> Ended:
+def _carry_out(context: Context, incident_id: int, digest: str, terms: Any, watcher: Watcher) -> Ended:
     from dualcert.lifecycle.incidents import running
 
-    return running.run(context.application.world, incident_id, digest, terms, tell)
+    try:
+        return running.run(context.application.world, incident_id, digest, terms, watcher)
+    except Refused as refused:
+        # Begun anew, because the database had gone away: what was done before that stands.
+        if not watcher.heard:
+            raise
+        return running.Ended(True, refused.reason, overtaken=True)
 
 
 # --- looking ---------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ The pairs have no targets, so that a run is through when it has promoted.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -44,10 +45,10 @@ class Scene:
     id: int = 0
     digest: str = ""
 
-    def fill(self, many: int) -> None:
+    def fill(self, many: int, *targets: str) -> None:
         with self.store.write() as tx:
             for _ in range(many):
-                pair = a_pair(tx, targets=())
+                pair = a_pair(tx, targets=targets)
                 for ca in (PRIMARY, BACKUP):
                     give_role(tx, pair, a_certificate(tx, pair, ca))
                 self.pairs.append(pair)
@@ -67,10 +68,23 @@ class Scene:
     def plan(self) -> None:
         self.digest = plan(self.world, self.id).hash
 
-    def run(self, *, as_json: bool = False, terms: Terms | None = None) -> Ended:
-        heard: list[Any] = []
+    def run(
+        self,
+        *,
+        as_json: bool = False,
+        terms: Terms | None = None,
+        meanwhile: Callable[[World, int], object] | None = None,
+    ) -> Ended:
+        """``meanwhile``: what somebody does after the first batch."""
+        heard: list[running.Progress] = []
+
+        def tell(progress: running.Progress) -> None:
+            if not heard and meanwhile is not None:
+                meanwhile(self.world, self.id)
+            heard.append(progress)
+
         self.screen.readouterr()
-        ended = running.run(self.world, self.id, self.digest, terms or Terms(), heard.append)
+        ended = running.run(self.world, self.id, self.digest, terms or Terms(), tell)
         now = self.world.clock.now()
         status = conclude(self.shown(), ended, now, heard=bool(heard), as_json=as_json)
         return Ended(status, *self.screen.readouterr())
@@ -297,6 +311,29 @@ def test_what_is_named_and_in_no_use_any_more_is_nothing_to_be_run(scene: Scene)
     scene.open(idle)
     scene.plan()
     assert "--plan" not in scene.text()
+
+
+# --- overtaken -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "why"), [(close, "was closed on"), (plan, "somebody has planned incident 1 anew")]
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_run_that_is_overtaken_in_its_middle_tells_what_stands_and_how_that_is_finished(
+    scene: Scene, meanwhile: Callable[[World, int], object], why: str, as_json: bool
+) -> None:
+    scene.fill(2, "web")
+    scene.open(*(scene.held(number)[0] for number in (0, 1, 3, 4)))
+    scene.plan()
+    terms = Terms(waves="100%", rate=3)  # the rest of the wave comes before the look at its targets
+
+    ended = scene.run(as_json=as_json, terms=terms, meanwhile=meanwhile)
+
+    assert ended.status == 3
+    assert f"stopped: {'incident 1 ' if meanwhile is close else ''}{why}" in ended.err
+    assert "3 pairs are promoted, 1 of them not yet seen: dualcert renew --due, or the daemon" in ended.err
+    assert (scene.shown()["promoted"], scene.shown()["observed"]) == (3, 2)
 
 
 @pytest.mark.plans

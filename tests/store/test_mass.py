@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -233,25 +234,48 @@ def test_a_run_goes_on_where_another_process_was_killed(world: World, store: Sto
         assert set(tx.execute(select(tables.pair_state.c.epoch)).scalars()) == {1}
 
 
+@pytest.mark.usefixtures("undeployed")
 def test_a_newer_plan_or_the_end_of_the_incident_ends_a_run(world: World, store: Store) -> None:
     incident = an_incident(world, 20)
-    old = plan(world, incident.id)
-    one = running.run
+    terms = Terms(waves="10%,100%", max_failures="100%")
 
     def plan_anew(_progress: running.Progress) -> None:
         plan(world, incident.id)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running._Run, "_see_all", lambda self, batch, wave: None)
-        with pytest.raises(Refused, match="not the hash of the newest plan"):
-            one(world, incident.id, old.hash, Terms(waves="10%,100%", max_failures="100%"), plan_anew)
-        new = plan(world, incident.id)
+    ended = running.run(world, incident.id, plan(world, incident.id).hash, terms, plan_anew)
+    assert (ended.overtaken, ended.stopped) == (
+        True,
+        f"somebody has planned incident {incident.id} anew meanwhile",
+    )
+    new = plan(world, incident.id)
 
-        def end(_progress: running.Progress) -> None:
-            close(world, incident.id)
+    def end(_progress: running.Progress) -> None:
+        close(world, incident.id)
 
-        with pytest.raises(Refused, match="was closed"):
-            one(world, incident.id, new.hash, Terms(waves="10%,100%", max_failures="100%"), end)
+    ended = running.run(world, incident.id, new.hash, terms, end)
+    assert ended.overtaken
+    assert "was closed" in str(ended.stopped)
+    with pytest.raises(Refused, match="was closed"):
+        running.run(world, incident.id, new.hash, terms)
+
+
+@pytest.mark.usefixtures("undeployed")
+@pytest.mark.parametrize("over", [close, plan])
+def test_a_run_that_is_overtaken_before_it_has_done_anything_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, over: Callable[[World, int], object]
+) -> None:
+    incident = an_incident(world, 20)
+    made = plan(world, incident.id)
+    begin = running._Run.hurry
+
+    def overtaken(self: running._Run) -> None:
+        over(world, incident.id)
+        begin(self)
+
+    monkeypatch.setattr(running._Run, "hurry", overtaken)
+    with pytest.raises(Refused):
+        running.run(world, incident.id, made.hash, Terms())
+    assert telling.status(world, incident.id)["promoted"] == 0
 
 
 def test_a_second_incident_names_the_backups_of_the_first(world: World, store: Store) -> None:

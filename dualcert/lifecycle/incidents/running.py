@@ -81,12 +81,14 @@ class Progress:
 class Ended:
     """``done``: False where a run that was through already was asked for again. ``stopped``: why it is not through.
 
-    ``refills``: the CAs at which refills were held, and are due.
+    ``refills``: the CAs at which refills were held, and are due. ``overtaken``: somebody closed or planned the incident
+    meanwhile, so that the same again is refused.
     """
 
     done: bool
     stopped: str | None
     refills: tuple[str, ...] = ()
+    overtaken: bool = False
 
 
 def run(
@@ -94,7 +96,8 @@ def run(
 ) -> Ended:
     """Carry out the incident's newest plan, or go on with it.
 
-    Raises ``Refused`` where ``digest`` is not that plan's, ``ValueError`` where the terms cannot be read.
+    Raises ``Refused`` where ``digest`` is not that plan's, or is not any more before anything was done; ``ValueError``
+    where the terms cannot be read.
     """
     shares = policy.waves(terms.waves)
     limits = policy.share(terms.max_failures), policy.share(terms.max_drift)
@@ -115,8 +118,13 @@ def run(
     one.hurry()
     if through:
         return Ended(one.see_the_rest(), None, released)
-    one.order_backups()
-    return Ended(True, one.carry_out(), released)
+    try:
+        one.order_backups()
+        return Ended(True, one.carry_out(), released)
+    except Overtaken as over:
+        if not one.acted:
+            raise
+        return Ended(True, over.reason, released, overtaken=True)
 
 
 def _the_plan(tx: Transaction, incident_id: int, digest: str, *, lock: bool = False) -> Plan:
@@ -170,6 +178,10 @@ def _record(tx: Transaction, plan: Plan, what: str) -> None:
     events.record(tx, EventKind.INCIDENT_RUN, f"incident {plan.incident.id}: {what}", ca=plan.incident.ca)
 
 
+class Overtaken(Refused):
+    """The incident was closed, or planned anew, while a run of it was under way."""
+
+
 class _Run:
     def __init__(
         self,
@@ -194,6 +206,8 @@ class _Run:
         self._tally = Tally(0, 0, 0)
         self._up_to = 0
         self._ca_in_trouble = ca
+        self.acted = False
+        """Whether anything that this run has done stands in the database: whoever is refused now was not before."""
 
     # --- promoting -----------------------------------------------------------------------------------------
 
@@ -242,6 +256,7 @@ class _Run:
             promoted, skipped = incident_runs.promote(tx, batch)
             incident_runs.follow_up(tx, batch, self._cause, refills_held=held)
             incident_runs.set_wave(tx, self._id, wave, up_to)
+        self.acted = True
         before = self._tally
         if alone:
             self._up_to = up_to
@@ -257,11 +272,24 @@ class _Run:
             self._world.clock.sleep(max(0.0, many / self._terms.rate - spent))
 
     def _ours(self, tx: Transaction) -> Run:
-        """The run as it stands, held. Raises ``Refused`` where the incident was closed or planned anew meanwhile."""
-        _the_plan(tx, self._id, self._plan.hash, lock=True)
+        """The run as it stands, held. Raises ``Overtaken`` where the incident was closed or planned anew meanwhile."""
+        try:
+            incident = opened(tx, self._id, lock=True)
+        except Refused as refused:
+            raise Overtaken(refused.reason, remedy=refused.remedy) from None
+        if incident.plan != self._plan.number:
+            raise Overtaken(
+                f"somebody has planned incident {self._id} anew meanwhile",
+                remedy=f"Look at the plan again, then run it: dualcert incident plan {self._id}",
+            )
+        if newest_plan(tx, incident) is None:
+            raise Overtaken(
+                f"somebody has added certificates to incident {self._id} meanwhile",
+                remedy=f"Make a new plan: dualcert incident plan {self._id}",
+            )
         run = incident_runs.get(tx, self._id, lock=True)
         if run is None or run.plan != self._plan.number:
-            raise Refused(
+            raise Overtaken(
                 f"another plan of incident {self._id} is carried out by now",
                 remedy=f"See: dualcert incident status {self._id}",
             )
@@ -361,6 +389,7 @@ class _Run:
                 self._ours(tx)
                 batch = Range(self._id, self._plan.number, after, up_to)
                 incident_progress.order_backups(tx, batch, self._cause, self._held_at(tx))
+            self.acted = True
             after = up_to
 
     def _say(self, wave: int) -> None:
