@@ -17,7 +17,7 @@ from dualcert.cli.output import cell, hanging, note, print_json, say
 from dualcert.cli.progress import drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, UsageProblem
 from dualcert.model.wording import many, typed
-from dualcert.model.work import BUDGET, FROZEN
+from dualcert.model.work import BUDGET, FROZEN, HELD
 
 if TYPE_CHECKING:
     from dualcert.lifecycle.world import World
@@ -116,24 +116,30 @@ def run_due(context: Context, seconds: float, *, once: bool = False) -> int:
         say(f"{_counted(len(before))} due, {len(left)} left")
         if destroyed:
             say(f"  destroyed: {many(destroyed, 'private key')} that nothing needs any more")
-        _say_left(world, left)
+        say_left(world, left)
     for one in not_asked:
         note(f"CA {one['ca']} does not say when it would like renewals: {one['reason'] or 'under way'}")
     return _status(before, left)
 
 
-def _say_left(world: World, left: Sequence[Mapping[str, Any]]) -> None:
+def say_left(world: World, left: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each step that is not finished, and what a person may do about it."""
     from dualcert.lifecycle import closing
+    from dualcert.lifecycle.incidents import refills
 
     now = world.clock.now()
     closed = {step["ca"] for step in left if step["waiting_for"] == FROZEN}
     reopening = {ca: closing.recorded(world, ca).reopening for ca in closed}
+    held = {step["ca"] for step in left if step["waiting_for"] == HELD}
+    letting_go = {ca: refills.letting_go_of(world, ca) for ca in held}
     for step in left:
         where = step["ca"] or step["target"] or ""
         say(f"  {step['pair']} {where}: {step['step']}: {hanging(step['reason'] or 'under way', 4)}")
         at = step["due_at"]
         if step["waiting_for"] == FROZEN:
             say(f"    When that is over: dualcert {reopening[step['ca']]}")
+        elif step["waiting_for"] == HELD:
+            say(f"    When {step['ca']} is to issue again: {letting_go[step['ca']]}")
         # What waits for a budget says until when by itself.
         elif at is not None and at > now and step["waiting_for"] != BUDGET:
             verb = "remove" if step["removed"] else "renew"

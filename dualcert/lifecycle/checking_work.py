@@ -8,6 +8,7 @@ from datetime import timedelta
 from dualcert.clock import rfc3339
 from dualcert.lifecycle import objecting
 from dualcert.lifecycle.findings import Finding
+from dualcert.lifecycle.incidents import refills
 from dualcert.lifecycle.world import World
 from dualcert.model.wording import many, typed
 from dualcert.store import checks, incident_serving, incidents, pairs, standings, troubles
@@ -80,15 +81,15 @@ def _held(found: Held, standing: CaStanding) -> Finding:
             f"dualcert run finishes that, or: dualcert incident close {found.incident}",
         )
     by = "" if found.incident is None else f": incident {found.incident} holds that"
-    let_go = f"thaw {found.ca}" if found.incident is None else f"incident run {found.incident} --refill now"
+    let_go = refills.letting_go(found.ca, found.incident)
     if standing.closed is not None:
         # To thaw a CA lets go of what is held there as well.
-        also = f", then dualcert {let_go}" if standing.distrusted_at is not None else ""
-        by, let_go = f"{by}; {standing.closed}", f"{standing.reopening}{also}"
+        also = f", then {let_go}" if standing.distrusted_at is not None else ""
+        by, let_go = f"{by}; {standing.closed}", f"dualcert {standing.reopening}{also}"
     return Finding(
         "work",
         f"{how_many} not ordered anew at {found.ca}{by}",
-        f"When {found.ca} is to issue again: dualcert {let_go}",
+        f"When {found.ca} is to issue again: {let_go}",
     )
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dualcert.errors import UsageProblem
+from dualcert.lifecycle.incidents import refills
 from dualcert.lifecycle.leaked import Leak
 from dualcert.lifecycle.world import World
-from dualcert.model.work import WorkKind
+from dualcert.model.work import HELD, WorkKind
 from dualcert.store import Transaction, compromise, pairs, work
 from dualcert.store.compromise import Attempt, Held
 
@@ -97,7 +98,11 @@ def _unprotected(world: World, concerned: dict[int, str]) -> Iterator[str]:
         with world.store.read() as tx:
             steps = work.of_pairs(tx, some, _FILLING)
             states = pairs.states(tx, some)
-        why = {row.pair_id: row.reason for row in steps if row.reason}
+            why = {row.pair_id: row.reason for row in steps if row.reason}
+            # Nothing lets it go but what is said of its CA: to say the same again would be in vain.
+            waiting = {row.pair_id: row.ca for row in steps if row.waiting_for == HELD}
+            told = {ca: refills.held_at(tx, ca) for ca in set(waiting.values())}
+            why |= {number: told[ca] for number, ca in waiting.items()}
         for number, state in states.items():
             if state.backup_ok_until is None:
                 yield f"{concerned[number]}: its backup is not there yet: {why.get(number, 'it is under way')}"

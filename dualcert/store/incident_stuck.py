@@ -6,7 +6,7 @@ from collections.abc import Collection
 from enum import Enum
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, func, literal, or_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, func, literal, null, or_, select
 
 from dualcert.model.incident import Action, RowState
 from dualcert.model.work import HELD, WorkKind
@@ -41,12 +41,14 @@ def failing() -> ColumnElement[bool]:
 
 
 class Stuck(NamedTuple):
-    """A pair that does not get to where it should be, and why."""
+    """A pair that does not get to where it should be, and why. ``held_at``: the CA at which its backup is held, where
+    that is why."""
 
     pair_id: int
     action: str | None
     state: str
     problem: str | None
+    held_at: str | None = None
 
 
 _SERVING = (WorkKind.DEPLOYMENT, WorkKind.VERIFICATION)
@@ -71,8 +73,16 @@ def _troubles(steps: Collection[WorkKind]) -> tuple[ColumnElement[bool], ...]:
 
 
 def _why(steps: Collection[WorkKind]) -> ColumnElement[str | None]:
+    return _of_trouble(work.c.reason, steps)
+
+
+def _held_at() -> ColumnElement[str | None]:
+    return _of_trouble(case((work.c.waiting_for == HELD, work.c.ca)), _REFILLING)
+
+
+def _of_trouble(what: ColumnElement[Any], steps: Collection[WorkKind]) -> ColumnElement[Any]:
     # One step may wait for another: that which fails says why.
-    query = select(work.c.reason).where(*_troubles(steps)).order_by(work.c.attempts.desc(), work.c.id)
+    query = select(what).where(*_troubles(steps)).order_by(work.c.attempts.desc(), work.c.id)
     return query.limit(1).correlate(plan_row).scalar_subquery()
 
 
@@ -117,8 +127,11 @@ def _sorted(sort: _Sort) -> tuple[ColumnElement[bool], ColumnElement[Any]]:
 @prepared
 def _stuck(*, sort: _Sort) -> Select[Any]:
     which, why = _sorted(sort)
+    # Where its backup has come, what is held besides is not what it waits for.
+    at = {_Sort.ORDERED: case((~usable(), _held_at())), _Sort.UNPROTECTED: _held_at()}
+    held_at = at.get(sort, null())
     return (
-        select(_row.pair_id, _row.action, _row.state, why.label("problem"))
+        select(_row.pair_id, _row.action, _row.state, why.label("problem"), held_at.label("held_at"))
         .where(_row.incident_id == bindparam("of_incident"), _row.plan == bindparam("of_plan"), which)
         .order_by(_row.pair_id)
         .limit(bindparam("limit"))

@@ -14,16 +14,20 @@ import pytest
 
 from dualcert.cli.incident_running import conclude
 from dualcert.cli.incident_telling import tell_status
-from dualcert.lifecycle import checking_work
-from dualcert.lifecycle.incidents import close, open_incident, plan, running, telling
+from dualcert.cli.renew import say_left
+from dualcert.lifecycle import checking_work, reach, renewal
+from dualcert.lifecycle.incidents import close, open_incident, plan, refills, running, telling
 from dualcert.lifecycle.incidents.running import Terms
+from dualcert.lifecycle.reach import Extent
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.model.pair import Pair
-from dualcert.store import Store, certificates, incident_serving, pairs, promotion, revocations
+from dualcert.model.work import Later, WorkKind
+from dualcert.store import Store, certificates, incident_serving, pairs, promotion, revocations, work
 from dualcert.testing.clock import FakeClock
 from tests.store.building import BACKUP, PRIMARY, a_certificate, a_pair, give_role
 from tests.store.overhearing import overheard, scans
+from tests.store.renewing import step
 from tests.store.worlds import Setting, a_world
 
 
@@ -311,6 +315,58 @@ def test_what_is_named_and_in_no_use_any_more_is_nothing_to_be_run(scene: Scene)
     scene.open(idle)
     scene.plan()
     assert "--plan" not in scene.text()
+
+
+# --- held for another incident -------------------------------------------------------------------------------
+
+
+def test_what_is_held_for_another_incident_is_told_with_its_ca_and_what_lets_it_go(scene: Scene) -> None:
+    """Of one incident the backups are held; what serves is named by another one, of the other CA."""
+    scene.open(*(scene.held(number)[1] for number in range(2)), ca=BACKUP)
+    scene.plan()
+    scene.run()
+    first = scene.id
+    scene.open(*(scene.held(number)[0] for number in range(2)), ca=PRIMARY)
+    scene.plan()
+    scene.run()
+    step(scene.world, WorkKind.REFILL, 2)  # as whatever orders backups does: they are held again
+    told = f"held at beta for incident {first}: dualcert incident run {first} --refill now"
+    assert [reason for _, _, reason in scene.stuck().values()] == [told] * 2
+    assert f"refills are held at alpha: dualcert incident run {scene.id} --refill now" in scene.text()
+
+    refills.release_for(scene.world, first)
+    assert all("held" not in reason for _, _, reason in scene.stuck().values())
+
+    scene.renewed(0, BACKUP)
+    assert "its backup has come: plan and run once more" in str(scene.stuck()[scene.pairs[0].name])
+
+
+def test_who_contains_a_leak_is_told_what_lets_a_backup_go_that_an_incident_holds(scene: Scene) -> None:
+    _, stands_by = scene.held(0)
+    scene.open(stands_by, ca=BACKUP)
+    scene.plan()
+    scene.run()
+
+    [problem] = [one for one in reach.unfinished(scene.world, Extent((stands_by,))) if "not there yet" in one]
+
+    told = f"held at beta for incident {scene.id}: dualcert incident run {scene.id} --refill now"
+    assert problem == f"{scene.pairs[0].name}: its backup is not there yet: {told}"
+
+
+def test_of_a_refill_that_is_held_nobody_is_told_to_renew_the_pair(scene: Scene) -> None:
+    scene.open(scene.held(0)[1], ca=BACKUP)
+    scene.plan()
+    scene.run()
+    with scene.store.write() as tx:
+        work.schedule(tx, WorkKind.REFILL, scene.pairs[0].id, tx.now, ca=BACKUP)
+    assert isinstance(step(scene.world, WorkKind.REFILL)[0], Later)  # it was looked at, and is held again
+    scene.screen.readouterr()
+
+    say_left(scene.world, renewal.outstanding(scene.world))
+
+    out = scene.screen.readouterr().out
+    assert f"When beta is to issue again: dualcert incident run {scene.id} --refill now\n" in out
+    assert "dualcert renew" not in out
 
 
 # --- overtaken -------------------------------------------------------------------------------------------------

@@ -4,7 +4,27 @@ from __future__ import annotations
 
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
-from dualcert.store import events, incident_progress, incidents
+from dualcert.store import Transaction, events, incident_progress, incidents
+
+
+def letting_go(ca: str, incident_id: int | None) -> str:
+    """What is typed so that what is held at a CA is ordered; ``incident_id``: for which it is held there."""
+    return (
+        f"dualcert thaw {ca}" if incident_id is None else f"dualcert incident run {incident_id} --refill now"
+    )
+
+
+def letting_go_of(world: World, ca: str) -> str:
+    """The same, as it is held now."""
+    with world.store.read() as tx:
+        return letting_go(ca, incident_progress.refills_held_for(tx, ca))
+
+
+def held_at(tx: Transaction, ca: str) -> str:
+    """Of a refill that is held at a CA: for which incident, and what is typed so that it is ordered."""
+    number = incident_progress.refills_held_for(tx, ca)
+    whose = "" if number is None else f" for incident {number}"
+    return f"held at {ca}{whose}: {letting_go(ca, number)}"
 
 
 def release(world: World, ca: str) -> bool:

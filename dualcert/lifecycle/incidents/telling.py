@@ -8,7 +8,7 @@ from typing import Any
 from dualcert.clock import from_microseconds
 from dualcert.errors import ConfigurationError, KeyProblem, StoreError
 from dualcert.lifecycle import sealing, signing
-from dualcert.lifecycle.incidents import zones
+from dualcert.lifecycle.incidents import refills, zones
 from dualcert.lifecycle.incidents.planning import existing, newest_plan
 from dualcert.lifecycle.world import World
 from dualcert.model.incident import Counts, Incident
@@ -149,12 +149,14 @@ def _stuck(tx: Transaction, incident: Incident, served: Served, most: int) -> li
         row for row in incident_stuck.stuck(tx, incident.id, incident.plan, most) if row.pair_id not in ids
     ]
     names = pairs.names_of(tx, {row.pair_id for row in rows})
+    # At another CA it may be held for another incident, which lets it go.
+    held = {row.held_at: refills.held_at(tx, row.held_at) for row in rows if row.held_at is not None}
     return [
         {
             "pair": names.get(row.pair_id),
             "action": row.action,
             "state": row.state,
-            "reason": row.problem or "under way",
+            "reason": held.get(row.held_at or "") or row.problem or "under way",
         }
         for row in rows[:most]
     ]
