@@ -93,8 +93,8 @@ def tell_status(shown: dict[str, Any], now: datetime) -> None:
     say(
         f"  skipped    {shown['skipped']}; failed {shown['failed']}; without a usable backup {shown['not_usable']}"
     )
-    if shown["plan"] is None:
-        say(f"  no plan is complete: dualcert incident plan {shown['id']}")
+    if shown["plan"] is None and shown["closed_at"] is None:
+        say(f"  {_without_plan(shown)}")
     if shown["run"] is not None and shown["run"]["stopped"]:
         say(f"  stopped: {shown['run']['stopped']}")
     if shown["refills_held_at"]:
@@ -104,6 +104,13 @@ def tell_status(shown: dict[str, Any], now: datetime) -> None:
         say(f"  {line}")
     for one in shown["stuck"]:
         say(f"  {one['pair']}: {one['state']}: {one['reason']}")
+
+
+def _without_plan(shown: dict[str, Any]) -> str:
+    if shown["loading"]:
+        again = f"if nobody is at it: dualcert incident close {shown['id']}, and open it again"
+        return f"it is being opened, or that was interrupted; {again}"
+    return f"no plan is complete: dualcert incident plan {shown['id']}"
 
 
 def _to_be_run(shown: dict[str, Any]) -> bool:

@@ -55,6 +55,10 @@ _SERVING = (WorkKind.DEPLOYMENT, WorkKind.VERIFICATION)
 _REFILLING = (WorkKind.REFILL, WorkKind.ORDER, WorkKind.PUBLICATION)
 
 
+HAS_COME = "its backup has come"
+"""Why a pair is stuck whose backup was ordered: the next plan promotes it."""
+
+
 class _Sort(Enum):
     """Where a pair may be stuck; the gravest first."""
 
@@ -113,7 +117,7 @@ def _sorted(sort: _Sort) -> tuple[ColumnElement[bool], ColumnElement[Any]]:
         case _Sort.NOT_ORDERED:
             return and_(order, _row.state == RowState.PLANNED.value, ~left()), told
         case _Sort.ORDERED:
-            come = literal("its backup has come: plan and run once more")
+            come = literal(HAS_COME)
             otherwise = func.coalesce(_why(_REFILLING), _against_backup(), told)
             return and_(order, ordered, ~left()), case((usable(), come), else_=otherwise)
         case _Sort.UNPROTECTED:

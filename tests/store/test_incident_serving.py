@@ -23,7 +23,16 @@ from dualcert.lifecycle.world import World
 from dualcert.model.certificate import Certificate
 from dualcert.model.pair import Pair
 from dualcert.model.work import Later, WorkKind
-from dualcert.store import Store, certificates, incident_serving, pairs, promotion, revocations, work
+from dualcert.store import (
+    Store,
+    certificates,
+    incident_serving,
+    incidents,
+    pairs,
+    promotion,
+    revocations,
+    work,
+)
 from dualcert.testing.clock import FakeClock
 from tests.store.building import BACKUP, PRIMARY, a_certificate, a_pair, give_role
 from tests.store.overhearing import overheard, scans
@@ -367,6 +376,36 @@ def test_of_a_refill_that_is_held_nobody_is_told_to_renew_the_pair(scene: Scene)
     out = scene.screen.readouterr().out
     assert f"When beta is to issue again: dualcert incident run {scene.id} --refill now\n" in out
     assert "dualcert renew" not in out
+
+
+# --- commands that would be refused --------------------------------------------------------------------------
+
+
+def test_of_an_incident_that_is_closed_no_plan_is_asked_for(scene: Scene) -> None:
+    scene.open(scene.held(0)[0])
+    assert f"no plan is complete: dualcert incident plan {scene.id}" in scene.text()
+    close(scene.world, scene.id)
+    assert "incident plan" not in scene.text()
+
+
+def test_of_an_incident_that_is_closed_no_backup_that_has_come_is_to_be_planned(scene: Scene) -> None:
+    scene.open(scene.held(0)[0])
+    scene.revoked(scene.held(0)[1])
+    scene.plan()
+    scene.run()
+    scene.renewed(0, BACKUP)
+    assert "incident plan" in scene.text()
+    close(scene.world, scene.id)
+    assert "incident plan" not in scene.text()
+
+
+def test_of_an_incident_that_was_not_opened_to_its_end_no_plan_is_asked_for(scene: Scene) -> None:
+    with scene.store.write() as tx:
+        until = tx.now + timedelta(days=1)
+        scene.id = incidents.create(tx, title="a test", cause="a test", selector="", ca=None, deadline=until)
+    assert scene.shown()["loading"]
+    assert f"if nobody is at it: dualcert incident close {scene.id}" in scene.text()
+    assert "incident plan" not in scene.text()
 
 
 # --- overtaken -------------------------------------------------------------------------------------------------

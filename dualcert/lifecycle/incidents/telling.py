@@ -104,6 +104,7 @@ def status(world: World, incident_id: int, *, stuck: int = 20) -> dict[str, Any]
             "opened_at": incident.opened_at,
             "deadline": incident.deadline,
             "closed_at": incident.closed_at,
+            "loading": incident.loading,
             "pairs": {
                 "leaving": funnel.leaving,
                 "concerned": funnel.concerned,
@@ -156,10 +157,16 @@ def _stuck(tx: Transaction, incident: Incident, served: Served, most: int) -> li
             "pair": names.get(row.pair_id),
             "action": row.action,
             "state": row.state,
-            "reason": held.get(row.held_at or "") or row.problem or "under way",
+            "reason": held.get(row.held_at or "") or _reason(incident, row),
         }
         for row in rows[:most]
     ]
+
+
+def _reason(incident: Incident, row: Stuck) -> str:
+    if row.problem == incident_stuck.HAS_COME and incident.closed_at is None:
+        return f"{row.problem}: plan and run once more: dualcert incident plan {incident.id}"
+    return row.problem or "under way"
 
 
 def strays(world: World, incident_id: int, limit: int) -> list[dict[str, Any]]:
