@@ -22,7 +22,7 @@ def conclude(shown: dict[str, Any], ended: Ended, now: datetime, *, heard: bool,
         for line in told_unplanned(shown):
             note(line)
     else:
-        tell_status(shown, now)
+        tell_status(shown, now, stopped=ended.stopped is None)
     if ended.stopped is not None:
         note(f"stopped: {ended.stopped}")
         if ended.overtaken:

@@ -77,8 +77,8 @@ def tell_opened(found: Incident, now: datetime) -> None:
         say(f"  if that is not what was meant: dualcert incident close {found.id}, and open another one")
 
 
-def tell_status(shown: dict[str, Any], now: datetime) -> None:
-    """For people."""
+def tell_status(shown: dict[str, Any], now: datetime, *, stopped: bool = True) -> None:
+    """For people. ``stopped``: with the reason why the run of it has stopped, where nobody else tells that."""
     say(f"incident {shown['id']}: {shown['title']}")
     say(f"  deadline   {clock(shown['deadline'], now)}" if shown["closed_at"] is None else "  closed")
     say(f"  affected   {shown['affected']} ({shown['serving']} serve, {shown['standby']} stand by)")
@@ -95,7 +95,7 @@ def tell_status(shown: dict[str, Any], now: datetime) -> None:
     )
     if shown["plan"] is None and shown["closed_at"] is None:
         say(f"  {_without_plan(shown)}")
-    if shown["run"] is not None and shown["run"]["stopped"]:
+    if stopped and shown["run"] is not None and shown["run"]["stopped"]:
         say(f"  stopped: {shown['run']['stopped']}")
     if shown["refills_held_at"]:
         held = ", ".join(shown["refills_held_at"])
@@ -124,6 +124,8 @@ def _told_of_plan(shown: dict[str, Any]) -> list[str]:
     """How the newest plan is carried out, or gone on with, as long as it is not through."""
     if not _to_be_run(shown) or not shown["serving"] + shown["standby"]:
         return []
+    if shown["run"] is not None and "incident plan" in (shown["run"]["stopped"] or ""):
+        return []  # it says that another plan is wanted
     what = "to carry it out" if shown["run"] is None else "to go on with it"
     return [f"{what}: dualcert incident run {shown['id']} --plan {shown['plan']}"]
 

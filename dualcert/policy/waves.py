@@ -57,7 +57,7 @@ def drifting(tally: Tally, limit: Fraction) -> str | None:
     most = allowed(limit, tally.turned)
     if tally.skipped <= most:
         return None
-    return f"{tally.skipped} of {tally.turned} rows were skipped, and at most {most} may be: make a new plan"
+    return f"{tally.skipped} of {tally.turned} rows were skipped, and at most {most} may be"
 
 
 def failing(tally: Tally, limit: Fraction) -> str | None:

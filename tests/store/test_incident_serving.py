@@ -378,6 +378,38 @@ def test_of_a_refill_that_is_held_nobody_is_told_to_renew_the_pair(scene: Scene)
     assert "dualcert renew" not in out
 
 
+def test_a_run_that_stops_because_too_much_has_moved_asks_once_for_a_new_plan(scene: Scene) -> None:
+    scene.fill(2)
+    scene.open(*(scene.held(number)[0] for number in range(5)))
+    scene.plan()
+    for number in range(4):
+        scene.turned(number)
+        scene.renewed(number, PRIMARY)
+
+    ended = scene.run(terms=Terms(waves="100%", max_drift="0%"))
+
+    assert ended.status == 3
+    command = f"make a new plan: dualcert incident plan {scene.id}"
+    assert f"stopped: 4 of 5 rows were skipped, and at most 3 may be; {command}\n" in ended.err
+    assert (ended.out + ended.err).count("incident plan") == 1
+    assert "--plan" not in ended.out + ended.err
+    # Whoever comes later is told the same.
+    assert scene.text().count(command) == 1
+    assert "--plan" not in scene.text()
+
+
+def test_a_run_that_stops_because_too_little_is_seen_is_gone_on_with(scene: Scene) -> None:
+    """What is to be mended is at the targets: the same again is what is to be typed."""
+    scene.fill(4, "elsewhere")
+    scene.open(*(scene.held(number)[0] for number in range(3, 7)))
+    scene.plan()
+
+    ended = scene.run(terms=Terms(waves="100%", max_failures="0%"))
+
+    assert (ended.status, ended.err.count("stopped: "), "stopped" in ended.out) == (3, 1, False)
+    assert f"to go on with it: dualcert incident run {scene.id} --plan {scene.digest}" in ended.out
+
+
 # --- commands that would be refused --------------------------------------------------------------------------
 
 

@@ -231,7 +231,7 @@ class _Run:
             stopped = policy.drifting(self._tally, self._max_drift)
             if stopped is not None:
                 self._see(wave)
-                return stopped
+                return f"{stopped}; make a new plan: dualcert incident plan {self._id}"
             if self._tally.turned >= end:
                 break
             self._promote(wave, end - self._tally.turned)
@@ -249,7 +249,8 @@ class _Run:
             up_to, many = incident_runs.bound(tx, self._id, self._plan.number, run.up_to_pair, limit)
             if not many and alone:
                 raise StoreError(
-                    f"rows of the plan of incident {self._id} are missing", remedy="Make a new plan."
+                    f"rows of the plan of incident {self._id} are missing",
+                    remedy=f"Make a new plan: dualcert incident plan {self._id}",
                 )
             batch = Range(self._id, self._plan.number, run.up_to_pair, up_to)
             held = None if self._held_at(tx) is None else incident_progress.held_for(self._id)
