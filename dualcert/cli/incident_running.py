@@ -41,6 +41,8 @@ def _what_stands(shown: dict[str, Any]) -> str:
     """Of a run that cannot be gone on with: what it has changed is there, and goes on without it."""
     promoted = many(shown["promoted"], "pair is promoted", "pairs are promoted")
     unseen = shown["promoted"] - shown["observed"]
+    if not shown["promoted"]:
+        return "  no pair is promoted; backups were ordered anew"
     if not unseen:
         return f"  {promoted}, and all of that was seen"
     return (

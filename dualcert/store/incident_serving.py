@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Select, and_, bindparam, case, exists, fun
 
 from dualcert.model.incident import Action, RowState
 from dualcert.store.incident_tables import incident_member, plan_row
+from dualcert.store.promotion import standby_usable
 from dualcert.store.statements import prepared
 from dualcert.store.tables import pair_state
 from dualcert.store.transaction import Transaction
@@ -85,6 +86,26 @@ def counted(tx: Transaction, incident_id: int, plan: int) -> Served:
     """Goes through the members: where many were named, a person asks."""
     row = tx.execute(_counted(), {"of_incident": incident_id, "of_plan": plan}).one()
     return Served(int(row[0]), int(row[1]))
+
+
+@prepared
+def _pairs() -> Select[Any]:
+    return _serving(func.count())
+
+
+def pairs(tx: Transaction, incident_id: int) -> int:
+    """How many pairs are served by what it names. Goes through the members."""
+    return int(tx.execute(_pairs(), {"of_incident": incident_id}).scalar_one())
+
+
+@prepared
+def _may_turn() -> Select[Any]:
+    return _serving(pair_state.c.pair_id).where(standby_usable(bindparam("now"))).limit(1)
+
+
+def may_turn(tx: Transaction, incident_id: int) -> bool:
+    """Whether any of these has a backup that may take over. Goes through the members up to the first."""
+    return tx.execute(_may_turn(), {"of_incident": incident_id, "now": tx.at}).first() is not None
 
 
 @prepared

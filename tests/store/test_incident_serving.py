@@ -463,6 +463,26 @@ def test_a_run_that_is_overtaken_in_its_middle_tells_what_stands_and_how_that_is
     assert (scene.shown()["promoted"], scene.shown()["observed"]) == (3, 2)
 
 
+def test_a_run_that_is_overtaken_when_it_has_only_ordered_backups_has_promoted_none(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.open(scene.held(0)[0], scene.held(1)[1])
+    scene.plan()
+    order = running._Run.order_backups
+
+    def then_closed(run: running._Run) -> None:
+        order(run)
+        close(scene.world, scene.id)
+
+    monkeypatch.setattr(running._Run, "order_backups", then_closed)
+
+    ended = scene.run()
+
+    assert ended.status == 3
+    assert "was closed" in ended.err
+    assert "no pair is promoted; backups were ordered anew" in ended.err
+
+
 @pytest.mark.plans
 def test_what_serves_is_looked_up_pair_by_pair(scene: Scene) -> None:
     scene.fill(20)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from fractions import Fraction
 
 from dualcert.errors import Refused, StoreError
@@ -19,6 +19,7 @@ from dualcert.lifecycle.engine import Engine
 from dualcert.lifecycle.incidents import refills
 from dualcert.lifecycle.incidents.pace import Pace
 from dualcert.lifecycle.incidents.planning import Plan, newest_plan, opened
+from dualcert.lifecycle.incidents.terms import Ended, Progress, Terms
 from dualcert.lifecycle.runner import Scope
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
@@ -36,6 +37,8 @@ from dualcert.store import (
 )
 from dualcert.store.incident_runs import Range
 
+__all__ = ["Ended", "Overtaken", "Progress", "Terms", "run"]
+
 log = logging.getLogger(__name__)
 
 _BATCH = 2_500
@@ -52,43 +55,6 @@ _PATIENCE = timedelta(minutes=2)
 """How long those are given; a step that has failed comes back only after that."""
 
 _STEPS = (WorkKind.DEPLOYMENT, WorkKind.VERIFICATION)
-
-
-@dataclass(frozen=True)
-class Terms:
-    """How a plan is carried out. ``rate``: pairs a second; ``refill``: what is emptied is ordered anew at once."""
-
-    waves: str = "1%,10%,100%"
-    max_failures: str = "1%"
-    max_drift: str = "2%"
-    rate: int | None = None
-    refill: bool = False
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is, for whoever watches: of ``total`` pairs to be promoted."""
-
-    wave: int
-    waves: int
-    total: int
-    turned: int
-    seen: int
-    deadline: datetime
-
-
-@dataclass(frozen=True)
-class Ended:
-    """``done``: False where a run that was through already was asked for again. ``stopped``: why it is not through.
-
-    ``refills``: the CAs at which refills were held, and are due. ``overtaken``: somebody closed or planned the incident
-    meanwhile, so that the same again is refused.
-    """
-
-    done: bool
-    stopped: str | None
-    refills: tuple[str, ...] = ()
-    overtaken: bool = False
 
 
 def run(

@@ -13,7 +13,7 @@ from dualcert.lifecycle.incidents.planning import Plan
 from dualcert.lifecycle.watching.turning import Decided
 from dualcert.lifecycle.world import World
 from dualcert.model.incident import Run
-from dualcert.store import incident_rest, incident_runs, signals, watch_answers
+from dualcert.store import incident_runs, incident_serving, signals, watch_answers
 from dualcert.store import incidents as incident_store
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def _planned_again(world: World, number: int) -> Plan | None:
         if not signals.rest_is_due(tx, _REST):
             return None
     with world.store.read() as tx:
-        if not incident_rest.may_turn(tx, number):
+        if not incident_serving.may_turn(tx, number):
             return None
     try:
         planned = incidents.plan(world, number)
@@ -86,7 +86,7 @@ def _planned_again(world: World, number: int) -> Plan | None:
 
 def _left(world: World, number: int) -> int:
     with world.store.read() as tx:
-        return incident_rest.serving(tx, number)
+        return incident_serving.pairs(tx, number)
 
 
 def waiting(world: World) -> Decided:
@@ -96,7 +96,7 @@ def waiting(world: World) -> Decided:
         found = incident_store.get(tx, standing[0]) if standing is not None else None
         if found is None or found.closed_at is not None:
             return Decided()
-        left = incident_rest.serving(tx, found.id)
+        left = incident_serving.pairs(tx, found.id)
         planned, run = incidents.newest_plan(tx, found), incident_runs.get(tx, found.id)
     if not left:
         return Decided()
