@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _WALK = timedelta(days=7)
 """What one walk takes. What it opens was opened two weeks ago at most, and counts for as long again."""
 
-_WALKED = 2 * _WALK
+WALKED = 2 * _WALK
 """How long ago the keys of backups that it has come by were opened, at most."""
 
 _AT_ONCE = 50
@@ -40,7 +40,7 @@ _OTHERS = 5
 
 def prove(world: World) -> float:
     """As far as the walk is to have come by now, for the daemon; in how many seconds the next part."""
-    turn, more = _Turn(world), True
+    turn, more = Turn(world), True
     for _ in range(_TURN):
         more = more and turn.step()
     turn.tell()
@@ -51,28 +51,29 @@ def prove(world: World) -> float:
 
 def prove_until(world: World, until: datetime) -> None:
     """The same for a command, as far as time allows."""
-    turn = _Turn(world)
+    turn = Turn(world)
     while turn.step() and world.clock.now() < until:
         pass
     turn.tell()
 
 
-def prove_named(world: World, incident_id: int) -> None:
-    """Open the keys of backups that a closed incident named. The walk has not opened what served, or was not trusted,
-    and would take a week to come to it: until then a pair may count as unprotected, and not go back to it."""
-    turn, after = _Turn(world), 0
+def prove_named(world: World, incident_id: int, until: datetime) -> bool:
+    """Open the keys of backups that a closed incident named, until an instant; whether that was enough. The walk has
+    not opened what served, or was not trusted, and would take a week to come to it: so long such a pair may count as
+    unprotected."""
+    turn, after = Turn(world), 0
     while True:
         with world.store.glance() as tx:
             up_to = incident_plans.members_up_to(tx, incident_id, after)
         if up_to is None:
             break
-        now = world.clock.now()
         with world.store.read() as tx:
-            found = proofs.unproved_named(tx, incident_id, after, up_to, now - _WALKED)
-        for begin in range(0, len(found), _AT_ONCE):
-            turn.prove(found[begin : begin + _AT_ONCE], now)
+            found = proofs.unproved_named(tx, incident_id, after, up_to, world.clock.now() - WALKED)
+        if not turn.prove_all(found, until):
+            break
         after = up_to
     turn.tell()
+    return up_to is None
 
 
 def given_up(tx: Transaction, seen: PairState, ca: str, cause: str, *, refill: bool) -> None:
@@ -94,10 +95,11 @@ def told(error: DualcertError) -> str:
 
 
 @dataclass
-class _Turn:
-    """A part of the walk. ``opens``: the KEKs that were seen to open a key, by domain and id.
+class Turn:
+    """A part of the walk, or of what it would come to too late.
 
-    ``closed``: the domains of which nothing opens, each with why.
+    ``opens``: the KEKs that were seen to open a key, by domain and id. ``closed``: the domains of which nothing opens,
+    each with why.
     """
 
     world: World
@@ -125,10 +127,19 @@ class _Turn:
             up_to = proofs.bound(tx, walk.up_to, wanted, _AT_ONCE)
             found = proofs.unproved(tx, walk.up_to, up_to, now - _WALK)
         # Whoever was here first has written the same.
-        self.prove(found, now, lambda tx: proofs.go_on(tx, walk, up_to))
+        self._prove(found, now, lambda tx: proofs.go_on(tx, walk, up_to))
         return up_to
 
-    def prove(
+    def prove_all(self, found: Sequence[Unproved], until: datetime | None = None) -> bool:
+        """Open the keys of these backups, a few in each unit of work; False where the time was over before the end."""
+        for begin in range(0, len(found), _AT_ONCE):
+            now = self.world.clock.now()
+            if until is not None and now >= until:
+                return False
+            self._prove(found[begin : begin + _AT_ONCE], now)
+        return True
+
+    def _prove(
         self,
         found: Sequence[Unproved],
         now: datetime,

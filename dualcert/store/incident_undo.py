@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -25,12 +26,14 @@ from dualcert.model.events import EventKind
 from dualcert.model.incident import Action, RowState
 from dualcert.model.order import OF_A_REFILL, OF_WHAT_WAS_GIVEN_UP, OPEN_STEPS
 from dualcert.model.work import WorkKind
-from dualcert.store import batches, promotion
+from dualcert.store import batches, promotion, proofs
+from dualcert.store.columns import micros
 from dualcert.store.incident_plans import why_not
 from dualcert.store.incident_runs import Range, announce, in_range
 from dualcert.store.incident_tables import plan_row
+from dualcert.store.proofs import Unproved
 from dualcert.store.statements import is_one_of, prepared
-from dualcert.store.tables import acme_order, certificate, event, pair_state, work
+from dualcert.store.tables import acme_order, certificate, event, pair_state, work, wrapped_key
 from dualcert.store.transaction import Transaction
 
 _row = plan_row.c
@@ -69,6 +72,30 @@ def _as_left() -> ColumnElement[bool]:
         pair_state.c.serving == _row.standby,
         pair_state.c.standby == _row.serving,
     )
+
+
+@prepared
+def _unproved() -> Select[Any]:
+    return (
+        select(*proofs.FOUND)
+        .select_from(plan_row)
+        .join(pair_state, _as_left())
+        .join(certificate, certificate.c.id == pair_state.c.standby)
+        .join(wrapped_key, wrapped_key.c.spki == certificate.c.spki)
+        .where(
+            in_range(*_BEFORE),
+            pair_state.c.backup_ok_until.is_not(None),
+            wrapped_key.c.proved_at <= bindparam("before"),
+        )
+        .order_by(pair_state.c.pair_id)
+    )
+
+
+def unproved(tx: Transaction, batch: Range, before: datetime) -> list[Unproved]:
+    """What served before in a batch's pairs that are as they were left, of which the key was opened ``before`` then for
+    the last time."""
+    batches.by_index(tx)
+    return proofs.read(tx.execute(_unproved(), {**batch.values, "before": micros(before)}))
 
 
 @prepared

@@ -97,7 +97,7 @@ def bound(tx: Transaction, after: int, last: int, limit: int) -> int:
 # --- what it finds ---------------------------------------------------------------------------------------
 
 
-_FOUND = (
+FOUND = (
     pair_state.c.pair_id,
     certificate.c.id,
     certificate.c.ca,
@@ -110,7 +110,7 @@ _FOUND = (
 @prepared
 def _unproved() -> Select[Any]:
     return (
-        select(*_FOUND)
+        select(*FOUND)
         .join(certificate, certificate.c.id == pair_state.c.standby)
         .join(wrapped_key, wrapped_key.c.spki == certificate.c.spki)
         .where(
@@ -128,14 +128,14 @@ def unproved(tx: Transaction, after: int, last: int, before: datetime) -> list[U
 
     Those of which something bad was found are not among them.
     """
-    return _read(tx.execute(_unproved(), {"after": after, "last": last, "before": micros(before)}))
+    return read(tx.execute(_unproved(), {"after": after, "last": last, "before": micros(before)}))
 
 
 @prepared
 def _unproved_named() -> Select[Any]:
     member = incident_member.c
     return (
-        select(*_FOUND)
+        select(*FOUND)
         .select_from(incident_member)
         .join(pair_state, pair_state.c.pair_id == member.pair_id)
         .join(certificate, certificate.c.id == pair_state.c.standby)
@@ -158,10 +158,11 @@ def unproved_named(
     """The same among the members of an incident; ``after`` and ``last`` bound the certificates' numbers."""
     batches.by_index(tx)
     values = {"of_incident": incident_id, "after": after, "last": last, "before": micros(before)}
-    return _read(tx.execute(_unproved_named(), values))
+    return read(tx.execute(_unproved_named(), values))
 
 
-def _read(rows: Iterable[Any]) -> list[Unproved]:
+def read(rows: Iterable[Any]) -> list[Unproved]:
+    """Of rows with the columns ``FOUND``."""
     return [
         Unproved(
             row.pair_id,

@@ -261,6 +261,24 @@ def test_the_end_of_a_false_alarm_opens_what_nobody_has_opened_while_it_served(
     assert len(told) == 1
 
 
+def test_what_takes_too_long_at_the_end_is_gone_on_with_by_whoever_does_what_is_due(
+    alone: World, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = real_pairs(alone)
+    walked(alone, clock, 45)
+    incident = of_false_alarm(alone, made)
+    with monkeypatch.context() as patch:
+        patch.setattr(opening, "_OPENING", timedelta(0))
+        close(alone, incident.id)
+        assert protections(alone, made) == ["unprotected"] * 5
+        clock.advance(2 * MINUTE)
+        assert opening.finish_closes(alone) == 0.0, "there is more to do"
+    assert opening.finish_closes(alone) == 60.0
+    assert protections(alone, made) == PROTECTED
+    with pytest.raises(Refused, match="closed already"):
+        close(alone, incident.id)
+
+
 @pytest.mark.parametrize("state", ["closed", "cut off", "closed long ago"])
 def test_undo_opens_what_was_not_opened_lately_and_what_does_not_open_stays(
     alone: World, clock: FakeClock, state: str

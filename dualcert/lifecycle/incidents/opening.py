@@ -45,6 +45,9 @@ _LOOK = 0.01
 _AT_IT = timedelta(minutes=1)
 """How long after an incident was closed whoever did that is left to finish it."""
 
+_OPENING = timedelta(seconds=30)
+"""How long keys are opened at once: those of RSA take a thirtieth of a second each, and more."""
+
 
 class Entry(NamedTuple):
     """A line of a file. Exactly one of the others is given: what it says, or why it cannot be read.
@@ -267,11 +270,15 @@ def close(world: World, incident_id: int) -> Incident:
 
 
 def finish(world: World, found: Incident) -> bool:
-    """What follows from an incident's end; whether any of that was left to do. Two at once do each other no harm."""
+    """What follows from an incident's end; whether any of that was left to do. Two at once do each other no harm.
+
+    Where opening keys takes too long, whoever does what is due goes on with that.
+    """
     condemned = condemning.block_left(world, found) if condemning.of_leak(found) else 0
     trusted = _trust_again(world, found.id)
     released = refills.end(world, found.id)
-    proving.prove_named(world, found.id)
+    if not proving.prove_named(world, found.id, world.clock.now() + _OPENING):
+        return True
     with world.store.write() as tx:
         owed = incidents.ended(tx, found.id)
     return bool(condemned or trusted or released or owed)
@@ -279,15 +286,19 @@ def finish(world: World, found: Incident) -> bool:
 
 def finish_closes(world: World) -> float:
     """Finish what somebody has closed and then did not come back to, for the daemon; in how many seconds again."""
+    left = _left_alone(world)
+    for found in left:
+        log.info("incident %d was closed, and not to its end: this goes on now", found.id)
+        finish(world, found)
+    return 0.0 if left and _left_alone(world) else _AT_IT.total_seconds()
+
+
+def _left_alone(world: World) -> list[Incident]:
     now = world.clock.now()
     with world.store.read() as tx:
-        left = incidents.half_closed(tx)
-    for found in left:
-        # A clock that was ahead must not put it off.
-        if found.closed_at is not None and not timedelta(0) <= now - found.closed_at < _AT_IT:
-            log.info("incident %d was closed, and not to its end: this is done now", found.id)
-            finish(world, found)
-    return _AT_IT.total_seconds()
+        found = incidents.half_closed(tx)
+    # A clock that was ahead must not put it off.
+    return [one for one in found if one.closed_at and not timedelta(0) <= now - one.closed_at < _AT_IT]
 
 
 def _trust_again(world: World, incident_id: int) -> int:

@@ -48,21 +48,26 @@ def undo(world: World, incident_id: int) -> Undone:
         )
     if half_closed:
         opening.finish(world, found)
-    # What served is opened by no walk, and this goes by the last time that a key was opened, as a promotion does.
-    proving.prove_named(world, incident_id)
     cause = f"undo of incident {incident_id}: {found.title}"
-    parts = [_undo_plan(world, incident_id, plan, cause) for plan in plans]
+    turn = proving.Turn(world)
+    parts = [_undo_plan(turn, incident_id, plan, cause) for plan in plans]
+    turn.tell()
     return Undone(*map(sum, zip(Undone(0, 0, 0), *parts, strict=True)))
 
 
-def _undo_plan(world: World, incident_id: int, plan: int, cause: str) -> Undone:
+def _undo_plan(turn: proving.Turn, incident_id: int, plan: int, cause: str) -> Undone:
+    world = turn.world
     after, turned, stayed = 0, 0, 0
     while True:
-        with world.store.write() as tx:
+        with world.store.read() as tx:
             up_to = incident_undo.up_to(tx, incident_id, plan, after, _BATCH)
             if up_to is None:
                 break
             batch = Range(incident_id, plan, after, up_to)
+            # What served was opened by no walk; and as a promotion does, this goes by when a key was opened last.
+            found = incident_undo.unproved(tx, batch, tx.now - proving.WALKED)
+        turn.prove_all(found)
+        with world.store.write() as tx:
             went, left = incident_undo.turn_back(tx, batch)
             incident_undo.follow_up(tx, batch, cause)
         turned, stayed, after = turned + went, stayed + left, up_to
