@@ -3,21 +3,27 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import select
 
 from dualcert.clock import to_microseconds
 from dualcert.errors import CaUnreachable
-from dualcert.lifecycle import revocation
+from dualcert.lifecycle import removal, revocation
 from dualcert.lifecycle.engine import Engine
+from dualcert.model.certificate import Certificate
 from dualcert.model.deployment import How
+from dualcert.model.pair import Pair
 from dualcert.model.signal import Reason, RevocationRequest
 from dualcert.model.work import Done, Later, Waiting, WorkKind
 from dualcert.ports.ca import CertificateAuthority
 from dualcert.store import Store, Transaction, deployments, events, pairs, revocations, tables, work
 from dualcert.testing.clock import FakeClock
-from tests.store.building import PRIMARY, a_certificate, a_pair, give_role
+from tests.store.building import PRIMARY, a_certificate, a_full_pair, a_pair, give_role
+from tests.store.ordering import OrderTaker, ordering_world
 from tests.store.renewing import step
 from tests.store.worlds import Setting, a_world
+
+HOUR = timedelta(hours=1)
 
 
 def test_a_wanted_revocation_says_who_when_and_why(store: Store, clock: FakeClock) -> None:
@@ -184,3 +190,69 @@ def seen(tx: Transaction, pair_id: int, target: str, certificate: int) -> None:
     epoch = pairs.state(tx, pair_id).epoch
     deployments.arrived(tx, pair_id, target, epoch, certificate)
     deployments.verified(tx, pair_id, target, epoch, certificate, How.WIRE)
+
+
+def wanted(tx: Transaction, pair: Pair, subject: Certificate, reason: Reason, by: timedelta) -> None:
+    revocations.want(tx, subject.id, pair.id, reason, tx.now + by, unverified=False)
+    work.schedule(tx, WorkKind.REVOCATION, pair.id, tx.now, ca=subject.ca)
+
+
+@pytest.mark.parametrize("reason", [Reason.SUPERSEDED, Reason.KEY_COMPROMISE])
+def test_what_serves_when_its_time_has_come_is_revoked_for_a_leaked_key_alone(
+    store: Store, clock: FakeClock, reason: Reason
+) -> None:
+    taker = OrderTaker()
+    world = ordering_world(store, clock, taker)
+    with store.write() as tx:
+        pair = a_pair(tx)
+        serving = give_role(tx, pair, a_certificate(tx, pair, PRIMARY))
+        wanted(tx, pair, serving, reason, HOUR)
+    clock.advance(HOUR)
+
+    [outcome] = step(world, WorkKind.REVOCATION)
+
+    leaked = reason is Reason.KEY_COMPROMISE
+    assert isinstance(outcome, Done if leaked else Waiting)
+    assert taker.calls == ["revoke"] * leaked
+    with store.read() as tx:
+        assert revocations.is_revoked(tx, serving.id) is leaked
+
+
+def test_what_a_removed_pair_had_is_revoked_at_its_time_though_the_target_never_answers(
+    store: Store, clock: FakeClock
+) -> None:
+    world = ordering_world(store, clock, OrderTaker())
+    with store.write() as tx:
+        pair, serving, standby = a_full_pair(tx)
+        deployments.arrived(tx, pair.id, "web", 0, serving.id)
+    removal.remove(world, pair, Reason.CESSATION_OF_OPERATION)
+    with store.read() as tx:
+        [by] = {one.revoke_by for one in revocations.wanted(tx, pair.id)}
+    assert all(isinstance(outcome, Waiting) for outcome in step(world, WorkKind.REVOCATION))
+
+    clock.advance(by - clock.now())
+
+    assert step(world, WorkKind.REVOCATION) == [Done(), Done()]
+    with store.read() as tx:
+        assert all(revocations.is_revoked(tx, one.id) for one in (serving, standby))
+        assert work.of_pairs(tx, [pair.id], [WorkKind.REMOVAL]) != [], "the target has not answered yet"
+
+
+def test_what_is_wanted_while_another_one_is_revoked_is_not_forgotten(store: Store, clock: FakeClock) -> None:
+    taker = OrderTaker()
+    world = ordering_world(store, clock, taker)
+    with store.write() as tx:
+        pair = a_pair(tx)
+        first, second = (a_certificate(tx, pair, PRIMARY) for _ in range(2))
+        wanted(tx, pair, first, Reason.SUPERSEDED, HOUR)
+
+    def another() -> None:
+        with store.write() as tx:
+            revocations.want(tx, second.id, pair.id, Reason.SUPERSEDED, tx.now + HOUR, unverified=False)
+
+    taker.meanwhile["revoke"] = [another, lambda: None]
+
+    assert step(world, WorkKind.REVOCATION) == [Later(clock.now(), "another revocation is wanted")]
+    assert step(world, WorkKind.REVOCATION) == [Done()]
+    with store.read() as tx:
+        assert all(revocations.is_revoked(tx, one.id) for one in (first, second))
