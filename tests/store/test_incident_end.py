@@ -158,8 +158,8 @@ def refills(world: World, held: Sequence[Pair]) -> list[str | None]:
     return [row.waiting_for for row in rows]
 
 
-_PASS_ON = 4
-"""Which unit of closing one passes on what it held: before it are the end, and two that trust its members again."""
+_PASS_ON = 1
+"""Which unit of closing one passes on what it held: before its end."""
 
 
 def test_who_closes_the_incident_that_holds_from_now_on_waits_until_it_does(arena: Arena) -> None:
