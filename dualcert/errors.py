@@ -16,6 +16,16 @@ EXIT_PARTIAL = 3
 EXIT_REFUSED = 4
 
 
+_MOST_TOLD = 1000
+
+
+def told(error: BaseException) -> str:
+    """What any exception is and says, in one line."""
+    said = " ".join(str(error).split())
+    name = type(error).__name__
+    return f"{name}: {said[:_MOST_TOLD]}" if said else name
+
+
 class DualcertError(Exception):
     """The root of the tree; never raised itself."""
 

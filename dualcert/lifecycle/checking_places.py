@@ -107,10 +107,9 @@ def _try(world: World, binding: DnsBinding, pair_id: int, zone: str, record: str
     It is remembered as one to be withdrawn before it goes out: whatever happens here, it does not stay.
     """
     subject = f"dns.{binding.name}"
-    provider = binding.provider()
     value = TxtValue(record, f"dualcert-check-{secrets.token_hex(16)}")
     with world.store.write() as tx:
-        if provider.capacity is not None and challenges.values_at(tx, {record}):
+        if binding.capacity is not None and challenges.values_at(tx, {record}):
             yield Finding(
                 subject,
                 f"zone {zone} is not tried: {record} holds an order's values, and has no room for others",
@@ -123,12 +122,12 @@ def _try(world: World, binding: DnsBinding, pair_id: int, zone: str, record: str
         work.schedule(tx, WorkKind.WITHDRAWAL, pair_id, tx.now + _CLEAR_UP)
     found: list[Finding] = []
     try:
-        provider.apply(zone, {value}, frozenset())
+        binding.apply(zone, {value}, frozenset())
         found = _servers(binding, zone, value)
     except DnsError as error:
         found = [trouble(subject, error)]
     try:
-        provider.apply(zone, frozenset(), {value})
+        binding.apply(zone, frozenset(), {value})
     except DnsError as error:
         yield from found
         yield Finding(

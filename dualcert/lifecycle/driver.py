@@ -42,8 +42,7 @@ def run_until(
     """Move everything in ``scope`` on until nothing of it is due before ``deadline``, or the deadline has passed.
 
     Rows that another live process holds are followed: this returns when they are done or the deadline has passed;
-    with ``follow`` False they are left to it. What is left is resumable. Exceptions of steps that are not dualcert's
-    own end the run.
+    with ``follow`` False they are left to it. What is left is resumable.
     """
     _Run(engine, scope, deadline, on_event, follow).run()
 

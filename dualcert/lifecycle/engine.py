@@ -17,6 +17,7 @@ from dualcert.errors import (
     DualcertError,
     LeaseLost,
     StoreUnavailable,
+    told,
 )
 from dualcert.lifecycle import (
     budgeting,
@@ -34,6 +35,7 @@ from dualcert.lifecycle import (
 from dualcert.lifecycle.leasekeeper import STEP, ahead
 from dualcert.lifecycle.owner import is_dead, new_owner
 from dualcert.lifecycle.permits import BudgetSpent
+from dualcert.lifecycle.plugged import WHERE
 from dualcert.lifecycle.subject import Subject
 from dualcert.lifecycle.telling import PairNames
 from dualcert.lifecycle.watching import turning
@@ -220,15 +222,14 @@ class Engine:
             return Subject(None, None, row.target, None)
         return Subject(partial(self.names, row.pair_id), row.ca or None, row.target or None, row.id)
 
-    def broken(self, row: WorkRow, error: Exception) -> Held | None:
+    def broken(self, row: WorkRow, error: Exception, level: int = logging.ERROR) -> Held | None:
         """A step was ended by what nobody foresaw: it is told, and tried again after a pause."""
         now = self.world.clock.now()
         about = self._subject(row).told()
-        log.error("%s: internal error", row.kind.value, exc_info=error, extra=about)
+        log.log(level, "%s: internal error", row.kind.value, exc_info=error, extra=about)
         failure = Failure(now, row.attempts, row.since, self.world.draw())
         at = backoff.after_failure(now, failure, passing=False)
-        reason = f"internal error: {type(error).__name__}: {' '.join(str(error).split())}"
-        return self.settle(row, Later(at, reason, failed=True))
+        return self.settle(row, Later(at, f"internal error: {told(error)}\n  {WHERE}", failed=True))
 
     def _failed(self, row: WorkRow, error: DualcertError, began: datetime) -> Later:
         passing = isinstance(error, DnsUnreachable | CaUnreachable)

@@ -51,7 +51,7 @@ def publish(world: World, row: WorkRow) -> Outcome:
     try:
         for (dns, zone), group in _by_zone([*added, *fresh] if again else fresh).items():
             values = {TxtValue(one.record, one.value) for one in group}
-            world.dns_of(dns).provider().apply(zone, values, frozenset())
+            world.dns_of(dns).apply(zone, values, frozenset())
             kept -= {one.id for one in group}
     except DnsError:
         _leave_room(world, row, [one for one in fresh if one.id in kept])
@@ -94,7 +94,7 @@ def _leave_room(world: World, row: WorkRow, records: list[ChallengeRecord]) -> N
 
 
 def _is_tight(world: World, record: ChallengeRecord) -> bool:
-    return world.dns_of(record.dns).provider().capacity is not None
+    return world.dns_of(record.dns).capacity is not None
 
 
 def _take_back(tx: Transaction, row: WorkRow, out: list[ChallengeRecord]) -> None:
@@ -107,9 +107,7 @@ def _fitting(world: World, fresh: list[ChallengeRecord], known: dict[str, int]) 
     chosen: list[ChallengeRecord] = []
     for dns in sorted({one.dns for one in fresh}):
         group = [one for one in fresh if one.dns == dns]
-        fits = gathering.fitting(
-            known, [(one.id, one.record) for one in group], world.dns_of(dns).provider().capacity
-        )
+        fits = gathering.fitting(known, [(one.id, one.record) for one in group], world.dns_of(dns).capacity)
         chosen += [one for one in group if one.id in fits]
     return chosen
 
@@ -199,9 +197,7 @@ def withdraw(world: World, row: WorkRow) -> Outcome:
         if dns in hopeless:
             continue
         try:
-            world.dns_of(dns).provider().apply(
-                zone, frozenset(), {TxtValue(one.record, one.value) for one in group}
-            )
+            world.dns_of(dns).apply(zone, frozenset(), {TxtValue(one.record, one.value) for one in group})
         except (DnsError, ConfigurationError) as error:
             problems.append(error)
             if isinstance(error, DnsUnreachable | DnsThrottled):

@@ -66,16 +66,17 @@ class Scope:
 @dataclass(frozen=True)
 class Patience:
     """``outage``: seconds for which a database may be away. ``waiting``: seconds for which a row that waits for
-    another is kept; longer, it goes back to the table, and whoever moves the other makes it due. ``mishaps``: what
-    nobody foresaw in a step is logged and its row backs off; otherwise it ends the run."""
+    another is kept; longer, it goes back to the table, and whoever moves the other makes it due. ``mishaps``: the level
+    at which what nobody foresaw in a step is logged, with its traceback."""
 
     outage: float
     waiting: float
-    mishaps: bool
+    mishaps: int
 
 
-COMMAND = Patience(outage=60.0, waiting=float("inf"), mishaps=False)
-DAEMON = Patience(outage=float("inf"), waiting=10.0, mishaps=True)
+# A command tells at its end, in words, what has become of its steps; nobody but the log's readers hears of a daemon's.
+COMMAND = Patience(outage=60.0, waiting=float("inf"), mishaps=logging.DEBUG)
+DAEMON = Patience(outage=float("inf"), waiting=10.0, mishaps=logging.ERROR)
 
 
 @dataclass(frozen=True)

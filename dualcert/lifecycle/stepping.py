@@ -31,12 +31,12 @@ class Ended:
 
 
 class Stepper:
-    """``mishaps``: what nobody foresaw is logged and its row backs off; otherwise it ends the run.
+    """What nobody foresaw in a step is logged at the level ``mishaps``, and its row backs off; others go on.
 
     ``ending``: set from outside, nothing further is begun. ``over``: nobody waits for what comes of a step any more.
     """
 
-    def __init__(self, engine: Engine, *, mishaps: bool) -> None:
+    def __init__(self, engine: Engine, *, mishaps: int) -> None:
         self._engine = engine
         self._clock = engine.world.clock
         self._mishaps = mishaps
@@ -61,9 +61,9 @@ class Stepper:
         except StoreUnavailable as error:
             # Whatever was not written is done again; where somebody has done it meanwhile, the fence tells.
             return Ended(rows, [self._afresh(row, error) for row in rows], moved, away=error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this step's alone
+            return self._mishap(rows, error)
         except BaseException as error:  # noqa: BLE001 - carried to the thread that waits, which raises it
-            if self._mishaps and isinstance(error, Exception):
-                return self._mishap(rows, error)
             return Ended(rows, [], moved, error=error)
 
     def _settled(self, row: WorkRow, outcome: Outcome) -> Held | None:
@@ -84,6 +84,6 @@ class Stepper:
     def _mishap(self, rows: list[WorkRow], error: Exception) -> Ended:
         """What nobody foresaw: the step backs off, and all others go on."""
         try:
-            return Ended(rows, [self._engine.broken(row, error) for row in rows], moved=True)
+            return Ended(rows, [self._engine.broken(row, error, self._mishaps) for row in rows], moved=True)
         except StoreUnavailable as away:
             return Ended(rows, [self._afresh(row, away) for row in rows], moved=False, away=away)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from dualcert.clock import Clock
-from dualcert.errors import ConfigurationError
+from dualcert.errors import ConfigurationError, DnsError
 from dualcert.lifecycle.leasekeeper import LeaseKeeper
+from dualcert.lifecycle.plugged import called
 from dualcert.lifecycle.pool import Pools
 from dualcert.model.pair import KeyType
 from dualcert.store import Store
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from dualcert.policy.budget import Kind, Limit, Subject
     from dualcert.ports.ca import CertificateAuthority, OrderSnapshot
     from dualcert.ports.deploy import Deployer
-    from dualcert.ports.dns import DnsProvider
+    from dualcert.ports.dns import DnsProvider, TxtValue
     from dualcert.ports.evidence import Evidence
     from dualcert.ports.keys import KeyProtector
     from dualcert.ports.weakness import KeyInspector
@@ -91,6 +92,22 @@ class DnsBinding:
     name: str
     provider: Lazy[DnsProvider]
     zones: Lazy[Zones]
+
+    def apply(self, zone: str, add: Set[TxtValue], remove: Set[TxtValue]) -> None:
+        """As the provider does it. Raises ``DnsError``, whatever the provider raised."""
+        provider = self.provider()
+        with called(f"dns.{self.name}", DnsError):
+            provider.apply(zone, add, remove)
+
+    @property
+    def capacity(self) -> int | None:
+        """As the provider says it. Raises ``DnsError`` where that is neither a number nor None."""
+        provider = self.provider()
+        with called(f"dns.{self.name}", DnsError):
+            found = provider.capacity
+            if found is not None and type(found) is not int:
+                raise TypeError(f"its capacity is a {type(found).__name__}, neither a number nor None")
+        return found
 
 
 @dataclass(frozen=True)

@@ -375,6 +375,53 @@ def test_what_a_provider_does_not_take_keeps_no_room_from_others(program: Progra
     assert rows(program, "SELECT state FROM challenge_record") == [("remembered",), ("remembered",)]
 
 
+def test_a_provider_that_raises_what_nobody_foresaw_fails_that_pair_alone(
+    lab: ProjectLab, program: Program, dns: Dns, name: str
+) -> None:
+    class Buggy(Peculiar):
+        def apply(self, zone: str, add: Set[TxtValue], remove: Set[TxtValue]) -> None:
+            if any(value.name.endswith(f".bad.{name}") for value in add):
+                raise RuntimeError("what is\nthis?")
+            super().apply(zone, add, remove)
+
+    dns.spoil_secret(_OTHER_SECRET)
+    for pair in (f"bad.{name}", name):
+        assert program.run("issue", pair).status == 1
+    program.run("pair", "set", f"bad.{name}", "--no-targets", "--timeout", "0")
+    dns.mend()
+    change(program, "UPDATE work SET due_at = 1")
+
+    # A scheduled run, which fails for one pair at each try, brings the other one home.
+    result = program.run("run", "--once", build=Peculiarity(Buggy))
+
+    assert result.status == 3, result
+    assert program.show(name)["protection"] == "protected"
+    assert "the plugin of [dns.lab] failed unforeseen: RuntimeError: what is this?" in result.out
+    shown = program.show(f"bad.{name}")["primary"]["renewal"]
+    assert (shown["state"], shown["tries"]) == ("failing", 2)
+    assert "[dns.lab]" in shown["error"]
+
+    asked = program.run("renew", f"bad.{name}", build=Peculiarity(Buggy))
+    assert asked.status == 1
+    assert f"bad.{name}, CA alpha: the plugin of [dns.lab] failed unforeseen: RuntimeError" in asked.err
+    assert "internal error" not in asked.err
+
+    assert program.run("renew", f"bad.{name}").status == 0
+    assert lab.leftovers() == {}
+
+
+@pytest.mark.parametrize("capacity", ["many", True, 2.5])
+def test_a_capacity_that_is_no_number_is_told_as_the_plugins(
+    program: Program, name: str, capacity: object
+) -> None:
+    built = Peculiarity(lambda real: Peculiar(real, capacity=capacity))  # type: ignore[arg-type]
+
+    result = program.run("issue", name, build=built)
+
+    assert result.status == 1
+    assert "CA alpha: the plugin of [dns.lab] failed unforeseen: TypeError: its capacity is a" in result.err
+
+
 def test_a_value_that_cannot_be_withdrawn_is_remembered_until_it_can(
     lab: ProjectLab, program: Program, name: str
 ) -> None:

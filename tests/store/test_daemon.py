@@ -237,7 +237,9 @@ def test_what_nobody_foresaw_holds_up_nothing_else(
         daemon.check()
     assert left is not None
     assert (left.attempts, left.owner) == (1, None)
-    assert left.reason == "internal error: ZeroDivisionError: nobody foresaw this"
+    assert left.reason is not None
+    assert left.reason.startswith("internal error: ZeroDivisionError: nobody foresaw this\n")
+    assert {one.levelname for one in caplog.records if "internal error" in one.getMessage()} == {"ERROR"}
     assert "ZeroDivisionError" in caplog.text
 
 

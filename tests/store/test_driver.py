@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -473,13 +474,40 @@ def test_a_wish_to_come_back_is_obeyed_under_the_deadline(world: World, setting:
     assert second - first >= 0.9
 
 
-def test_what_nobody_foresaw_ends_the_run_and_gives_everything_back(world: World, setting: Setting) -> None:
+def test_what_nobody_foresaw_backs_off_and_holds_up_nothing_else(
+    world: World, setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
     def meet(ca: str) -> CertificateAuthority:
-        raise ZeroDivisionError("nobody foresaw this")
+        if ca == PRIMARY:
+            raise ZeroDivisionError("nobody foresaw this")
+        raise CaRejected("no", problem="rejectedIdentifier", ca=ca)
 
     setting.meet = meet
     made = orders_due(world, 3, PRIMARY, BACKUP)
-    with pytest.raises(ZeroDivisionError, match="nobody foresaw"):
+    with caplog.at_level(logging.DEBUG):
+        run(world, seconds=60)
+    assert all(_failed(world, pair, BACKUP) for pair in made)
+    for pair in made:
+        with world.store.read() as tx:
+            left = work.get(tx, ORDER, pair.id, ca=PRIMARY)
+        assert left is not None
+        assert (left.attempts, left.owner) == (1, None)
+        assert left.due_at is not None
+        assert left.due_at > CLOCK.now() + timedelta(minutes=1)
+        assert left.reason is not None
+        assert left.reason.startswith("internal error: ZeroDivisionError: nobody foresaw this")
+    # The traceback is there for whoever wants it; the words for everybody else are the command's.
+    told = [one for one in caplog.records if one.exc_info and one.exc_info[0] is ZeroDivisionError]
+    assert [one.levelno for one in told] == [logging.DEBUG] * 3
+
+
+def test_an_interruption_ends_the_run_and_gives_everything_back(world: World, setting: Setting) -> None:
+    def meet(ca: str) -> CertificateAuthority:
+        raise KeyboardInterrupt
+
+    setting.meet = meet
+    made = orders_due(world, 3, PRIMARY, BACKUP)
+    with pytest.raises(KeyboardInterrupt):
         run(world)
     soon(lambda: leased(world) == [])
     with world.store.read() as tx:

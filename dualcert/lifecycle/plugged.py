@@ -1,0 +1,30 @@
+"""Calls of plugins: what one raises that its port does not know is an error of its table's, and of nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dualcert.errors import ConfigurationError, DualcertError, told
+
+log = logging.getLogger(__name__)
+
+WHERE = "The log says where, with -vv."
+"""What to do about an exception that nobody foresaw."""
+
+
+@contextmanager
+def called(table: str, known: type[DualcertError]) -> Iterator[None]:
+    """Inside, a plugin is called. Raises ``known``, which is what its port says that it raises, or ConfigurationError.
+
+    Whatever else it raised becomes a ``known`` that names the table: the step fails as any other does, with a pause of
+    its own, and whoever shares a batch with it is not concerned.
+    """
+    try:
+        yield
+    except (known, ConfigurationError):
+        raise
+    except Exception as error:
+        log.debug("the plugin of [%s] has failed", table, exc_info=error)
+        raise known(f"the plugin of [{table}] failed unforeseen: {told(error)}", remedy=WHERE) from error
