@@ -30,6 +30,8 @@ class DualcertError(Exception):
     """The root of the tree; never raised itself."""
 
     exit_status = EXIT_FAILED
+    unforeseen = False
+    """Whether it stands for an exception that nobody foresaw, which may concern less than what was asked for."""
 
     def __init__(
         self,

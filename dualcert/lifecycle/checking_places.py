@@ -16,7 +16,6 @@ from dualcert.lifecycle.world import DnsBinding, TargetBinding, World
 from dualcert.model import names as naming
 from dualcert.model.wording import typed
 from dualcert.model.work import NO_PAIR, WorkKind
-from dualcert.ports.deploy import check_of
 from dualcert.ports.dns import TxtValue
 from dualcert.store import challenges, checks, work
 from dualcert.store.checks import Sampled
@@ -161,15 +160,12 @@ def _servers(binding: DnsBinding, zone: str, value: TxtValue) -> list[Finding]:
 def _target(scene: Scene, name: str) -> Iterator[Finding]:
     subject, world = f"target.{name}", scene.world
     binding = world.target(name)
-    deployer = binding.deployer()
-    look = check_of(deployer)
-    if look is not None:
-        look()
+    looked = binding.check()
     sampled: list[Sampled] = []
     if scene.database is None:
         with world.store.read() as tx:
             sampled = checks.sample_at(tx, name, _AT_A_TARGET)
-    held = deployer.read_back([pair.name for pair in sampled])
+    held = binding.read_back([pair.name for pair in sampled])
     wrong = []
     for pair in sampled:
         there = held.get(pair.name)
@@ -182,7 +178,7 @@ def _target(scene: Scene, name: str) -> Iterator[Finding]:
                     f"Bring it there: dualcert renew {typed(pair.name)}",
                 )
             )
-    how = "can be written" if look is not None else "answers"
+    how = "can be written" if looked else "answers"
     yield from wrong or [Finding(subject, detail=f"it {how}")]
     for host, port in binding.endpoints:
         yield from _endpoint(binding, host, port, sampled)

@@ -21,7 +21,7 @@ from dualcert.model.pair import Pair, PairState
 from dualcert.model.work import Done, Later, Outcome, WorkKind, WorkRow
 from dualcert.policy import backoff
 from dualcert.policy.backoff import Failure
-from dualcert.ports.deploy import Deployer, Held, Placement, Version
+from dualcert.ports.deploy import Held, Placement, Version
 from dualcert.ports.singling import single_out
 from dualcert.store import Transaction, certificates, deployments, events, pairs, work
 
@@ -135,12 +135,9 @@ def _placement(world: World, want: Wanted) -> Placement:
 def _apply(
     world: World, target: TargetBinding, placements: dict[int, Placement]
 ) -> dict[int, DualcertError | None]:
-    deployer = target.deployer()
-    try:
-        results = deployer.deploy(list(placements.values()))
-    except DeployError as error:
-        return dict.fromkeys(placements, error)
-    held = _read_back(world, deployer, [placement.pair for placement in placements.values()])
+    results = _put(world, target, list(placements.values()))
+    attempted = [pair for pair, problem in results.items() if problem is None]
+    held = _read_back(world, target, attempted)
     found: dict[int, DualcertError | None] = {}
     for number, placement in placements.items():
         there = held.get(placement.pair)
@@ -157,12 +154,26 @@ def _apply(
     return found
 
 
+def _put(
+    world: World, target: TargetBinding, placements: Sequence[Placement]
+) -> dict[str, DeployError | None]:
+    """What came of each. Where the deployer says that nothing could be attempted, that is so. What nobody foresaw may
+    be one pair's doing, and must not keep all others at the target from what they should serve."""
+    by_pair = {one.pair: one for one in placements}
+    until = world.clock.monotonic() + _PATIENCE
+    return single_out(
+        lambda some: target.deploy([by_pair[pair] for pair in some]),
+        list(by_pair),
+        lambda error: not error.unforeseen or world.clock.monotonic() >= until,
+    )
+
+
 def _read_back(
-    world: World, deployer: Deployer, pairs: Sequence[str]
+    world: World, target: TargetBinding, pairs: Sequence[str]
 ) -> dict[str, Held | DeployError | None]:
     """What is held for each. One that cannot be read fails alone; a target that hangs is not held for long."""
     until = world.clock.monotonic() + _PATIENCE
-    return single_out(deployer.read_back, pairs, lambda _: world.clock.monotonic() >= until)
+    return single_out(target.read_back, pairs, lambda _: world.clock.monotonic() >= until)
 
 
 def _failed(world: World, row: WorkRow, problem: DualcertError, failure: Failure) -> Outcome:
@@ -237,7 +248,7 @@ def _leave_it(world: World, row: WorkRow) -> Outcome:
 
 def _look(target: TargetBinding, want: Wanted) -> ProbeFailed | None:
     if not target.endpoints:
-        held = target.deployer().read_back([want.pair.name]).get(want.pair.name)
+        held = target.read_back([want.pair.name])[want.pair.name]
         if held is None or held.sha256 != want.certificate.sha256:
             return ProbeFailed(f"target {target.name} holds another certificate", name=want.pair.name)
         return None
@@ -298,7 +309,7 @@ def _seen(
 def _purge(world: World, row: WorkRow, target: TargetBinding, want: Wanted, failure: Failure) -> Outcome:
     problem: DeployError | None = None
     try:
-        target.deployer().purge(want.pair.name, want.version)
+        target.purge(want.pair.name, want.version)
     except DeployError as error:
         problem = error
     with world.store.write() as tx:

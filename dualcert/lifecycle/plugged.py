@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from dualcert.errors import ConfigurationError, DualcertError, told
 
 log = logging.getLogger(__name__)
+
+E = TypeVar("E", bound=DualcertError)
 
 WHERE = "The log says where, with -vv."
 """What to do about an exception that nobody foresaw."""
@@ -26,5 +29,12 @@ def called(table: str, known: type[DualcertError]) -> Iterator[None]:
     except (known, ConfigurationError):
         raise
     except Exception as error:
-        log.debug("the plugin of [%s] has failed", table, exc_info=error)
-        raise known(f"the plugin of [{table}] failed unforeseen: {told(error)}", remedy=WHERE) from error
+        raise unforeseen(table, known, error) from error
+
+
+def unforeseen(table: str, known: type[E], error: BaseException) -> E:
+    """What a table's plugin raised, or gave back, and nobody foresaw, as an error that is known."""
+    log.debug("the plugin of [%s] has failed", table, exc_info=error)
+    made = known(f"the plugin of [{table}] failed unforeseen: {told(error)}", remedy=WHERE)
+    made.unforeseen = True
+    return made

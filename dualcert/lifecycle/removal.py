@@ -21,7 +21,6 @@ from dualcert.model.pair import Pair
 from dualcert.model.signal import Reason
 from dualcert.model.wording import typed
 from dualcert.model.work import Done, Outcome, WorkKind, WorkRow
-from dualcert.ports.deploy import place_of
 from dualcert.store import Transaction, certificates, events, pairs, revocations, work
 from dualcert.store import removal as ended
 from dualcert.store.removal import Former
@@ -136,10 +135,10 @@ def _targets(tx: Transaction, pair_id: int) -> tuple[str, ...]:
 
 def _in_one_place(world: World, target: TargetBinding, others: Collection[str]) -> list[str]:
     """Those of the others that serve from the very place of this target: what is removed here is gone there."""
-    place = place_of(target.deployer())
+    place = target.place()
     if place is None:
         return []
-    return [other for other in others if place_of(world.target(other).deployer()) == place]
+    return [other for other in others if world.target(other).place() == place]
 
 
 def advance(world: World, row: WorkRow) -> Outcome:
@@ -155,9 +154,8 @@ def advance(world: World, row: WorkRow) -> Outcome:
     with switching.alone(world, target, row.owner or "") as ours:
         if not ours:
             return look_again(world, row, f"another process is switching {target.name}")
-        deployer = target.deployer()
-        deployer.remove(name)
-        if deployer.read_back([name]).get(name) is not None:
+        target.remove(name)
+        if target.read_back([name])[name] is not None:
             raise DeployError(
                 f"target {target.name} still holds what was just removed there",
                 remedy="See whether something else writes to this target.",

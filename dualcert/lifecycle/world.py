@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from dualcert.clock import Clock
-from dualcert.errors import ConfigurationError, DnsError
+from dualcert.errors import ConfigurationError, DeployError, DnsError
 from dualcert.lifecycle.leasekeeper import LeaseKeeper
-from dualcert.lifecycle.plugged import called
+from dualcert.lifecycle.plugged import called, unforeseen
 from dualcert.lifecycle.pool import Pools
 from dualcert.model.pair import KeyType
+from dualcert.ports.deploy import check_of, place_of
 from dualcert.store import Store
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from dualcert.model.order import Order
     from dualcert.policy.budget import Kind, Limit, Subject
     from dualcert.ports.ca import CertificateAuthority, OrderSnapshot
-    from dualcert.ports.deploy import Deployer
+    from dualcert.ports.deploy import Deployer, Held, Placement, Version
     from dualcert.ports.dns import DnsProvider, TxtValue
     from dualcert.ports.evidence import Evidence
     from dualcert.ports.keys import KeyProtector
@@ -118,6 +119,61 @@ class TargetBinding:
     deployer: Lazy[Deployer]
     endpoints: tuple[tuple[str, int], ...]
     switching: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    @property
+    def _table(self) -> str:
+        return f"target.{self.name}"
+
+    def deploy(self, placements: Sequence[Placement]) -> dict[str, DeployError | None]:
+        """As the deployer does it. Raises ``DeployError`` where it has said nothing of any pair."""
+        deployer = self.deployer()
+        with called(self._table, DeployError):
+            results = deployer.deploy(placements)
+            return {one.pair: self._result(results.get(one.pair)) for one in placements}
+
+    def _result(self, said: object) -> DeployError | None:
+        if said is None or isinstance(said, DeployError):
+            return said
+        odd = said if isinstance(said, BaseException) else TypeError(f"a result is a {type(said).__name__}")
+        return unforeseen(self._table, DeployError, odd)
+
+    def read_back(self, pairs: Sequence[str]) -> dict[str, Held | None]:
+        """As the deployer does it. Raises ``DeployError``, whatever the deployer raised."""
+        deployer = self.deployer()
+        with called(self._table, DeployError):
+            held = deployer.read_back(pairs)
+            found = {pair: held.get(pair) for pair in pairs}
+            for there in found.values():
+                if there is not None and not isinstance(there.sha256, bytes):
+                    raise TypeError(f"a fingerprint is a {type(there.sha256).__name__}, not bytes")
+        return found
+
+    def purge(self, pair: str, keep: Version) -> None:
+        """As the deployer does it. Raises ``DeployError``, whatever the deployer raised."""
+        deployer = self.deployer()
+        with called(self._table, DeployError):
+            deployer.purge(pair, keep)
+
+    def remove(self, pair: str) -> None:
+        """As the deployer does it. Raises ``DeployError``, whatever the deployer raised."""
+        deployer = self.deployer()
+        with called(self._table, DeployError):
+            deployer.remove(pair)
+
+    def place(self) -> object:
+        """Equal for two targets if they have one place; None where the deployer cannot say."""
+        deployer = self.deployer()
+        with called(self._table, DeployError):
+            return place_of(deployer)
+
+    def check(self) -> bool:
+        """Whether the deployer can look beforehand, and has. Raises ``DeployError`` for what it found."""
+        deployer = self.deployer()
+        with called(self._table, DeployError):
+            look = check_of(deployer)
+            if look is not None:
+                look()
+        return look is not None
 
 
 @dataclass(frozen=True)

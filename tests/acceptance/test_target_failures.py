@@ -360,6 +360,51 @@ def test_a_renewal_that_does_not_get_to_its_target_is_made_up_for(
     assert served(lab) == sha256(after, "primary") != sha256(before, "primary")
 
 
+class Stumbling(FullDisk):
+    """A deployer with a mistake in it."""
+
+    def deploy(self, placements: Sequence[Placement]) -> Mapping[str, DeployError | None]:
+        raise RuntimeError("this was\nnot foreseen")
+
+
+def stumbling_at(name: str) -> Build:
+    def build(settings: Settings) -> Application:
+        application = bootstrap.build(settings)
+        world, target = application.world, application.world.target(name)
+        broken = replace(target, deployer=Lazy(lambda: Stumbling(target.deployer())))
+        return replace(application, world=replace(world, targets={**world.targets, name: broken}))
+
+    return build
+
+
+def test_a_target_whose_plugin_fails_unforeseen_keeps_no_other_from_the_failover(
+    lab: ProjectLab, program: Program, name: str, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    text = program.config.read_text()
+    program.config.write_text(f'{text}\n[target.other]\ndeployer = "files"\ndirectory = "{other}"\n')
+    before = program.done("issue", name, "--target", "web", "--target", "other", "--json").json
+
+    result = program.run("failover", name, "--json", "--timeout", "20s", build=stumbling_at("other"))
+
+    assert result.status == 3, result
+    assert result.json["epoch"] == 1
+    assert {one["target"]: one["verified"] for one in result.json["targets"]} == {
+        "web": "wire",
+        "other": False,
+    }
+    assert served(lab) == sha256(before, "backup")
+    where = f"{name}, target other: deployment is not finished"
+    assert (
+        f"{where}: the plugin of [target.other] failed unforeseen: RuntimeError: this was not" in result.err
+    )
+    assert "internal error" not in result.err
+
+    finished = program.done("failover", name, "--json").json
+    assert {one["verified"] for one in finished["targets"]} == {"wire", "stored"}
+
+
 def test_a_first_certificate_that_nobody_serves_is_no_success(
     lab: ProjectLab, program: Program, reloading: Reloading, name: str
 ) -> None:

@@ -1,0 +1,200 @@
+"""Plugins that do what their port does not allow: it is their own table's trouble, and holds up nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from dualcert.errors import DeployError
+from dualcert.lifecycle import removal
+from dualcert.lifecycle.engine import Engine
+from dualcert.lifecycle.world import Lazy, TargetBinding, World
+from dualcert.model.certificate import Certificate
+from dualcert.model.pair import Pair
+from dualcert.model.work import Done, Later, Outcome, WorkKind
+from dualcert.ports.deploy import Held, Placement, Version
+from dualcert.store import Store, deployments, work
+from dualcert.testing.clock import FakeClock
+from dualcert.testing.fakes_deploy import FakeDeployer, FakeDeployerOptions
+from tests.store.building import PRIMARY, a_pair, give_role
+from tests.store.worlds import Setting, a_world, issued
+
+Odd = Callable[[Sequence[str]], Any]
+
+
+@pytest.fixture
+def setting() -> Setting:
+    return Setting()
+
+
+@pytest.fixture
+def world(store: Store, clock: FakeClock, setting: Setting) -> World:
+    return a_world(store, clock, setting)
+
+
+class OddDeployer(FakeDeployer):
+    """Asked with the names of pairs, ``odd`` may raise, or give another answer than the real one."""
+
+    def __init__(self, setting: Setting, method: str, odd: Odd) -> None:
+        super().__init__(FakeDeployerOptions(target=setting.targets["web"]))
+        self._method, self._odd = method, odd
+        self.calls = 0
+
+    def _answer(self, method: str, pairs: Sequence[str], real: Callable[[], Any]) -> Any:
+        self.calls += method == self._method
+        odd = self._odd(pairs) if method == self._method else None
+        return real() if odd is None else odd
+
+    def deploy(self, placements: Sequence[Placement]) -> Mapping[str, DeployError | None]:
+        names = [one.pair for one in placements]
+        answer: Mapping[str, DeployError | None] = self._answer(
+            "deploy", names, lambda: FakeDeployer.deploy(self, placements)
+        )
+        return answer
+
+    def read_back(self, pairs: Sequence[str]) -> Mapping[str, Held | None]:
+        answer: Mapping[str, Held | None] = self._answer(
+            "read_back", pairs, lambda: FakeDeployer.read_back(self, pairs)
+        )
+        return answer
+
+    def purge(self, pair: str, keep: Version) -> None:
+        self._answer("purge", [pair], lambda: FakeDeployer.purge(self, pair, keep))
+
+    def remove(self, pair: str) -> None:
+        self._answer("remove", [pair], lambda: FakeDeployer.remove(self, pair))
+
+
+def with_target(world: World, deployer: FakeDeployer) -> World:
+    binding = TargetBinding("web", Lazy(lambda: deployer), ())
+    return dataclasses.replace(world, targets={**world.targets, "web": binding})
+
+
+def made_due(world: World, count: int) -> list[tuple[Pair, Certificate]]:
+    made = []
+    with world.store.write() as tx:
+        for _ in range(count):
+            pair = a_pair(tx, targets=("web",))
+            made.append((pair, give_role(tx, pair, issued(tx, world, pair, PRIMARY))))
+            work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target="web")
+    return made
+
+
+def deployed(world: World, count: int) -> list[Outcome]:
+    """What becomes of all that is due at the target, in the order of the pairs."""
+    [rows] = Engine(world).claim([WorkKind.DEPLOYMENT], count)
+    outcomes = Engine(world).advance(rows)
+    by_pair = {row.pair_id: outcome for row, outcome in zip(rows, outcomes, strict=True)}
+    return [by_pair[number] for number in sorted(by_pair)]
+
+
+def demand_told(outcome: Outcome, *words: str) -> None:
+    assert isinstance(outcome, Later)
+    assert outcome.failed
+    for word in ("the plugin of [target.web] failed unforeseen", *words):
+        assert word in outcome.reason
+
+
+@pytest.mark.parametrize("method", ["deploy", "read_back"])
+def test_a_pair_that_a_deployer_stumbles_over_keeps_no_other_from_its_certificate(
+    world: World, setting: Setting, method: str
+) -> None:
+    made = made_due(world, 9)
+    bad = made[4][0].name
+
+    def stumble(pairs: Sequence[str]) -> None:
+        if bad in pairs:
+            raise RuntimeError("what is this?")
+
+    deployer = OddDeployer(setting, method, stumble)
+    outcomes = deployed(with_target(world, deployer), 9)
+
+    demand_told(outcomes.pop(4), "RuntimeError: what is this?")
+    assert outcomes == [Done()] * 8
+    in_service = setting.targets["web"].in_service
+    for pair, serving in made:
+        if pair.name != bad:
+            assert in_service[pair.name] == serving.sha256
+
+
+def test_a_deployer_that_does_nothing_right_is_not_asked_for_each_pair(
+    world: World, setting: Setting
+) -> None:
+    def stumble(_pairs: Sequence[str]) -> None:
+        raise RuntimeError("never")
+
+    made_due(world, 64)
+    deployer = OddDeployer(setting, "deploy", stumble)
+
+    for outcome in deployed(with_target(world, deployer), 64):
+        demand_told(outcome, "RuntimeError: never")
+    assert deployer.calls < 15
+
+
+def test_a_deployer_that_says_that_nothing_can_be_done_is_believed(world: World, setting: Setting) -> None:
+    def refuse(_pairs: Sequence[str]) -> None:
+        raise DeployError("nobody can log in there")
+
+    made_due(world, 8)
+    deployer = OddDeployer(setting, "deploy", refuse)
+
+    for outcome in deployed(with_target(world, deployer), 8):
+        assert isinstance(outcome, Later)
+        assert outcome.reason == "nobody can log in there"
+    assert deployer.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "words"),
+    [
+        ("deploy", lambda _pairs: 7, "AttributeError"),
+        ("deploy", lambda pairs: dict.fromkeys(pairs, "fine"), "a result is a str"),
+        ("deploy", lambda pairs: dict.fromkeys(pairs, ValueError("no")), "ValueError: no"),
+        ("read_back", lambda _pairs: ["fine"], "AttributeError"),
+        ("read_back", lambda pairs: dict.fromkeys(pairs, 5), "AttributeError"),
+        ("read_back", lambda pairs: dict.fromkeys(pairs, Held("ab", None)), "fingerprint is a str"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_answer_that_is_none_is_told_as_the_plugins(
+    world: World, setting: Setting, method: str, answer: Odd, words: str
+) -> None:
+    made_due(world, 2)
+
+    for outcome in deployed(with_target(world, OddDeployer(setting, method, answer)), 2):
+        demand_told(outcome, words)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        (WorkKind.VERIFICATION, "read_back"),
+        (WorkKind.VERIFICATION, "purge"),
+        (WorkKind.REMOVAL, "remove"),
+        (WorkKind.REMOVAL, "read_back"),
+    ],
+)
+def test_what_a_deployer_raises_later_is_told_as_the_plugins_too(
+    world: World, setting: Setting, kind: WorkKind, method: str
+) -> None:
+    with world.store.write() as tx:
+        pair = a_pair(tx, targets=("web",))
+        before = issued(tx, world, pair, PRIMARY)
+        give_role(tx, pair, issued(tx, world, pair, PRIMARY))
+        # A replaced key, which is to leave the target.
+        deployments.arrived(tx, pair.id, "web", 0, before.id)
+        work.schedule(tx, WorkKind.DEPLOYMENT, pair.id, tx.now, target="web")
+    assert deployed(world, 1) == [Done()]
+    if kind is WorkKind.REMOVAL:
+        removal.remove(world, pair, None)
+
+    def stumble(_pairs: Sequence[str]) -> None:
+        raise RuntimeError("what is this?")
+
+    world = with_target(world, OddDeployer(setting, method, stumble))
+    [[row]] = Engine(world).claim([kind], 10)
+    [outcome] = Engine(world).advance([row])
+
+    demand_told(outcome, "RuntimeError: what is this?")
