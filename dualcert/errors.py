@@ -17,13 +17,34 @@ EXIT_REFUSED = 4
 
 
 _MOST_TOLD = 1000
+_MOST_KEPT = 30_000
+"""Characters of a reason: it has room for a hundred names, and none for a page that somebody sent instead."""
+
+
+def printable(text: object, most: int = _MOST_KEPT) -> str:
+    """Text that every terminal, log and database takes, whoever wrote it: a plugin, a CA, a program.
+
+    Half characters, NUL and what steers terminals become U+FFFD; lines stay lines. What cannot even be asked for its
+    text is told by its type.
+    """
+    try:
+        said = str(text)
+    except Exception:  # noqa: BLE001 - whatever a stranger's method raises; there is no better text
+        return f"({type(text).__name__} without a text)"
+    if len(said) > most:
+        said = f"{said[:most]}..."
+    if said.isprintable():
+        return said
+    return "".join(
+        [one if one == "\n" or one.isprintable() else " " if one.isspace() else "\ufffd" for one in said]
+    )
 
 
 def told(error: BaseException) -> str:
-    """What any exception is and says, in one line."""
-    said = " ".join(str(error).split())
+    """What any exception is and says, in one line that can be printed and stored."""
+    said = " ".join(printable(error, _MOST_TOLD).split())
     name = type(error).__name__
-    return f"{name}: {said[:_MOST_TOLD]}" if said else name
+    return f"{name}: {said}" if said else name
 
 
 class DualcertError(Exception):
@@ -42,11 +63,11 @@ class DualcertError(Exception):
         name: str | None = None,
         retry_after: timedelta | None = None,
     ) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.remedy = remedy
-        self.ca = ca
-        self.name = name
+        self.reason = printable(reason)
+        super().__init__(self.reason)
+        self.remedy = None if remedy is None else printable(remedy)
+        self.ca = None if ca is None else printable(ca)
+        self.name = None if name is None else printable(name)
         self.retry_after = retry_after
 
     def __str__(self) -> str:

@@ -12,7 +12,15 @@ from typing import Any, Final
 import click
 
 from dualcert.cli.context import Context
-from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, DualcertError, UsageProblem
+from dualcert.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_REFUSED,
+    EXIT_USAGE,
+    DualcertError,
+    UsageProblem,
+    told,
+)
 
 # What a shell reports of a program that SIGINT or SIGPIPE has ended.
 EXIT_INTERRUPTED: Final = 130
@@ -312,9 +320,8 @@ def _report(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code if isinstance(error, click.UsageError) else EXIT_USAGE
-    message = " ".join(str(error).split())
     hint = "" if log.isEnabledFor(logging.DEBUG) else "; run with -vv for the traceback"
-    click.echo(f"internal error: {type(error).__name__}: {message}{hint}", err=True)
+    click.echo(f"internal error: {told(error)}{hint}", err=True)
     log.debug("internal error", exc_info=error)
     return EXIT_FAILED
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from dualcert.clock import rfc3339
+from dualcert.errors import told
 from dualcert.lifecycle import subject
 
 ABOUT: Final = ("pair", "ca", "target", "work")
@@ -72,7 +73,7 @@ class _Formatter(logging.Formatter):
         parts |= {key: about[key] for key in ABOUT if key in about}
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
-            parts["error"] = f"{type(error).__name__}: {error}"
+            parts["error"] = told(error)
             if self._tracebacks:
                 parts["traceback"] = self.formatException(record.exc_info)
         return parts

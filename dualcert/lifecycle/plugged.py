@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
-from dualcert.errors import ConfigurationError, DualcertError, told
+from dualcert.errors import ConfigurationError, DualcertError, printable, told
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +27,22 @@ def called(table: str, known: type[DualcertError]) -> Iterator[None]:
     """
     try:
         yield
-    except (known, ConfigurationError):
-        raise
+    except (known, ConfigurationError) as error:
+        if is_whole(error):
+            raise
+        raise unforeseen(table, known, error) from error
     except Exception as error:
         raise unforeseen(table, known, error) from error
+
+
+def is_whole(error: DualcertError) -> bool:
+    """Whether it can be told, stored and gone by: a class of a plugin's own may lack what its base would have set."""
+    try:
+        wish: object = error.retry_after
+        texts = (error.reason, str(error))
+    except Exception:  # noqa: BLE001 - whatever a stranger's method raises
+        return False
+    return (wish is None or isinstance(wish, timedelta)) and all(printable(one) == one for one in texts)
 
 
 def unforeseen(table: str, known: type[E], error: BaseException) -> E:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 
 from dualcert.onecpu import one_cpu
+
+log = logging.getLogger(__name__)
 
 
 class Pool:
@@ -26,7 +29,7 @@ class Pool:
         self._lock = threading.Lock()
 
     def submit(self, act: Callable[[], None]) -> None:
-        """``act`` must not raise."""
+        """What ``act`` raises is logged, and nobody else hears of it."""
         with self._lock:
             self._waiting += 1
             if self._waiting > len(self._threads) and len(self._threads) < self._size:
@@ -40,9 +43,14 @@ class Pool:
     def _serve(self) -> None:
         with one_cpu.stays():
             while (act := self._queue.get()) is not None:
-                act()
-                with self._lock:
-                    self._waiting -= 1
+                try:
+                    act()
+                except BaseException:
+                    # Nobody starts another thread in place of one that ends: what waits for it would wait for ever.
+                    log.exception("what %s was doing has failed", threading.current_thread().name)
+                finally:
+                    with self._lock:
+                        self._waiting -= 1
 
     def close(self) -> None:
         """Let idle threads end; those inside a step end after it."""

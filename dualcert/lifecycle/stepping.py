@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from dualcert.errors import StoreUnavailable
+from dualcert.errors import StoreUnavailable, told
 from dualcert.lifecycle.engine import Engine, Held
 from dualcert.model.work import Later, Outcome, WorkKind, WorkRow
 
+log = logging.getLogger(__name__)
+
 STORE_AGAIN = timedelta(seconds=1)
 """When what met no database is tried again."""
+
+_NOT_WRITTEN_AGAIN = timedelta(minutes=1)
 
 _TAKE_TURNS = frozenset({WorkKind.RENEWAL_INFORMATION})
 """Whose next step waits behind what its pool has to do besides: questions about a million certificates must not keep a
@@ -87,3 +92,8 @@ class Stepper:
             return Ended(rows, [self._engine.broken(row, error, self._mishaps) for row in rows], moved=True)
         except StoreUnavailable as away:
             return Ended(rows, [self._afresh(row, away) for row in rows], moved=False, away=away)
+        except Exception:
+            # Not even that can be written down: it stays in memory, and is told again and again.
+            log.exception("%s: what has gone wrong cannot be written down", rows[0].kind.value)
+            again = self._clock.now() + _NOT_WRITTEN_AGAIN
+            return Ended(rows, [Held(row, again, told(error)) for row in rows], moved=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from dualcert.clock import Clock
 from dualcert.errors import ConfigurationError, DeployError, DnsError
 from dualcert.lifecycle.leasekeeper import LeaseKeeper
-from dualcert.lifecycle.plugged import called, unforeseen
+from dualcert.lifecycle.plugged import called, is_whole, unforeseen
 from dualcert.lifecycle.pool import Pools
 from dualcert.model.pair import KeyType
 from dualcert.ports.deploy import check_of, place_of
@@ -132,7 +132,7 @@ class TargetBinding:
             return {one.pair: self._result(results.get(one.pair)) for one in placements}
 
     def _result(self, said: object) -> DeployError | None:
-        if said is None or isinstance(said, DeployError):
+        if said is None or (isinstance(said, DeployError) and is_whole(said)):
             return said
         odd = said if isinstance(said, BaseException) else TypeError(f"a result is a {type(said).__name__}")
         return unforeseen(self._table, DeployError, odd)

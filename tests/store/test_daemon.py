@@ -243,6 +243,69 @@ def test_what_nobody_foresaw_holds_up_nothing_else(
     assert "ZeroDivisionError" in caplog.text
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even this")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (Mute(), "Mute: (Mute without a text)"),
+        (RuntimeError("sur\udc80rogate \0"), "RuntimeError: sur\ufffdrogate \ufffd"),
+        (RuntimeError("x" * 5_000_000), "RuntimeError: xxx"),
+    ],
+)
+def test_a_text_that_cannot_be_made_or_stored_costs_no_thread(
+    world: World, setting: Setting, caplog: pytest.LogCaptureFixture, error: Exception, told: str
+) -> None:
+    def meet(ca: str) -> CertificateAuthority:
+        if ca == PRIMARY:
+            raise error
+        return no(ca)
+
+    # What the test's workers tell each other has no room for half a character.
+    caplog.set_level(logging.CRITICAL, logger="dualcert")
+    setting.meet = meet
+    setting.max_concurrency = 1
+    made = orders_due(world, 3, PRIMARY, BACKUP)
+
+    def failed(pair: Pair) -> bool:
+        found = row(world, pair, PRIMARY)
+        return found is not None and found.attempts == 1 and found.owner is None
+
+    with running(world) as daemon:
+        soon(lambda: all(failed(pair) for pair in made) and all_refused(world, BACKUP))
+        daemon.check()
+    for pair in made:
+        left = row(world, pair, PRIMARY)
+        assert left is not None
+        assert left.reason is not None
+        assert left.reason.startswith(f"internal error: {told}")
+        assert len(left.reason) < 2000
+
+
+def test_what_cannot_even_be_written_down_stays_and_is_told(
+    world: World, setting: Setting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def meet(ca: str) -> CertificateAuthority:
+        if ca == PRIMARY:
+            raise ZeroDivisionError("nobody foresaw this")
+        return no(ca)
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("nor this")
+
+    setting.meet = meet
+    setting.max_concurrency = 1
+    monkeypatch.setattr(Engine, "broken", broken)
+    orders_due(world, 3, PRIMARY, BACKUP)
+    with running(world) as daemon:
+        soon(lambda: daemon.load == (0, 3) and all_refused(world, BACKUP))
+        daemon.check()
+    assert caplog.text.count("order: what has gone wrong cannot be written down") == 3
+
+
 def test_what_cannot_be_opened_is_told_and_holds_up_nothing_else(
     world: World, setting: Setting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -147,6 +147,39 @@ def test_a_deployer_that_says_that_nothing_can_be_done_is_believed(world: World,
     assert deployer.calls == 1
 
 
+class Bare(DeployError):
+    def __init__(self) -> None:
+        """Its base is not asked."""
+
+
+class Mute(DeployError):
+    def __str__(self) -> str:
+        raise RuntimeError("not even this")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (Bare(), "Bare"),
+        (Mute("it is down"), "Mute: (Mute without a text)"),
+        (DeployError("it is busy", retry_after=30), "DeployError: it is busy"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_error_of_the_right_kind_that_is_none_is_told_as_the_plugins(
+    world: World, setting: Setting, error: DeployError, words: str
+) -> None:
+    def fail(_pairs: Sequence[str]) -> None:
+        raise error
+
+    def give(pairs: Sequence[str]) -> Mapping[str, DeployError]:
+        return dict.fromkeys(pairs, error)
+
+    for odd in (fail, give):
+        made_due(world, 1)
+        [outcome] = deployed(with_target(world, OddDeployer(setting, "deploy", odd)), 1)
+        demand_told(outcome, words)
+
+
 @pytest.mark.parametrize(
     ("method", "answer", "words"),
     [

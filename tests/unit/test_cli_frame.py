@@ -63,6 +63,12 @@ def fail(context, how):
         raise KeyboardInterrupt
     if how == "unexpected":
         raise RuntimeError("two\\nlines")
+    if how == "mute":
+        raise Mute
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("not even this")
 
 @click.command("talk", cls=Command)
 @pass_context
@@ -269,6 +275,21 @@ def test_the_traceback_is_in_the_log_at_vv(group: LazyGroup, capsys: pytest.Capt
     assert run(group, ["fail", "unexpected", "-vv"], Context()) == 1
     captured = capsys.readouterr().err
     assert captured.startswith("internal error: RuntimeError: two lines\n")
+    assert "Traceback" in captured
+    assert "sample_commands.py" in captured
+
+
+def test_an_error_without_a_text_is_one_line_too(
+    group: LazyGroup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(group, ["fail", "mute"], Context()) == 1
+    told = "internal error: Mute: (Mute without a text); run with -vv for the traceback\n"
+    assert capsys.readouterr().err == told
+
+
+def test_an_error_without_a_text_is_logged(group: LazyGroup, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(group, ["fail", "mute", "-vv"], Context()) == 1
+    captured = capsys.readouterr().err
     assert "Traceback" in captured
     assert "sample_commands.py" in captured
 

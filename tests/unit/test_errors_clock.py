@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dualcert import errors
 from dualcert.clock import SystemClock, from_microseconds, rfc3339, rfc3339_of, to_microseconds
-from dualcert.errors import CaRejected, DualcertError, ResourceGone
+from dualcert.errors import CaRejected, DeployError, DualcertError, ResourceGone, printable, told
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ALL = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, DualcertError)]
@@ -117,3 +117,59 @@ def test_the_machines_clock_is_aware_and_its_seconds_only_grow() -> None:
     before = clock.monotonic()
     clock.sleep(0.002)
     assert clock.monotonic() - before >= 0.002
+
+
+# --- text of strangers -----------------------------------------------------------------------------------
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even this")
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("two\nlines", "two\nlines"),
+        ("sur\udc80rogate", "sur\ufffdrogate"),
+        ("a\0b\x1b[31mred\x07", "a\ufffdb\ufffd[31mred\ufffd"),
+        ("a\tb\r\nc\u00a0d", "a b \nc d"),
+        ("zürich 例", "zürich 例"),
+        (None, "None"),
+        (Mute(), "(Mute without a text)"),
+    ],
+)
+def test_any_text_can_be_printed_and_stored(said: object, kept: str) -> None:
+    assert printable(said) == kept
+    assert printable(kept) == kept
+
+
+@given(st.text())
+def test_any_text_at_all_can_be_encoded_and_is_kept_as_it_is_the_second_time(text: str) -> None:
+    kept = printable(text)
+    assert "\0" not in kept.encode().decode()
+    assert printable(kept) == kept
+
+
+def test_a_text_without_an_end_is_cut() -> None:
+    assert len(printable("x" * 5_000_000)) < 31_000
+    assert len(told(RuntimeError("x" * 5_000_000))) < 1100
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (RuntimeError("two\nlines"), "RuntimeError: two lines"),
+        (ValueError(), "ValueError"),
+        (Mute(), "Mute: (Mute without a text)"),
+        (SystemExit(0), "SystemExit: 0"),
+    ],
+)
+def test_any_exception_is_told_in_one_line(error: BaseException, text: str) -> None:
+    assert told(error) == text
+
+
+def test_an_error_holds_what_can_be_printed_whoever_made_it() -> None:
+    error = DeployError(None, remedy="\x1b]0;", name="a\0", ca="b\udc80")  # type: ignore[arg-type]
+    assert str(error) == "a\ufffd, CA b\ufffd: None\n  \ufffd]0;"
+    assert error.args == ("None",)

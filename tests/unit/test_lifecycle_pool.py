@@ -4,6 +4,8 @@ import gc
 import threading
 from collections.abc import Callable
 
+import pytest
+
 from dualcert.lifecycle.pool import Pool, Pools
 
 PATIENCE = 10
@@ -81,6 +83,26 @@ def test_a_thread_is_started_only_where_none_is_free() -> None:
     assert len(threads_of("pool-c")) <= 4
     steps.let_go(2)
     pool.close()
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("no"), SystemExit(0), KeyboardInterrupt()])
+def test_a_thread_goes_on_whatever_it_meets_and_it_is_logged(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stumble() -> None:
+        raise error
+
+    pool, steps = Pool("pool-h", 2), Steps()
+    for _ in range(10):
+        pool.submit(stumble)
+    for number in range(2):
+        pool.submit(steps.step(number))
+    steps.until(lambda: steps.at_once == 2)
+    assert len(threads_of("pool-h")) == 2
+    steps.let_go(2)
+    pool.close()
+    assert caplog.text.count("what pool-h-") == 10
+    assert type(error).__name__ in caplog.text
 
 
 def test_a_hanging_step_keeps_no_process_alive_and_does_not_hold_up_closing() -> None:
