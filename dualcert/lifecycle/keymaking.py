@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -19,7 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from dualcert.errors import KeyUnreadable, Refused
+from dualcert.errors import KeyProblem, KeyUnreadable, Refused
+from dualcert.lifecycle.plugged import protecting
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import WrappedKey
 from dualcert.model.pair import KeyType
@@ -105,30 +107,56 @@ def rewrap(world: World, key: WrappedKey, purpose: str) -> WrappedKey:
     """The same private key under the KEK that wraps now. Raises ``KeyUnreadable`` where it does not open."""
     protector = world.protector(key.domain)
     context = KeyContext(key.domain, key.spki.hex(), purpose)
-    secret = protector.unwrap(key.wrapped, context)
+    secret = _unwrapped(protector, key.wrapped, context)
     fresh = _wrapped(protector, secret, key.spki, context)
-    if protector.unwrap(fresh.wrapped, context) != secret:
+    if _unwrapped(protector, fresh.wrapped, context) != secret:
         raise KeyUnreadable("its private key does not open again after it was wrapped anew")
     return fresh
 
 
 def _wrapped(protector: KeyProtector, secret: bytes, spki: bytes, context: KeyContext) -> WrappedKey:
-    rotation = rotation_of(protector)
-    if rotation is None:
-        wrapped = protector.wrap(secret, context)
-        return WrappedKey(spki, context.domain, protector.key_id, wrapped)
-    while True:
-        hold = rotation.hold_kek()
-        wrapped = protector.wrap(secret, context)
-        # Another id now: the KEK was replaced in between, and which of the two has wrapped is not known.
-        if protector.key_id == hold.key_id:
-            return WrappedKey(spki, context.domain, hold.key_id, wrapped, hold)
+    with protecting(context.domain):
+        rotation = rotation_of(protector)
+        while True:
+            hold = rotation.hold_kek() if rotation is not None else None
+            wrapped, kek = protector.wrap(secret, context), protector.key_id
+            # Another id now: the KEK was replaced in between, and which of the two has wrapped is not known.
+            if hold is None or kek == hold.key_id:
+                break
+    _demand_sound(context, secret, wrapped, kek)
+    return WrappedKey(spki, context.domain, kek, wrapped, hold)
+
+
+def _demand_sound(context: KeyContext, secret: bytes, wrapped: object, kek: object) -> None:
+    """Whether it opens again is not tried: who orders need not have the right to open anything."""
+    if not isinstance(kek, str):
+        raise _odd_answer(context, f"names its KEK by a {type(kek).__name__}, not by a text")
+    if not isinstance(wrapped, bytes):
+        raise _odd_answer(context, f"wrapped a key into a {type(wrapped).__name__}, not into bytes")
+    if not wrapped:
+        raise _odd_answer(context, "wrapped a key into nothing")
+    if secret in wrapped:
+        raise _odd_answer(context, "gave a key back as it is, instead of wrapping it")
+
+
+def _unwrapped(protector: KeyProtector, wrapped: bytes, context: KeyContext) -> bytes:
+    with protecting(context.domain):
+        secret: object = protector.unwrap(wrapped, context)
+    if not isinstance(secret, bytes):
+        raise _odd_answer(context, f"opened a key into a {type(secret).__name__}, not into bytes")
+    return secret
+
+
+def _odd_answer(context: KeyContext, what: str) -> KeyProblem:
+    return KeyProblem(
+        f"the plugin of [keys.{context.domain}] {what}", remedy="That is a defect of the plugin."
+    )
 
 
 def unwrap(world: World, wrapped: WrappedKey | None, purpose: str = "certificate") -> bytes:
     """The private key as PKCS#8 PEM, proved to belong to the public key it is kept for.
 
-    Raises ``KeyUnreadable``, or ``ConfigurationError`` where the domain's KEK is not to be had.
+    Raises ``KeyProblem``, or ``ConfigurationError`` where the domain's KEK is not to be had.
     """
     if wrapped is None:
         raise KeyUnreadable(
@@ -137,19 +165,20 @@ def unwrap(world: World, wrapped: WrappedKey | None, purpose: str = "certificate
     pem = opened(world, wrapped, purpose)
     try:
         key = load_pem_private_key(pem, None)
-    except ValueError as error:
-        raise KeyUnreadable("its private key opened, but is no private key") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # Without the cause: it may quote what is not a key, and is a secret all the same.
+        raise KeyUnreadable("its private key opened, but is no private key") from None
     if not isinstance(key, PrivateKey) or spki_hash(key.public_key()) != wrapped.spki:
         raise KeyUnreadable("its private key opened, but belongs to another certificate")
     return pem
 
 
 def opened(world: World, key: WrappedKey, purpose: str) -> bytes:
-    """The private key as PKCS#8 PEM, as it was wrapped. Raises ``KeyUnreadable``."""
+    """The private key as PKCS#8 PEM, as it was wrapped. Raises ``KeyProblem``."""
     protector = world.protector(key.domain)
     context = KeyContext(key.domain, key.spki.hex(), purpose)
     try:
-        return protector.unwrap(key.wrapped, context)
+        return _unwrapped(protector, key.wrapped, context)
     except KeyUnreadable:
         if rotation_of(protector) is None:
             raise
@@ -158,7 +187,7 @@ def opened(world: World, key: WrappedKey, purpose: str) -> bytes:
             now = keys.find(tx, key.spki)
         if now is None or now.key_id == key.key_id:
             raise
-        return protector.unwrap(now.wrapped, context)
+        return _unwrapped(protector, now.wrapped, context)
 
 
 def demand_none_under(store: Store, missing: Mapping[str, Path]) -> None:

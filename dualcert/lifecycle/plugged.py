@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
-from dualcert.errors import ConfigurationError, DualcertError, printable, told
+from dualcert.errors import ConfigurationError, DualcertError, KeyProblem, printable, told
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,33 @@ def called(table: str, known: type[DualcertError]) -> Iterator[None]:
         raise unforeseen(table, known, error) from error
     except Exception as error:
         raise unforeseen(table, known, error) from error
+
+
+@contextmanager
+def protecting(domain: str) -> Iterator[None]:
+    """The same of a protector of keys. Raises ``KeyProblem``, which is one key's trouble.
+
+    What a stranger's exception says may quote the key: its type is told, and the rest is for the log, unless there is
+    a key in it.
+    """
+    try:
+        yield
+    except Exception as error:
+        quotes = _quotes_a_key(error)
+        if isinstance(error, KeyProblem | ConfigurationError) and is_whole(error) and not quotes:
+            raise
+        if not quotes:
+            log.debug("the plugin of [keys.%s] has failed", domain, exc_info=error)
+        said = f"the plugin of [keys.{domain}] failed unforeseen: {type(error).__name__}"
+        raise KeyProblem(said, remedy=WHERE) from (None if quotes else error)
+
+
+def _quotes_a_key(error: BaseException | None) -> bool:
+    while error is not None:
+        if "PRIVATE KEY" in printable(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def is_whole(error: DualcertError) -> bool:

@@ -8,18 +8,21 @@ from typing import Any
 
 import pytest
 
-from dualcert.errors import DeployError
-from dualcert.lifecycle import removal
+from dualcert.errors import DeployError, Refused
+from dualcert.lifecycle import promotion, removal
 from dualcert.lifecycle.engine import Engine
+from dualcert.lifecycle.promotion import Wish
 from dualcert.lifecycle.world import Lazy, TargetBinding, World
 from dualcert.model.certificate import Certificate
 from dualcert.model.pair import Pair
 from dualcert.model.work import Done, Later, Outcome, WorkKind
 from dualcert.ports.deploy import Held, Placement, Version
+from dualcert.ports.keys import KeyContext
 from dualcert.store import Store, deployments, work
 from dualcert.testing.clock import FakeClock
 from dualcert.testing.fakes_deploy import FakeDeployer, FakeDeployerOptions
-from tests.store.building import PRIMARY, a_pair, give_role
+from dualcert.testing.fakes_keys import FakeKeyProtector, FakeKeyProtectorOptions
+from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
 from tests.store.worlds import Setting, a_world, issued
 
 Odd = Callable[[Sequence[str]], Any]
@@ -231,3 +234,63 @@ def test_what_a_deployer_raises_later_is_told_as_the_plugins_too(
     [outcome] = Engine(world).advance([row])
 
     demand_told(outcome, "RuntimeError: what is this?")
+
+
+# --- protectors ------------------------------------------------------------------------------------------
+
+
+class OddProtector(FakeKeyProtector):
+    """Asked with the public key's hash, ``odd`` may raise, or give another answer than the real one."""
+
+    def __init__(self, domain: str, odd: Callable[[str], Any]) -> None:
+        super().__init__(domain, FakeKeyProtectorOptions())
+        self._odd = odd
+
+    def unwrap(self, wrapped: bytes, context: KeyContext) -> bytes:
+        answer: bytes | None = self._odd(context.subject)
+        return super().unwrap(wrapped, context) if answer is None else answer
+
+
+def with_protector(world: World, domain: str, odd: Callable[[str], Any]) -> World:
+    made = OddProtector(domain, odd)
+    return dataclasses.replace(world, protectors={**world.protectors, domain: Lazy(lambda: made)})
+
+
+def stumble_over_a_key(_subject: str) -> None:
+    raise TypeError("can't concat str to bytes")
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        (stumble_over_a_key, "failed unforeseen: TypeError"),
+        (lambda _: "text", "opened a key into a str, not into bytes"),
+        (lambda _: b"no key", "its private key opened, but is no private key"),
+    ],
+)
+def test_a_key_that_a_protector_stumbles_over_keeps_no_other_pair_from_the_target(
+    world: World, setting: Setting, odd: Callable[[str], Any], words: str
+) -> None:
+    made = made_due(world, 3)
+    bad = made[1][1].spki.hex()
+    world = with_protector(world, "one", lambda subject: odd(subject) if subject == bad else None)
+
+    outcomes = deployed(world, 3)
+
+    failed = outcomes.pop(1)
+    assert isinstance(failed, Later)
+    assert failed.failed
+    assert words in failed.reason
+    assert outcomes == [Done()] * 2
+    assert set(setting.targets["web"].in_service) == {made[0][0].name, made[2][0].name}
+
+
+def test_a_key_that_a_protector_stumbles_over_is_no_reason_to_end_a_failover_untold(world: World) -> None:
+    with world.store.write() as tx:
+        pair = a_pair(tx)
+        for ca in (PRIMARY, BACKUP):
+            give_role(tx, pair, issued(tx, world, pair, ca))
+    world = with_protector(world, "two", stumble_over_a_key)
+
+    with pytest.raises(Refused, match=r"the plugin of \[keys.two\] failed unforeseen: TypeError"):
+        promotion.failover(world, pair, Wish())

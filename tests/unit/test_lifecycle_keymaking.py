@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from dualcert.errors import ConfigurationError, KeyUnreadable
+from dualcert.errors import ConfigurationError, KeyProblem, KeyUnreadable
 from dualcert.lifecycle import keymaking
 from dualcert.lifecycle.keymaking import NewKey
 from dualcert.lifecycle.world import Lazy, NewPairs, World
@@ -175,3 +178,118 @@ def test_what_opens_and_is_not_the_key_is_refused(world: World, pem: bytes, word
     with pytest.raises(KeyUnreadable, match=word) as caught:
         keymaking.unwrap(world, wrapped)
     assert pem.decode() not in str(caught.value)
+
+
+# --- protectors that do what their port does not allow ----------------------------------------------------
+
+
+class OddProtector(FakeKeyProtector):
+    """``odd`` is what each method does instead of what it should."""
+
+    def __init__(self, **odd: Callable[[bytes], Any]) -> None:
+        super().__init__("one", FakeKeyProtectorOptions())
+        self.odd = odd
+        self.opened = 0
+
+    @property
+    def key_id(self) -> str:
+        return cast("str", self.odd["key_id"](b"")) if "key_id" in self.odd else super().key_id
+
+    def wrap(self, secret: bytes, context: KeyContext) -> bytes:
+        return (
+            cast("bytes", self.odd["wrap"](secret)) if "wrap" in self.odd else super().wrap(secret, context)
+        )
+
+    def unwrap(self, wrapped: bytes, context: KeyContext) -> bytes:
+        self.opened += 1
+        secret = super().unwrap(wrapped, context)
+        return cast("bytes", self.odd["unwrap"](secret)) if "unwrap" in self.odd else secret
+
+
+def with_protector(world: World, protector: OddProtector) -> World:
+    return replace(world, protectors={"one": Lazy(lambda: protector)})
+
+
+def stumble(_secret: bytes) -> None:
+    raise ConnectionError("the safe is closed")
+
+
+def quote(secret: bytes) -> None:
+    raise ValueError(f"what is {secret!r}?")
+
+
+def quote_before(secret: bytes) -> None:
+    try:
+        quote(secret)
+    except ValueError as error:
+        raise RuntimeError("it did not work") from error
+
+
+def quote_as_known(secret: bytes) -> None:
+    raise KeyUnreadable(f"what is {secret!r}?")
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ({"wrap": lambda _: "text"}, "wrapped a key into a str, not into bytes"),
+        ({"wrap": lambda _: 7}, "wrapped a key into a int, not into bytes"),
+        ({"wrap": lambda _: None}, "wrapped a key into a NoneType, not into bytes"),
+        ({"wrap": lambda _: b""}, "wrapped a key into nothing"),
+        ({"wrap": lambda secret: b"v1:" + secret}, "gave a key back as it is"),
+        ({"wrap": stumble}, "failed unforeseen: ConnectionError"),
+        ({"key_id": lambda _: b"id"}, "names its KEK by a bytes, not by a text"),
+        ({"key_id": stumble}, "failed unforeseen: ConnectionError"),
+    ],
+)
+def test_a_key_that_was_not_wrapped_is_not_used(
+    world: World, odd: dict[str, Callable[[bytes], Any]], words: str
+) -> None:
+    protector = OddProtector(**odd)
+    with pytest.raises(KeyProblem, match=rf"the plugin of \[keys.one\] {words}"):
+        keymaking.wrap(with_protector(world, protector), "one", keymaking.account_key())
+
+
+def test_a_new_key_is_wrapped_without_opening_any(world: World) -> None:
+    """Who orders need not have the right to."""
+    protector = OddProtector()
+    keymaking.wrap(with_protector(world, protector), "one", keymaking.account_key())
+    assert protector.opened == 0
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        (lambda _: "text", r"\[keys.one\] opened a key into a str, not into bytes"),
+        (stumble, r"\[keys.one\] failed unforeseen: ConnectionError"),
+        (lambda _: b"no key", "opened, but is no private key"),
+    ],
+)
+def test_a_key_that_was_not_opened_is_a_problem_of_that_key(
+    world: World, odd: Callable[[bytes], Any], words: str
+) -> None:
+    made = keymaking.account_key()
+    world = with_protector(world, OddProtector(unwrap=odd))
+    with pytest.raises(KeyProblem, match=words):
+        keymaking.unwrap(world, keymaking.wrap(world, "one", made))
+
+
+@pytest.mark.parametrize("odd", [quote, quote_before, quote_as_known])
+def test_an_exception_that_quotes_a_key_is_neither_told_nor_logged(
+    world: World, odd: Callable[[bytes], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = keymaking.account_key()
+    caplog.set_level(logging.DEBUG)
+    world = with_protector(world, OddProtector(unwrap=odd))
+    with pytest.raises(KeyProblem) as caught:
+        keymaking.unwrap(world, keymaking.wrap(world, "one", made))
+    told = "".join(traceback.format_exception(caught.value)) + caplog.text
+    assert "the plugin of [keys.one] failed unforeseen: " in told
+    assert "PRIVATE KEY" not in told
+
+
+def test_what_a_protector_said_is_in_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(KeyProblem):
+        keymaking.wrap(with_protector(world, OddProtector(wrap=stumble)), "one", keymaking.account_key())
+    assert "the safe is closed" in caplog.text
