@@ -16,6 +16,17 @@ EXIT_PARTIAL = 3
 EXIT_REFUSED = 4
 
 
+def is_strangers(error: BaseException) -> bool:
+    """Whether code that is not ours may have raised it by mistake: whatever is no signal to this process.
+
+    A plain ``SystemExit`` is: a program's code that was made a plugin calls ``sys.exit``, and would end all of dualcert
+    as if everything were done. Who ends this process by a signal raises a class of his own.
+    """
+    if isinstance(error, SystemExit):
+        return type(error) is SystemExit
+    return not isinstance(error, KeyboardInterrupt | GeneratorExit)
+
+
 _MOST_TOLD = 1000
 _MOST_KEPT = 30_000
 """Characters of a reason: it has room for a hundred names, and none for a page that somebody sent instead."""

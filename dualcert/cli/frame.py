@@ -19,6 +19,8 @@ from dualcert.errors import (
     EXIT_USAGE,
     DualcertError,
     UsageProblem,
+    is_strangers,
+    printable,
     told,
 )
 
@@ -186,13 +188,23 @@ def _section(formatter: click.HelpFormatter, title: str, records: list[tuple[str
             formatter.write_dl(records)
 
 
+class UnforeseenExit(Exception):
+    """Something below a command has called ``sys.exit``."""
+
+
 class Command(Manual):
     """A command with the global options. Its function returns its exit status, or None for done."""
 
     def invoke(self, ctx: click.Context) -> Any:
         if (context := ctx.find_object(Context)) is not None:
             context.start()
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except SystemExit as error:
+            if not is_strangers(error):
+                raise
+            # The command has not come to its end, whatever status that would be.
+            raise UnforeseenExit(f"sys.exit({printable(error)}) was called") from error
 
 
 class Group(Manual, click.Group):

@@ -16,6 +16,10 @@ from typing import Final
 _TERMINATING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class Ended(SystemExit):
+    """By a signal; a class of its own, so that nobody takes it for the ``sys.exit`` of something that was called."""
+
+
 class _State:
     """Signals belong to the process, and Python delivers them to its main thread only."""
 
@@ -70,4 +74,4 @@ def _arrived(number: int, _frame: FrameType | None) -> None:
 def _unwind(number: int) -> None:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    raise SystemExit(128 + number)
+    raise Ended(128 + number)

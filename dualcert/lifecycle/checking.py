@@ -5,14 +5,18 @@ What cannot be looked at is a problem, never silently in order.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from datetime import timedelta
 from queue import Empty, SimpleQueue
 
-from dualcert.errors import DualcertError
+from dualcert.errors import DualcertError, told
 from dualcert.lifecycle import checking_cas, checking_places
 from dualcert.lifecycle.findings import Finding, Look, Scene, trouble
+from dualcert.lifecycle.plugged import WHERE
 from dualcert.lifecycle.pool import Pool
+
+log = logging.getLogger(__name__)
 
 LIMIT = timedelta(seconds=45)
 """How long a look may take: a request to a CA and a change of DNS end within 30 s each."""
@@ -63,5 +67,8 @@ def _taken(subject: str, look: Look) -> list[Finding] | BaseException:
         return list(look())
     except DualcertError as error:
         return [trouble(subject, error)]
-    except BaseException as error:  # noqa: BLE001 - carried to the thread that waits, which raises it
+    except KeyboardInterrupt as error:
         return error
+    except BaseException as error:
+        log.debug("%s could not be looked at", subject, exc_info=error)
+        return [Finding(subject, f"internal error: {told(error)}", WHERE)]

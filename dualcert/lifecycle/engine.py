@@ -222,7 +222,7 @@ class Engine:
             return Subject(None, None, row.target, None)
         return Subject(partial(self.names, row.pair_id), row.ca or None, row.target or None, row.id)
 
-    def broken(self, row: WorkRow, error: Exception, level: int = logging.ERROR) -> Held | None:
+    def broken(self, row: WorkRow, error: BaseException, level: int = logging.ERROR) -> Held | None:
         """A step was ended by what nobody foresaw: it is told, and tried again after a pause."""
         now = self.world.clock.now()
         about = self._subject(row).told()

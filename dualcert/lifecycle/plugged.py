@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
-from dualcert.errors import ConfigurationError, DualcertError, KeyProblem, printable, told
+from dualcert.errors import ConfigurationError, DualcertError, KeyProblem, is_strangers, printable, told
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,9 @@ def called(table: str, known: type[DualcertError]) -> Iterator[None]:
         if is_whole(error):
             raise
         raise unforeseen(table, known, error) from error
-    except Exception as error:
+    except BaseException as error:
+        if not is_strangers(error):
+            raise
         raise unforeseen(table, known, error) from error
 
 
@@ -44,9 +46,10 @@ def protecting(domain: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
         quotes = _quotes_a_key(error)
-        if isinstance(error, KeyProblem | ConfigurationError) and is_whole(error) and not quotes:
+        known = isinstance(error, KeyProblem | ConfigurationError) and is_whole(error) and not quotes
+        if known or not is_strangers(error):
             raise
         if not quotes:
             log.debug("the plugin of [keys.%s] has failed", domain, exc_info=error)

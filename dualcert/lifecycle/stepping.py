@@ -66,10 +66,10 @@ class Stepper:
         except StoreUnavailable as error:
             # Whatever was not written is done again; where somebody has done it meanwhile, the fence tells.
             return Ended(rows, [self._afresh(row, error) for row in rows], moved, away=error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this step's alone
+        except KeyboardInterrupt as error:
+            return Ended(rows, [], moved, error=error)  # carried to the thread that waits, which raises it
+        except BaseException as error:  # noqa: BLE001 - whatever it is, an exit too, it is this step's alone
             return self._mishap(rows, error)
-        except BaseException as error:  # noqa: BLE001 - carried to the thread that waits, which raises it
-            return Ended(rows, [], moved, error=error)
 
     def _settled(self, row: WorkRow, outcome: Outcome) -> Held | None:
         """What a step has said is written down as soon as the database answers. The step is not taken again for that:
@@ -86,7 +86,7 @@ class Stepper:
         again = self._clock.now() + STORE_AGAIN
         return Held(replace(row, continued=False, looks=0, known=None), again, error.reason)
 
-    def _mishap(self, rows: list[WorkRow], error: Exception) -> Ended:
+    def _mishap(self, rows: list[WorkRow], error: BaseException) -> Ended:
         """What nobody foresaw: the step backs off, and all others go on."""
         try:
             return Ended(rows, [self._engine.broken(row, error, self._mishaps) for row in rows], moved=True)

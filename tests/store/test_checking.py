@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -9,7 +10,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from dualcert.errors import CaUnreachable
+from dualcert.errors import CaUnreachable, told
 from dualcert.lifecycle import checking, checking_work, closing, views
 from dualcert.lifecycle.findings import CaExpected, Finding, Scene
 from dualcert.lifecycle.incidents import plan, refills, running
@@ -64,12 +65,22 @@ def test_what_does_not_answer_in_time_is_a_problem_and_the_others_are_told(
     assert answered["database"] is None
 
 
-def test_a_fault_of_our_own_ends_it_and_is_not_told_as_a_finding(store: Store, clock: FakeClock) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError("nobody foresaw this"), SystemExit(0)])
+def test_a_fault_of_our_own_is_told_as_such_and_hides_no_other_look(
+    store: Store, clock: FakeClock, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
     def meet(ca: str) -> CertificateAuthority:
-        raise ZeroDivisionError(ca)
+        if ca == PRIMARY:
+            raise error
+        raise CaUnreachable("nobody there", ca=ca)
 
-    with pytest.raises(ZeroDivisionError):
-        list(checking.run(scene(store, clock, Setting(meet=meet))))
+    caplog.set_level(logging.DEBUG)
+    found = {one.subject: one for one in checking.run(scene(store, clock, Setting(meet=meet)))}
+
+    assert found[f"ca.{PRIMARY}"].problem == f"internal error: {told(error)}"
+    assert found[f"ca.{BACKUP}"].problem == "nobody there"
+    assert found["database"].ok
+    assert any(one.exc_info and one.exc_info[1] is error for one in caplog.records)
 
 
 def test_looking_at_a_database_leaves_nothing_in_it(store: Store, clock: FakeClock) -> None:

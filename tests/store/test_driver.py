@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import func, insert, select
 
 from dualcert.clock import SystemClock
-from dualcert.errors import CaBusy, CaRejected, CaUnreachable, StoreNotWritable, StoreUnavailable
+from dualcert.errors import CaBusy, CaRejected, CaUnreachable, StoreNotWritable, StoreUnavailable, told
 from dualcert.lifecycle import deployment, driver, leasekeeper, nextswitch, runner
 from dualcert.lifecycle.driver import Scope, run_until
 from dualcert.lifecycle.engine import Engine
@@ -474,12 +474,19 @@ def test_a_wish_to_come_back_is_obeyed_under_the_deadline(world: World, setting:
     assert second - first >= 0.9
 
 
+class Odd(BaseException):
+    """Of no kind that code outside of an interpreter should be of."""
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("nobody foresaw this"), SystemExit(0), Odd("nor this"), GeneratorExit()]
+)
 def test_what_nobody_foresaw_backs_off_and_holds_up_nothing_else(
-    world: World, setting: Setting, caplog: pytest.LogCaptureFixture
+    world: World, setting: Setting, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     def meet(ca: str) -> CertificateAuthority:
         if ca == PRIMARY:
-            raise ZeroDivisionError("nobody foresaw this")
+            raise error
         raise CaRejected("no", problem="rejectedIdentifier", ca=ca)
 
     setting.meet = meet
@@ -495,10 +502,10 @@ def test_what_nobody_foresaw_backs_off_and_holds_up_nothing_else(
         assert left.due_at is not None
         assert left.due_at > CLOCK.now() + timedelta(minutes=1)
         assert left.reason is not None
-        assert left.reason.startswith("internal error: ZeroDivisionError: nobody foresaw this")
+        assert left.reason.startswith(f"internal error: {told(error)}\n")
     # The traceback is there for whoever wants it; the words for everybody else are the command's.
-    told = [one for one in caplog.records if one.exc_info and one.exc_info[0] is ZeroDivisionError]
-    assert [one.levelno for one in told] == [logging.DEBUG] * 3
+    logged = [one for one in caplog.records if one.exc_info and one.exc_info[1] is error]
+    assert [one.levelno for one in logged] == [logging.DEBUG] * 3
 
 
 def test_an_interruption_ends_the_run_and_gives_everything_back(world: World, setting: Setting) -> None:

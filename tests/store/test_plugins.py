@@ -101,21 +101,26 @@ def demand_told(outcome: Outcome, *words: str) -> None:
         assert word in outcome.reason
 
 
+class Strange(BaseException):
+    """Of no kind that code outside of an interpreter should be of."""
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit, StopIteration, Strange])
 @pytest.mark.parametrize("method", ["deploy", "read_back"])
 def test_a_pair_that_a_deployer_stumbles_over_keeps_no_other_from_its_certificate(
-    world: World, setting: Setting, method: str
+    world: World, setting: Setting, method: str, kind: type[BaseException]
 ) -> None:
     made = made_due(world, 9)
     bad = made[4][0].name
 
     def stumble(pairs: Sequence[str]) -> None:
         if bad in pairs:
-            raise RuntimeError("what is this?")
+            raise kind("what is this?")
 
     deployer = OddDeployer(setting, method, stumble)
     outcomes = deployed(with_target(world, deployer), 9)
 
-    demand_told(outcomes.pop(4), "RuntimeError: what is this?")
+    demand_told(outcomes.pop(4), f"{kind.__name__}: what is this?")
     assert outcomes == [Done()] * 8
     in_service = setting.targets["web"].in_service
     for pair, serving in made:
@@ -260,10 +265,15 @@ def stumble_over_a_key(_subject: str) -> None:
     raise TypeError("can't concat str to bytes")
 
 
+def exit_over_a_key(_subject: str) -> None:
+    raise SystemExit(0)
+
+
 @pytest.mark.parametrize(
     ("odd", "words"),
     [
         (stumble_over_a_key, "failed unforeseen: TypeError"),
+        (exit_over_a_key, "failed unforeseen: SystemExit"),
         (lambda _: "text", "opened a key into a str, not into bytes"),
         (lambda _: b"no key", "its private key opened, but is no private key"),
     ],
@@ -285,12 +295,15 @@ def test_a_key_that_a_protector_stumbles_over_keeps_no_other_pair_from_the_targe
     assert set(setting.targets["web"].in_service) == {made[0][0].name, made[2][0].name}
 
 
-def test_a_key_that_a_protector_stumbles_over_is_no_reason_to_end_a_failover_untold(world: World) -> None:
+@pytest.mark.parametrize("odd", [stumble_over_a_key, exit_over_a_key])
+def test_a_key_that_a_protector_stumbles_over_is_no_reason_to_end_a_failover_untold(
+    world: World, odd: Callable[[str], None]
+) -> None:
     with world.store.write() as tx:
         pair = a_pair(tx)
         for ca in (PRIMARY, BACKUP):
             give_role(tx, pair, issued(tx, world, pair, ca))
-    world = with_protector(world, "two", stumble_over_a_key)
+    world = with_protector(world, "two", odd)
 
-    with pytest.raises(Refused, match=r"the plugin of \[keys.two\] failed unforeseen: TypeError"):
+    with pytest.raises(Refused, match=r"the plugin of \[keys.two\] failed unforeseen: (Type|System)E"):
         promotion.failover(world, pair, Wish())

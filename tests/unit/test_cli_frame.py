@@ -63,8 +63,15 @@ def fail(context, how):
         raise KeyboardInterrupt
     if how == "unexpected":
         raise RuntimeError("two\\nlines")
+    if how == "exit":
+        raise SystemExit(0)
+    if how == "signal":
+        raise Ended(143)
     if how == "mute":
         raise Mute
+
+class Ended(SystemExit):
+    pass
 
 class Mute(Exception):
     def __str__(self):
@@ -285,6 +292,18 @@ def test_an_error_without_a_text_is_one_line_too(
     assert run(group, ["fail", "mute"], Context()) == 1
     told = "internal error: Mute: (Mute without a text); run with -vv for the traceback\n"
     assert capsys.readouterr().err == told
+
+
+def test_an_exit_from_below_is_no_success(group: LazyGroup, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(group, ["fail", "exit"], Context()) == 1
+    told = "internal error: UnforeseenExit: sys.exit(0) was called; run with -vv for the traceback\n"
+    assert capsys.readouterr().err == told
+
+
+def test_who_is_ended_by_a_signal_ends(group: LazyGroup) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(group, ["fail", "signal"], Context())
+    assert ended.value.code == 143
 
 
 def test_an_error_without_a_text_is_logged(group: LazyGroup, capsys: pytest.CaptureFixture[str]) -> None:
