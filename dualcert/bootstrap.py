@@ -7,21 +7,24 @@ import random
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib.metadata import EntryPoints, distribution, entry_points, version
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from dualcert.clock import Clock, SystemClock
 from dualcert.config import Settings
 from dualcert.config.durations import parse_duration
 from dualcert.config.loader import load_settings
 from dualcert.config.places import configuration_path
+from dualcert.config.plugins import make as make_plugin
+from dualcert.config.plugins import options_of, plugin_class
 from dualcert.config.problems import InvalidConfiguration
 from dualcert.config.settings import CaTable, DnsTable, PluginTable, TargetTable
 from dualcert.config.template import Edit, write_template
-from dualcert.errors import ConfigurationError, DualcertError
+from dualcert.errors import ConfigurationError, DualcertError, KeyProblem
 from dualcert.lifecycle.actor import actor
+from dualcert.lifecycle.plugged import kek_of
 from dualcert.lifecycle.world import CaBinding, DnsBinding, Lazy, NewPairs, TargetBinding, WatchRules, World
 
 if TYPE_CHECKING:
@@ -51,8 +54,6 @@ __all__ = [
     "upgrade_database",
     "write_template",
 ]
-
-_GROUPS = {"dns": "dualcert.dns_providers", "target": "dualcert.deployers", "keys": "dualcert.key_protectors"}
 
 
 @dataclass(frozen=True)
@@ -181,55 +182,19 @@ def _new_pairs(settings: Settings) -> NewPairs:
 # --- plugins ---------------------------------------------------------------------------------------------
 
 
-@cache
-def _built_in() -> EntryPoints:
-    return distribution("dualcert").entry_points
-
-
-@cache
-def _plugins(group: str) -> EntryPoints:
-    return entry_points(group=group)
-
-
-def _plugin_class(table: PluginTable) -> Any:
-    group = _GROUPS[table.kind]
-    # Most plugins are built in, and those of others are found by reading files of every distribution that is installed.
-    if built_in := _built_in().select(group=group, name=table.plugin):
-        return built_in[table.plugin].load()
-    found = _plugins(group)
-    try:
-        return found[table.plugin].load()
-    except KeyError:
-        raise ConfigurationError(
-            f"{table.file}: [{table.section}] names the plugin {table.plugin!r}, which is not installed",
-            remedy=f"There is: {', '.join(sorted(found.names)) or 'none'}.",
-        ) from None
-
-
-def _options(table: PluginTable, plugin: Any) -> Any:
-    from dualcert.config.binding import bind
-
-    return bind(plugin.options_class, table)
-
-
-def _make(table: PluginTable) -> Any:
-    plugin = _plugin_class(table)
-    return plugin(_options(table, plugin))
-
-
 def _protector(table: PluginTable) -> Lazy[KeyProtector]:
-    def make() -> KeyProtector:
-        plugin = _plugin_class(table)
-        return cast("KeyProtector", plugin(table.name, _options(table, plugin)))
-
-    return Lazy(make)
+    return Lazy(partial(make_plugin, table, table.name))
 
 
 def _check_keks(protectors: Mapping[str, Lazy[KeyProtector]]) -> None:
     """A KEK that is missing or open to others is found before anything is ordered under it."""
     ids: dict[str, str] = {}
     for name, protector in protectors.items():
-        other = ids.setdefault(protector().key_id, name)
+        try:
+            kek = kek_of(name, protector())
+        except KeyProblem as error:
+            raise ConfigurationError(error.reason, remedy=error.remedy) from error
+        other = ids.setdefault(kek, name)
         if other != name:
             raise ConfigurationError(
                 f"[keys.{name}] and [keys.{other}] have the same KEK: one leak would open both sides",
@@ -239,18 +204,19 @@ def _check_keks(protectors: Mapping[str, Lazy[KeyProtector]]) -> None:
 
 def _dns(table: DnsTable, clock: Clock) -> DnsBinding:
     # Its secrets are looked up when DNS is needed: a failover does not fail for a missing TSIG key.
-    provider: Lazy[DnsProvider] = Lazy(partial(_make, table.plugin))
+    provider: Lazy[DnsProvider] = Lazy(partial(make_plugin, table.plugin))
 
     def zones() -> Any:
         from dualcert.dcv import Zones
 
-        return Zones(table.resolver or provider().default_resolvers(), table.nameservers, clock)
+        return Zones(table.resolver or binding.default_resolvers(), table.nameservers, clock)
 
-    return DnsBinding(table.name, provider, Lazy(zones))
+    binding = DnsBinding(table.name, provider, Lazy(zones))
+    return binding
 
 
 def _target(table: TargetTable) -> TargetBinding:
-    deployer: Lazy[Deployer] = Lazy(partial(_make, table.plugin))
+    deployer: Lazy[Deployer] = Lazy(partial(make_plugin, table.plugin))
     return TargetBinding(table.name, deployer, tuple(_endpoint(text) for text in table.endpoint))
 
 
@@ -344,8 +310,8 @@ def _keks(settings: Settings) -> dict[str, tuple[Path, Any]]:
     """Where the KEK of each isolation domain lies whose protector keeps one in a file, and what makes one."""
     found = {}
     for table in (one.plugin for one in settings.keys.values()):
-        plugin = _plugin_class(table)
-        path = getattr(_options(table, plugin), "path", None)
+        plugin = plugin_class(table)
+        path = getattr(options_of(table, plugin), "path", None)
         if hasattr(plugin, "create") and isinstance(path, Path):
             found[table.name] = (path, plugin.create)
     return found

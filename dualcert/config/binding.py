@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import Field, fields
+from dataclasses import MISSING, Field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -51,7 +51,7 @@ def bind(options_class: type[_O], table: PluginTable, *, resolve: SecretResolver
             remedy = _with_help(unfit.remedy, known[key])
             problems.append(Problem(f"{table.section}.{key}", unfit.reason, remedy, line))
     for key, item in known.items():
-        if item.metadata.get("required") and key not in table.raw:
+        if _is_required(item) and key not in table.raw:
             reason = f'is missing: {PLUGIN_KEY[table.kind]} "{table.plugin}" needs it'
             problems.append(
                 Problem(f"{table.section}.{key}", reason, _with_help(f"write {key} = ...", item), table.line)
@@ -65,6 +65,12 @@ def bind(options_class: type[_O], table: PluginTable, *, resolve: SecretResolver
     raise InvalidConfiguration(
         table.file, [Problem(table.section, reason, f"correct the table [{table.section}]", table.line)]
     )
+
+
+def _is_required(item: Field[Any]) -> bool:
+    """Whoever wrote the plugin may have left out ``option``."""
+    bare = item.default is MISSING and item.default_factory is MISSING
+    return item.init and bool(item.metadata.get("required", bare))
 
 
 def _with_help(remedy: str, item: Field[Any]) -> str:
@@ -84,7 +90,9 @@ class _Reader:
     def read(self, hint: Any, raw: Any) -> Any:
         origin = get_origin(hint)
         if origin in (Union, types.UnionType):
-            (inner,) = (choice for choice in get_args(hint) if choice is not type(None))
+            inner, *others = (choice for choice in get_args(hint) if choice is not type(None))
+            if others:
+                raise _no_option(self._where, hint)
             return self.read(inner, raw)
         if origin is tuple:
             if not isinstance(raw, list):
@@ -105,6 +113,8 @@ class _Reader:
             Secret: self._secret,
             timedelta: self._read_duration,
         }
+        if hint not in readers:
+            raise _no_option(self._where, hint)
         return readers[hint](raw)
 
     def _path(self, raw: Any) -> Path:
@@ -130,6 +140,13 @@ class _Reader:
             return parse_duration(_text(raw))
         except ValueError as error:
             raise _Unfit(str(error).partition(":")[0], f"write {DURATION_FORM}") from None
+
+
+def _no_option(where: str, hint: object) -> ConfigurationError:
+    return ConfigurationError(
+        f"{where}: the plugin wants {getattr(hint, '__name__', hint)} there, which no key of the file can be",
+        remedy="That is a defect of the plugin: mend or reinstall what brings it.",
+    )
 
 
 def _text(raw: Any) -> str:

@@ -12,6 +12,7 @@ from dualcert.errors import CaError, CaUnreachable, ConfigurationError, Dualcert
 from dualcert.lifecycle import accountkeys, inspection, keymaking
 from dualcert.lifecycle.findings import Finding, Look, Scene, trouble
 from dualcert.lifecycle.owner import new_owner
+from dualcert.lifecycle.plugged import kek_of
 from dualcert.lifecycle.world import World
 from dualcert.policy import pairing
 from dualcert.policy.pairing import CaIdentity
@@ -73,7 +74,7 @@ def _apart(subject: str, ahead: timedelta, limit: timedelta) -> Finding:
 def _keys(scene: Scene, domain: str) -> Iterator[Finding]:
     subject = f"keys.{domain}"
     world = scene.world
-    key_id = world.protector(domain).key_id
+    key_id = kek_of(domain, world.protector(domain))
     yield Finding(subject, detail=f"KEK {key_id[:16]} is there, and nobody else can read it")
     if scene.database is not None:
         yield Finding(
@@ -101,7 +102,7 @@ def _keks_apart(world: World) -> Iterator[Finding]:
     ids: dict[str, str] = {}
     for domain in world.protectors:
         try:
-            key_id = world.protector(domain).key_id
+            key_id = kek_of(domain, world.protector(domain))
         except DualcertError:
             yield Finding(
                 "keys",

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from dualcert.errors import KeyProblem, KeyUnreadable, Refused
-from dualcert.lifecycle.plugged import protecting
+from dualcert.lifecycle.plugged import kek_of, protecting
 from dualcert.lifecycle.world import World
 from dualcert.model.certificate import WrappedKey
 from dualcert.model.pair import KeyType
@@ -119,18 +119,16 @@ def _wrapped(protector: KeyProtector, secret: bytes, spki: bytes, context: KeyCo
         rotation = rotation_of(protector)
         while True:
             hold = rotation.hold_kek() if rotation is not None else None
-            wrapped, kek = protector.wrap(secret, context), protector.key_id
+            wrapped, kek = protector.wrap(secret, context), kek_of(context.domain, protector)
             # Another id now: the KEK was replaced in between, and which of the two has wrapped is not known.
             if hold is None or kek == hold.key_id:
                 break
-    _demand_sound(context, secret, wrapped, kek)
+    _demand_sound(context, secret, wrapped)
     return WrappedKey(spki, context.domain, kek, wrapped, hold)
 
 
-def _demand_sound(context: KeyContext, secret: bytes, wrapped: object, kek: object) -> None:
+def _demand_sound(context: KeyContext, secret: bytes, wrapped: object) -> None:
     """Whether it opens again is not tried: who orders need not have the right to open anything."""
-    if not isinstance(kek, str):
-        raise _odd_answer(context, f"names its KEK by a {type(kek).__name__}, not by a text")
     if not isinstance(wrapped, bytes):
         raise _odd_answer(context, f"wrapped a key into a {type(wrapped).__name__}, not into bytes")
     if not wrapped:

@@ -6,9 +6,12 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dualcert.errors import ConfigurationError, DualcertError, KeyProblem, is_strangers, printable, told
+
+if TYPE_CHECKING:
+    from dualcert.ports.keys import KeyProtector
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,18 @@ def protecting(domain: str) -> Iterator[None]:
             log.debug("the plugin of [keys.%s] has failed", domain, exc_info=error)
         said = f"the plugin of [keys.{domain}] failed unforeseen: {type(error).__name__}"
         raise KeyProblem(said, remedy=WHERE) from (None if quotes else error)
+
+
+def kek_of(domain: str, protector: KeyProtector) -> str:
+    """The id of the KEK that wraps now. Raises ``KeyProblem`` where the protector has none that can be stored."""
+    with protecting(domain):
+        found: object = protector.key_id
+    if not isinstance(found, str) or not found or printable(found) != found:
+        raise KeyProblem(
+            f"the plugin of [keys.{domain}] names its KEK by {found!r}",
+            remedy="That is a defect of the plugin.",
+        )
+    return found
 
 
 def _quotes_a_key(error: BaseException | None) -> bool:

@@ -110,6 +110,22 @@ class DnsBinding:
                 raise TypeError(f"its capacity is a {type(found).__name__}, neither a number nor None")
         return found
 
+    def default_resolvers(self) -> tuple[str, ...]:
+        """As the provider says them. Raises ``DnsError``, whatever the provider raised or said."""
+        provider = self.provider()
+        with called(f"dns.{self.name}", DnsError):
+            found: object = provider.default_resolvers()
+            if not isinstance(found, tuple) or not all(isinstance(one, str) for one in found):
+                raise TypeError(f"its resolvers are no tuple of texts: {found!r}")
+        return found
+
+
+def _by_pair(answer: Mapping[str, T]) -> Mapping[str, T]:
+    said: object = answer
+    if not isinstance(said, Mapping):
+        raise TypeError(f"it gave back a {type(said).__name__}, and nothing by pair")
+    return answer
+
 
 @dataclass(frozen=True)
 class TargetBinding:
@@ -128,7 +144,7 @@ class TargetBinding:
         """As the deployer does it. Raises ``DeployError`` where it has said nothing of any pair."""
         deployer = self.deployer()
         with called(self._table, DeployError):
-            results = deployer.deploy(placements)
+            results = _by_pair(deployer.deploy(placements))
             return {one.pair: self._result(results.get(one.pair)) for one in placements}
 
     def _result(self, said: object) -> DeployError | None:
@@ -141,7 +157,7 @@ class TargetBinding:
         """As the deployer does it. Raises ``DeployError``, whatever the deployer raised."""
         deployer = self.deployer()
         with called(self._table, DeployError):
-            held = deployer.read_back(pairs)
+            held = _by_pair(deployer.read_back(pairs))
             found = {pair: held.get(pair) for pair in pairs}
             for there in found.values():
                 if there is not None and not isinstance(there.sha256, bytes):

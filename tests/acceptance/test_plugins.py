@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.oddplugins import installed
 from tests.program import Program, Result, finish
 
 _MODULE = """
@@ -49,3 +50,104 @@ def test_a_plugin_that_nobody_brings_is_refused_with_those_that_there_are(
     assert refused.status == 2
     assert "'safe', which is not installed" in refused.err
     assert "There is: file, vault." in refused.err
+
+
+# --- plugins that are none -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> dict[str, str]:
+    """An environment in which a distribution of odd plugins is installed."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    return {"PYTHONPATH": str(installed(folder))}
+
+
+def add_tables(program: Program) -> None:
+    """A table for each of them that can be used beside those that are well."""
+    tables = [f'[dns.{name}]\nprovider = "{name}"\n' for name in ("gone", "keyboom", "exitboom", "lost")]
+    tables += [
+        f'[target.{name}]\ndeployer = "{plugin}"\n'
+        for name, plugin in (("odd", "odd"), ("leaving", "leaving-target"), ("stumbling", "stumbling-target"))
+    ]
+    program.config.write_text(program.config.read_text() + "\n" + "\n".join(tables))
+
+
+def test_check_tells_what_each_plugin_lacks_and_looks_at_all_the_rest(
+    program: Program, odd: dict[str, str]
+) -> None:
+    add_tables(program)
+
+    result = finish(program.start("check", "--json", environment=odd))
+
+    assert result.status == 2
+    found = {line["subject"]: line for line in result.lines}
+    for subject, words in {
+        "dns.gone": "'gone' (odd_nowhere:Dns), which cannot be loaded: ModuleNotFoundError: No module named",
+        "dns.keyboom": "'keyboom' (odd_keyboom:Dns), which cannot be loaded: KeyError: 'MY_ENV'",
+        "dns.exitboom": "'exitboom' (odd_exitboom:Dns), which cannot be loaded: SystemExit: 0",
+        "target.odd": "the plugin of [target.odd] failed unforeseen: TypeError: it gave back a int",
+        "target.leaving": "the plugin of [target.leaving] failed unforeseen: SystemExit: 0",
+        "target.stumbling": "the plugin of [target.stumbling] failed unforeseen: KeyError: 'where'",
+    }.items():
+        assert words in found[subject]["problem"], found[subject]
+        assert found[subject]["remedy"]
+    for subject in (
+        "database",
+        "ca.alpha",
+        "ca.beta",
+        "dns.lab",
+        "target.web",
+        "keys.primary",
+    ):
+        assert found[subject]["ok"], found[subject]
+
+
+@pytest.mark.parametrize("dns", ["gone", "keyboom", "exitboom"])
+def test_issue_names_the_table_of_a_plugin_that_is_none(
+    program: Program, odd: dict[str, str], dns: str
+) -> None:
+    add_tables(program)
+
+    result = finish(program.start("issue", "odd.example.test", "--dns", dns, environment=odd))
+
+    assert result.status == 2
+    assert f"[dns.{dns}] names the plugin '{dns}' (odd_" in result.err
+    assert "internal error" not in result.err
+
+
+def test_resolvers_that_are_none_are_told_as_the_plugins(program: Program, odd: dict[str, str]) -> None:
+    add_tables(program)
+
+    result = finish(program.start("issue", "odd.example.test", "--dns", "lost", environment=odd))
+
+    assert result.status == 1
+    words = "the plugin of [dns.lost] failed unforeseen: TypeError: its resolvers are no tuple of texts"
+    assert words in result.err
+
+
+@pytest.mark.parametrize(
+    ("protector", "words"),
+    [
+        ("nameless", "the plugin of [keys.backup] failed unforeseen: SystemExit"),
+        ("numbered", "the plugin of [keys.backup] names its KEK by 7"),
+    ],
+)
+def test_a_protector_whose_kek_has_no_name_is_named(
+    program: Program, odd: dict[str, str], protector: str, words: str
+) -> None:
+    before, _, after = program.config.read_text().partition("[keys.backup]\n")
+    table, mark, rest = after.partition("\n[")
+    assert "path" in table
+    program.config.write_text(f'{before}[keys.backup]\nprotector = "{protector}"\n{mark}{rest}')
+
+    listed = finish(program.start("list", environment=odd))
+    looked = finish(program.start("check", "--json", environment=odd))
+
+    assert listed.status == 2
+    assert f"error: {words}" in listed.err
+    found = {line["subject"]: line for line in looked.lines}
+    assert words in found["keys.backup"]["problem"]
+    assert not found["keys"]["ok"]
+    assert found["keys.primary"]["ok"]
+    assert found["dns.lab"]["ok"]

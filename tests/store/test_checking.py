@@ -74,7 +74,7 @@ def test_a_fault_of_our_own_is_told_as_such_and_hides_no_other_look(
             raise error
         raise CaUnreachable("nobody there", ca=ca)
 
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="dualcert")
     found = {one.subject: one for one in checking.run(scene(store, clock, Setting(meet=meet)))}
 
     assert found[f"ca.{PRIMARY}"].problem == f"internal error: {told(error)}"

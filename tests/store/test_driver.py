@@ -491,7 +491,7 @@ def test_what_nobody_foresaw_backs_off_and_holds_up_nothing_else(
 
     setting.meet = meet
     made = orders_due(world, 3, PRIMARY, BACKUP)
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, logger="dualcert"):
         run(world, seconds=60)
     assert all(_failed(world, pair, BACKUP) for pair in made)
     for pair in made:

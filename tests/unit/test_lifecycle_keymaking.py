@@ -238,7 +238,7 @@ def quote_as_known(secret: bytes) -> None:
         ({"wrap": lambda _: b""}, "wrapped a key into nothing"),
         ({"wrap": lambda secret: b"v1:" + secret}, "gave a key back as it is"),
         ({"wrap": stumble}, "failed unforeseen: ConnectionError"),
-        ({"key_id": lambda _: b"id"}, "names its KEK by a bytes, not by a text"),
+        ({"key_id": lambda _: b"id"}, "names its KEK by b'id'"),
         ({"key_id": stumble}, "failed unforeseen: ConnectionError"),
     ],
 )
@@ -279,7 +279,7 @@ def test_an_exception_that_quotes_a_key_is_neither_told_nor_logged(
     world: World, odd: Callable[[bytes], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     made = keymaking.account_key()
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="dualcert")
     world = with_protector(world, OddProtector(unwrap=odd))
     with pytest.raises(KeyProblem) as caught:
         keymaking.unwrap(world, keymaking.wrap(world, "one", made))
@@ -289,7 +289,7 @@ def test_an_exception_that_quotes_a_key_is_neither_told_nor_logged(
 
 
 def test_what_a_protector_said_is_in_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="dualcert")
     with pytest.raises(KeyProblem):
         keymaking.wrap(with_protector(world, OddProtector(wrap=stumble)), "one", keymaking.account_key())
     assert "the safe is closed" in caplog.text
