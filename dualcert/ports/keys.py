@@ -8,13 +8,16 @@ from typing import ClassVar, Protocol, cast
 
 from dualcert.ports.options import Options
 
+PURPOSES = ("certificate", "account", "signing")
+"""What a key is for: a certificate, an account at a CA, or the signatures of the history's heads."""
+
 
 @dataclass(frozen=True)
 class KeyContext:
     """What a wrapped key is bound to: it opens only with the same three words.
 
-    ``subject`` is the hex SHA-256 of the public key's SubjectPublicKeyInfo; ``purpose`` is ``certificate`` or
-    ``account``.
+    ``subject`` is the hex SHA-256 of the public key's SubjectPublicKeyInfo; ``purpose`` is one of ``PURPOSES``. A
+    protector binds the word and need not know it: there may be others in a later version.
     """
 
     domain: str
@@ -27,7 +30,7 @@ class KeyProtector(Protocol):
 
     * Two wraps of one secret differ; a wrapped key that was changed, or is opened under another context or domain,
       raises ``KeyUnreadable``.
-    * ``repr`` shows neither the KEK nor a key. Both calls may come from several threads.
+    * ``repr`` shows neither the KEK nor a key, and no exception quotes one. Both calls may come from several threads.
     * A KEK that is missing, malformed or readable by others is a ``ConfigurationError`` when first needed.
     * Wrapping needs no more authority than wrapping: a provider that can separate the two asks for the right to
       unwrap only in ``unwrap``.

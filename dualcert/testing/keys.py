@@ -11,6 +11,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
 from typing import Any, ClassVar
 
 import pytest
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dualcert.errors import KeyProblem, KeyUnreadable
-from dualcert.ports.keys import KeyContext, KeyProtector, RotatingKeyProtector, rotation_of
+from dualcert.ports.keys import PURPOSES, KeyContext, KeyProtector, RotatingKeyProtector, rotation_of
 
 _DOMAIN = "primary"
 _THREADS = 8
@@ -58,8 +59,9 @@ class KeyProtectorConformance(ABC):
         wrapped = self._protector().wrap(secret, _context())
         assert self._protector().unwrap(wrapped, _context()) == secret
 
-    def test_an_account_key_opens_as_one(self) -> None:
-        context = _context(purpose="account")
+    @pytest.mark.parametrize("purpose", PURPOSES)
+    def test_a_key_of_any_purpose_opens_as_one(self, purpose: str) -> None:
+        context = _context(purpose=purpose)
         assert self._protector().unwrap(self._protector().wrap(_KEY, context), context) == _KEY
 
     def test_two_wraps_of_one_secret_differ(self) -> None:
@@ -99,18 +101,22 @@ class KeyProtectorConformance(ABC):
     @pytest.mark.parametrize(
         "context",
         [
-            KeyContext(_DOMAIN, "ab" * 32, "account"),
             KeyContext(_DOMAIN, "cd" * 32, "certificate"),
             KeyContext("backup", "ab" * 32, "certificate"),
             KeyContext(_DOMAIN + "ab", "ab" * 31, "certificate"),
             KeyContext(_DOMAIN, "ab" * 32 + "c", "ertificate"),
         ],
-        ids=["purpose", "subject", "domain", "domain-subject", "subject-purpose"],
+        ids=["subject", "domain", "domain-subject", "subject-purpose"],
     )
     def test_another_context_does_not_open(self, context: KeyContext) -> None:
         wrapped = self._protector().wrap(_KEY, _context())
         _refused(lambda: self._protector().unwrap(wrapped, context))
         _refused(lambda: self.protector(context.domain, 1).unwrap(wrapped, context))
+
+    @pytest.mark.parametrize(("purpose", "other"), list(permutations(PURPOSES, 2)))
+    def test_a_key_of_one_purpose_does_not_open_as_one_of_another(self, purpose: str, other: str) -> None:
+        wrapped = self._protector().wrap(_KEY, _context(purpose=purpose))
+        _refused(lambda: self._protector().unwrap(wrapped, _context(purpose=other)))
 
     def test_another_kek_does_not_open(self) -> None:
         wrapped = self._protector().wrap(_KEY, _context())

@@ -6,11 +6,14 @@ import copy
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
-from dualcert.errors import DeployError
+from dualcert.errors import DeployError, KeyProblem
 from dualcert.ports.deploy import Placement
+from dualcert.ports.keys import PURPOSES, KeyContext
+from dualcert.store.signed_heads import SIGNING
 from dualcert.testing.apart import End
 from dualcert.testing.deploy import DeployerConformance
 from dualcert.testing.fakes_deploy import FakeDeployer, FakeDeployerOptions, FakeTarget
@@ -164,3 +167,49 @@ class TestFakeKeyProtector(KeyProtectorConformance):
 
     def kek(self, kek: int) -> None:
         return None
+
+
+# --- the purposes of keys --------------------------------------------------------------------------------
+
+
+class Choosy(FakeKeyProtector):
+    """Takes it that there are two purposes only."""
+
+    def wrap(self, secret: bytes, context: KeyContext) -> bytes:
+        if context.purpose not in {"certificate", "account"}:
+            raise KeyProblem(f"a key for {context.purpose}")
+        return super().wrap(secret, context)
+
+
+class Careless(FakeKeyProtector):
+    """Takes what heads are signed with for a certificate's key."""
+
+    def unwrap(self, wrapped: bytes, context: KeyContext) -> bytes:
+        return super().unwrap(wrapped, replace(context, purpose="certificate"))
+
+
+def suite_of(plugin: type[FakeKeyProtector]) -> KeyProtectorConformance:
+    class Suite(KeyProtectorConformance):
+        def protector(self, domain: str, kek: int) -> FakeKeyProtector:
+            return plugin(domain, FakeKeyProtectorOptions(word=str(kek)))
+
+        def kek(self, kek: int) -> bytes | None:
+            return None
+
+    return Suite()
+
+
+def test_the_port_names_every_purpose_that_a_key_is_wrapped_for() -> None:
+    assert {"certificate", "account", SIGNING} == set(PURPOSES)
+
+
+def test_the_suite_finds_a_protector_that_does_not_take_every_purpose() -> None:
+    suite = suite_of(Choosy)
+    suite.test_a_key_of_any_purpose_opens_as_one("account")
+    with pytest.raises(KeyProblem):
+        suite.test_a_key_of_any_purpose_opens_as_one(SIGNING)
+
+
+def test_the_suite_finds_a_protector_that_opens_one_for_another() -> None:
+    with pytest.raises(pytest.fail.Exception):
+        suite_of(Careless).test_a_key_of_one_purpose_does_not_open_as_one_of_another("certificate", SIGNING)
