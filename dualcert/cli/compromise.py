@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _TOGETHER = 100  # more pairs than that are driven with all others
 _NAMED = 20
 _LARGEST = 1 << 20
+_OTHERWISE = "Without it, the time that was said first stands."
 
 _EXAMPLES = """
 dualcert compromise example.com                        # the key that serves there
@@ -128,7 +129,7 @@ def compromise(
 
     seconds = duration(timeout)
     world = context.application.world
-    within = until(revoke_by, "--revoke-by", world.clock.now())
+    within = until(revoke_by, "--revoke-by", world.clock.now(), _OTHERWISE)
     leak = _leak(world, name, role, spki, key, cert, target, since, domain, again)
     leak = replace(leak, revoke_within=within, revoke_at=_at(revoke_by))
     reach = concerned.extent(world, leak)

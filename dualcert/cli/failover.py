@@ -32,6 +32,9 @@ _EXITS = {
     EXIT_PARTIAL: "Promoted, but something is not finished; the same command goes on.",
     **REFUSED,
 }
+_OTHERWISE = (
+    "With --revoke in its place, a time that was said before stands; --revoke-unverified waits for nothing."
+)
 
 
 @click.command(
@@ -103,7 +106,7 @@ def failover(
     seconds = duration(timeout)
     world = context.application.world
     began = world.clock.now()
-    within = None if revoke_by is None else until(revoke_by, "--revoke-by", began)
+    within = None if revoke_by is None else until(revoke_by, "--revoke-by", began, _OTHERWISE)
     pair = patiently(world, seconds, lambda: inventory.resolve(world, name))
     wish = Wish(
         to=to,

@@ -70,9 +70,22 @@ def moment(text: str) -> datetime:
         raise ValueError(f"{text} is no time") from None
 
 
-def until(text: str, option: str, now: datetime) -> timedelta:
-    """``24h``: so long from now; otherwise until a date, or a date with a time, in UTC unless it says otherwise."""
+def until(text: str, option: str, now: datetime, otherwise: str) -> timedelta:
+    """``24h``: so long from now; otherwise until a date, or a date with a time, in UTC unless it says otherwise.
+
+    A time that is over is a mistyped year sooner than a wish: it is refused, and told what ``otherwise`` says.
+    """
+    from dualcert.errors import UsageProblem
+
     try:
-        return moment(text) - now
+        at = moment(text)
     except ValueError:
-        return timedelta(seconds=duration(text, option, remedy="Write it like 24h or 2027-03-01T12:00Z."))
+        seconds = duration(text, option, remedy="Write it like 24h or 2027-03-01T12:00Z.")
+        left, problem = timedelta(seconds=seconds), "this is no time at all"
+    else:
+        left, problem = at - now, f"{at:%Y-%m-%d %H:%M:%S} UTC is over"
+    if left <= timedelta(0):
+        raise UsageProblem(
+            f"{option} {text}: {problem}", remedy=f"Write a time to come, like 24h. {otherwise}"
+        )
+    return left

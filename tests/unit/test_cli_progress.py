@@ -27,7 +27,7 @@ def test_what_is_no_time_is_refused_by_the_options_name(text: str) -> None:
 def test_a_moment_is_utc_unless_it_says_otherwise(text: str) -> None:
     expected = datetime(2026, 3, 1, 12, tzinfo=UTC)
     assert moment(text) == expected
-    assert until(text, "--by", expected - timedelta(hours=1)) == timedelta(hours=1)
+    assert until(text, "--by", expected - timedelta(hours=1), "") == timedelta(hours=1)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,25 @@ def test_what_is_no_moment_is_a_value_error(text: str) -> None:
 
 
 def test_until_takes_a_span_as_well() -> None:
-    assert until("90s", "--by", datetime(2026, 3, 1, tzinfo=UTC)) == timedelta(seconds=90)
+    assert until("90s", "--by", datetime(2026, 3, 1, tzinfo=UTC), "") == timedelta(seconds=90)
     with pytest.raises(UsageProblem, match="--by noon") as refused:
-        until("noon", "--by", datetime(2026, 3, 1, tzinfo=UTC))
+        until("noon", "--by", datetime(2026, 3, 1, tzinfo=UTC), "")
     assert "24h or 20" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("2020-01-01", "2020-01-01 00:00:00 UTC is over"),
+        ("2026-03-01T13:00+01:00", "2026-03-01 12:00:00 UTC is over"),
+        ("0", "no time at all"),
+        ("0s", "no time at all"),
+    ],
+)
+def test_until_takes_no_time_that_is_over(text: str, says: str) -> None:
+    with pytest.raises(UsageProblem) as refused:
+        until(text, "--by", datetime(2026, 3, 1, 12, tzinfo=UTC), "Or say nothing.")
+    assert f"--by {text}: " in refused.value.reason
+    assert says in refused.value.reason
+    if text != "0s":
+        assert refused.value.remedy == "Write a time to come, like 24h. Or say nothing."
