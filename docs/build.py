@@ -145,7 +145,9 @@ key that is listed neither here nor by the plugin that its table names is refuse
 `_` and `.`, at most 63.
 
 Paths are relative to the file. A *secret* is `{ file = "PATH" }`, which nobody else may be able to read,
-`{ env = "NAME" }`, or the text itself."""
+`{ env = "NAME" }`, or the text itself.
+
+Listed are the plugins that dualcert brings; what others take, their authors say ([plugins](plugins.md))."""
 _DATABASE = """\
 `"sqlite:///PATH"`, or `"postgresql://user@host/name"` for several machines ([PostgreSQL](postgresql.md)), or where that
 text stands: `{ file = ... }` or `{ env = ... }`. Required; `dualcert init` and `dualcert db upgrade` make it."""

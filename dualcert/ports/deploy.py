@@ -57,7 +57,7 @@ class Held:
 class Deployer(Protocol):
     """Brings one target to serve given certificates. Built as ``Deployer(options)``, touching nothing.
 
-    * **Many at once.** ``deploy`` stages every placement, then activates once: one reload per batch.
+    * **Many at once.** ``deploy`` stages every placement, hundreds maybe, then activates once: one reload per batch.
     * **Each for itself.** The result has an entry for every placement: None when it is in service, else the error;
       one pair that fails, or whose place cannot be read, leaves the others and keeps what it had. When the activation
       fails, all of its placements fail, and the next call activates again although it finds everything staged.
@@ -66,6 +66,8 @@ class Deployer(Protocol):
       makes the target whole.
     * **All or nothing per pair.** A reader never sees the certificate of one placement with the key of another.
     * **Keys.** A private key is readable by its owner alone, and never an argument of a process.
+    * **An end.** Nobody ends a call from outside, and the target gets nothing else meanwhile: whatever may hang is
+      given a time.
     * Calls for one target come one after another within dualcert (a lease sees to that), but a call of a process
       that was believed dead may still end late: the version check is made under a lock of the target's own.
     """
@@ -77,7 +79,10 @@ class Deployer(Protocol):
         ...
 
     def read_back(self, pairs: Sequence[str]) -> Mapping[str, Held | None]:
-        """What stands there now, by pair name; None where there is nothing."""
+        """What stands there now, by pair name; None where there is nothing.
+
+        DeployError where that cannot be learned of one of them: then fewer are asked about, until that one fails alone.
+        """
         ...
 
     def purge(self, pair: str, keep: Version) -> None:

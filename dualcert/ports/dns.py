@@ -46,7 +46,10 @@ class DnsProvider(Protocol):
         ...
 
     def apply(self, zone: str, add: Set[TxtValue], remove: Set[TxtValue]) -> None:
-        """Make the change in ``zone`` (no final dot). Returns when the provider has accepted it."""
+        """Make the change in ``zone`` (no final dot). Returns when the provider has accepted it.
+
+        A value that is in both sets is there afterwards.
+        """
         ...
 
     def default_resolvers(self) -> tuple[str, ...]:

@@ -31,7 +31,8 @@ class KeyProtector(Protocol):
     * Two wraps of one secret differ; a wrapped key that was changed, or is opened under another context or domain,
       raises ``KeyUnreadable``.
     * ``repr`` shows neither the KEK nor a key, and no exception quotes one. Both calls may come from several threads.
-    * A KEK that is missing, malformed or readable by others is a ``ConfigurationError`` when first needed.
+    * A KEK that is missing, malformed or readable by others, or whose service does not answer, is a
+      ``ConfigurationError`` when it is needed, not before: no key is given up for it, as one is for ``KeyUnreadable``.
     * Wrapping needs no more authority than wrapping: a provider that can separate the two asks for the right to
       unwrap only in ``unwrap``.
     """
@@ -40,12 +41,19 @@ class KeyProtector(Protocol):
 
     @property
     def key_id(self) -> str:
-        """Names the KEK that wraps now without telling anything about it; stored beside each wrapped key."""
+        """Names the KEK that wraps now without telling anything about it; stored beside each wrapped key.
+
+        It depends on the KEK alone: two domains with one id are refused. Every command asks for it first.
+        """
         ...
 
-    def wrap(self, secret: bytes, context: KeyContext) -> bytes: ...
+    def wrap(self, secret: bytes, context: KeyContext) -> bytes:
+        """Encrypt a private key (PKCS#8 PEM). KeyProblem for a context of another domain."""
+        ...
 
-    def unwrap(self, wrapped: bytes, context: KeyContext) -> bytes: ...
+    def unwrap(self, wrapped: bytes, context: KeyContext) -> bytes:
+        """What was wrapped, also under a KEK that was replaced since. KeyUnreadable where it does not open."""
+        ...
 
 
 class KekHold(Protocol):

@@ -11,9 +11,9 @@ class Options:
     """A plugin's options are a frozen dataclass, one field per key of its table in ``dualcert.toml``.
 
     The field's type is what the value is checked against (``Secret`` where it may be ``{ env = ... }`` or
-    ``{ file = ... }``, ``pathlib.Path`` where it is relative to the configuration file); a field without a default
-    is required. ``metadata["help"]``, set by :func:`option`, is the sentence that help and error messages show.
-    A ``ValueError`` from ``__post_init__`` becomes a configuration error that names the table.
+    ``{ file = ... }``, ``pathlib.Path`` where it is relative to the configuration file; docs/plugins.md lists them).
+    Every field is made by :func:`option`: one without a default is required, and ``help`` is the sentence that help and
+    error messages show. A ``ValueError`` from ``__post_init__`` becomes a configuration error that names the table.
     """
 
     summary: ClassVar[str] = ""

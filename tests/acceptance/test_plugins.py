@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
 
+from tests.conformance import plugin_examples
 from tests.oddplugins import installed
 from tests.program import Program, Result, finish
 
@@ -50,6 +52,32 @@ def test_a_plugin_that_nobody_brings_is_refused_with_those_that_there_are(
     assert refused.status == 2
     assert "'safe', which is not installed" in refused.err
     assert "There is: file, vault." in refused.err
+
+
+def test_the_examples_of_the_page_are_installed_and_configured_as_it_says(
+    program: Program, tmp_path: Path
+) -> None:
+    """Each is made by its entry point, from its table, and looked at."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    plugin_examples.install(folder)
+    with program.config.open("a") as file:
+        file.write(plugin_examples.example("configuration"))
+    token = program.config.parent / "hosting.token"
+    token.touch(0o600)
+    token.write_text("a token")
+    environment = {"PYTHONPATH": str(folder), "VAULT_KEK": base64.b64encode(bytes(range(32))).decode()}
+
+    checked = finish(program.start("check", "--json", environment=environment))
+
+    found = {one["subject"]: one["problem"] for one in checked.lines}
+    assert {name: found[name] for name in ("dns.hosting", "target.edge", "keys.vault")} == dict.fromkeys(
+        ("dns.hosting", "target.edge", "keys.vault")
+    )
+    environment["VAULT_KEK"] = "too short"
+    refused = finish(program.start("list", environment=environment))
+    assert refused.status == 2
+    assert "kek is not 32 bytes in base64" in refused.err
 
 
 # --- plugins that are none -------------------------------------------------------------------------------
