@@ -26,14 +26,7 @@ from dualcert.config.schema import (
     WatchSection,
     explain,
 )
-from dualcert.config.secrets import (
-    SECRET_FORM,
-    DeferredSecret,
-    close_to_others,
-    readable_by_others,
-    resolve_secret,
-    secret_source,
-)
+from dualcert.config.secrets import SECRET_FORM, DeferredSecret, resolve_secret, secret_source
 from dualcert.config.section import Section
 from dualcert.config.settings import (
     CORE_KEYS,
@@ -185,16 +178,8 @@ class _Reading:
     def _ca(self, name: str, section: CaSection, domain: str) -> CaTable:
         eab = None
         if section.eab is not None:
-            key = f"ca.{name}.eab.hmac_key"
-            file = section.eab.hmac_key.file
-            if file is not None and readable_by_others(file):
-                reason = f"others can read the secret file {file}"
-                self.problems.append(
-                    Problem(key, reason, close_to_others(file), self.positions.line(("ca", name, "eab")))
-                )
-            eab = ExternalAccount(
-                section.eab.kid, DeferredSecret(section.eab.hmac_key, f"{self.path}, {key}")
-            )
+            where = f"{self.path}, ca.{name}.eab.hmac_key"
+            eab = ExternalAccount(section.eab.kid, DeferredSecret(section.eab.hmac_key, where))
         return CaTable(
             name=name,
             directory=section.directory,

@@ -47,19 +47,6 @@ def secret_source(value: Any, base: Path) -> SecretSource:
     return SecretSource(file=file_named(name, base))
 
 
-def readable_by_others(file: Path) -> bool:
-    """Whether the file is there and somebody besides its owner may open it."""
-    try:
-        return bool(file.stat().st_mode & _OTHERS)
-    except OSError:
-        return False
-
-
-def close_to_others(file: Path) -> str:
-    """The command that mends it."""
-    return f"run: chmod 600 {file}"
-
-
 def resolve_secret(source: SecretSource, where: str) -> Secret:
     """The secret itself. ``where`` is what a ConfigurationError names: file and key."""
     if source.text is not None:
@@ -83,7 +70,7 @@ def _read(file: Path, where: str) -> str:
             # Asked of the open file: a path could be exchanged between the question and the reading.
             if os.fstat(stream.fileno()).st_mode & _OTHERS:
                 raise ConfigurationError(
-                    f"{where}: others can read the secret file {file}", remedy=close_to_others(file)
+                    f"{where}: others can read the secret file {file}", remedy=f"run: chmod 600 {file}"
                 )
             text = stream.read(_LONGEST).decode()
     except OSError as error:
@@ -107,7 +94,8 @@ def _read(file: Path, where: str) -> str:
 class DeferredSecret(Secret):
     """A secret that is looked up when it is revealed, not before.
 
-    A command that does not need it (a failover calls no CA) works although its source is missing just then.
+    A command that does not need it (a failover calls no CA) works although its source is missing just then, or is a
+    file that others can read.
     ``reveal()`` raises ConfigurationError.
     """
 

@@ -232,6 +232,24 @@ def test_an_external_accounts_key_that_can_be_none_is_found(lab: ProjectLab, pro
     assert "base64url" in problems(result)["ca.beta"]
 
 
+def test_an_external_accounts_key_that_others_can_read_is_told_and_holds_no_failover_up(
+    lab: ProjectLab, program: Program
+) -> None:
+    """It is needed when an account is made, and never after."""
+    program.done("issue", lab.domain)
+    file = lab.directory / "open.hmac"
+    file.write_text("a2V5")
+    file.chmod(0o644)
+    edit(lab, r"hmac_key = \{.*?\}", 'hmac_key = { file = "open.hmac" }')
+
+    program.done("failover", lab.domain)
+
+    result = check(program)
+    assert result.status == 2
+    assert "others can read the secret file" in problems(result)["ca.beta"]
+    assert f"chmod 600 {file}" in result.out
+
+
 def test_trust_roots_that_are_no_pem_are_told_in_words_of_ours(lab: ProjectLab, program: Program) -> None:
     (lab.directory / "roots.pem").write_text("nothing")
     edit(lab, r'trust_roots = ".*"', 'trust_roots = "roots.pem"')
