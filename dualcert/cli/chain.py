@@ -11,7 +11,7 @@ from dualcert.cli.completion import pairs
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.output import note, print_json, print_json_lines, say
-from dualcert.cli.progress import drive, duration
+from dualcert.cli.progress import drive, duration, timeout_option
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, EXIT_REFUSED, DualcertError, UsageProblem
 from dualcert.model.wording import many, typed
 
@@ -52,9 +52,7 @@ _EXITS = {
     help="Whose certificate --to means. Unsaid: the primary's.",
 )
 @click.option("--all", "every", is_flag=True, help="All pairs; needs --preferred.")
-@click.option(
-    "--timeout", default="5m", show_default=True, metavar="TIME", help="How long to wait for the targets."
-)
+@timeout_option("How long to wait for the targets")
 @pass_context
 def chain(
     context: Context,

@@ -14,7 +14,7 @@ from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.output import note, print_json_lines, say
-from dualcert.cli.progress import drive, duration, moment, until
+from dualcert.cli.progress import drive, duration, moment, timeout_option, until
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_REFUSED, UsageProblem
 from dualcert.model.wording import many
 
@@ -92,9 +92,7 @@ _EXITS = {
     help="When it is revoked although it still serves: so long from now, or a time. Said again, it gives no more time.",
 )
 @click.option("--dry-run", is_flag=True, help="List all that is concerned, and what would become of it.")
-@click.option(
-    "--timeout", default="5m", show_default=True, metavar="TIME", help="How long to wait for what is left."
-)
+@timeout_option()
 @pass_context
 def compromise(
     context: Context,

@@ -10,7 +10,7 @@ from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import REFUSED, Argument, Command, pass_context
 from dualcert.cli.output import note, print_json, say
-from dualcert.cli.progress import drive, duration, until
+from dualcert.cli.progress import drive, duration, timeout_option, until
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, Refused
 from dualcert.model.wording import typed
 
@@ -72,9 +72,7 @@ _OTHERWISE = (
     help="Until when to wait for that: so long from now, or a time; implies --revoke. Unsaid: 24h.",
 )
 @click.option("--dry-run", is_flag=True, help="Check, and say what would be done.")
-@click.option(
-    "--timeout", default="5m", show_default=True, metavar="TIME", help="How long to wait for what is left."
-)
+@timeout_option()
 @pass_context
 def failover(
     context: Context,

@@ -10,7 +10,7 @@ from dualcert.cli.completion import pairs, tables
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.output import is_terminal, note, print_json, say
-from dualcert.cli.progress import drive, duration
+from dualcert.cli.progress import drive, duration, timeout_option
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL
 from dualcert.model.wording import typed
 
@@ -69,9 +69,7 @@ _EXITS = {
     help="The kind of both private keys.",
 )
 @click.option("--replace-names", is_flag=True, help="Give an existing pair these names.")
-@click.option(
-    "--timeout", default="5m", show_default=True, metavar="TIME", help="How long to wait for what is left."
-)
+@timeout_option()
 @pass_context
 def issue(
     context: Context,

@@ -11,7 +11,7 @@ from dualcert.cli.context import Context
 from dualcert.cli.frame import REFUSED, Argument, Group, pass_context
 from dualcert.cli.issue import conclude, note_under_way
 from dualcert.cli.output import note, print_json, say
-from dualcert.cli.progress import drive, duration
+from dualcert.cli.progress import drive, duration, timeout_option
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, EXIT_REFUSED, Refused, UsageProblem
 from dualcert.model.wording import many, typed
 
@@ -71,9 +71,7 @@ _SET_EXITS = {
 )
 @click.option("--primary", hidden=True)
 @click.option("--backup", hidden=True)
-@click.option(
-    "--timeout", default="5m", show_default=True, metavar="TIME", help="How long to wait for what is left."
-)
+@timeout_option()
 @pass_context
 def set_pair(
     context: Context,
@@ -152,9 +150,7 @@ _NAMED = 20
 )
 @click.option("--ca", "cas", metavar="OLD=NEW", required=True, help="From which [ca.X] to which.")
 @click.option("--all", "everyone", is_flag=True, help="All pairs that have the old CA.")
-@click.option(
-    "--timeout", default="5m", show_default=True, metavar="TIME", help="How long to wait for what is left."
-)
+@timeout_option()
 @pass_context
 def move_pair(context: Context, name: str | None, cas: str, everyone: bool, timeout: str) -> int:
     """Change one of a pair's two CAs.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from dualcert.cli.context import Context
 from dualcert.cli.output import note
@@ -13,6 +16,17 @@ if TYPE_CHECKING:
     from dualcert.lifecycle.driver import Scope
     from dualcert.lifecycle.world import World
     from dualcert.model.events import Event
+
+
+GRACE = "a step that is under way then is given up to 35 s more."
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def timeout_option(about: str = "How long to wait for what is left") -> Decorator:
+    """``--timeout``, as all have it who drive."""
+    return click.option(
+        "--timeout", default="5m", show_default=True, metavar="TIME", help=f"{about}; {GRACE}"
+    )
 
 
 def drive(context: Context, scope: Scope, timeout: float, *, follow: bool = True) -> None:

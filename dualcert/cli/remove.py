@@ -12,7 +12,7 @@ from dualcert.cli.context import Context
 from dualcert.cli.failover import REASONS
 from dualcert.cli.frame import REFUSED, Argument, Command, pass_context
 from dualcert.cli.output import agreed, cell, note, print_json, say
-from dualcert.cli.progress import drive, duration
+from dualcert.cli.progress import drive, duration, timeout_option
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, Refused, UsageProblem
 from dualcert.model.wording import typed
 
@@ -66,9 +66,7 @@ _EXITS = {
     shell_complete=tables("target"),
     help="Do not wait for this target any more: it is gone for good.",
 )
-@click.option(
-    "--timeout", default="5m", show_default=True, metavar="TIME", help="How long to wait for what is left."
-)
+@timeout_option()
 @pass_context
 def remove(
     context: Context,

@@ -14,7 +14,7 @@ from dualcert.cli.context import Context
 from dualcert.cli.frame import Argument, Command, pass_context
 from dualcert.cli.issue import conclude
 from dualcert.cli.output import cell, hanging, note, print_json, say
-from dualcert.cli.progress import drive, duration
+from dualcert.cli.progress import drive, duration, timeout_option
 from dualcert.errors import EXIT_DONE, EXIT_FAILED, EXIT_PARTIAL, UsageProblem
 from dualcert.model.wording import many, typed
 from dualcert.model.work import BUDGET, FROZEN, HELD
@@ -51,9 +51,7 @@ _EXITS = {
 )
 @click.option("--due", is_flag=True, help="Everything that is due, in all pairs.")
 @click.option("--force", is_flag=True, help="Order although nothing is due; needs a NAME.")
-@click.option(
-    "--timeout", default="5m", show_default=True, metavar="TIME", help="How long to wait for what is left."
-)
+@timeout_option()
 @pass_context
 def renew(context: Context, names: tuple[str, ...], due: bool, force: bool, timeout: str) -> int:
     """Renew what is due, refill what was emptied, finish what was interrupted.

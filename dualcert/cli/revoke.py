@@ -9,7 +9,7 @@ from dualcert.cli.context import Context
 from dualcert.cli.failover import REASONS
 from dualcert.cli.frame import REFUSED, Argument, Command, pass_context
 from dualcert.cli.output import note, print_json, say
-from dualcert.cli.progress import drive, duration
+from dualcert.cli.progress import drive, duration, timeout_option
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
 from dualcert.model.wording import typed
 
@@ -38,9 +38,7 @@ _EXITS = {EXIT_PARTIAL: "The CA has not confirmed it yet; it is tried again.", *
     "--role", required=True, type=click.Choice(["backup", "primary"]), help="Whose certificate: the backup's."
 )
 @click.option("--reason", type=click.Choice(REASONS), default="unspecified", show_default=True, help="Why.")
-@click.option(
-    "--timeout", default="5m", show_default=True, metavar="TIME", help="How long to wait for the CA."
-)
+@timeout_option("How long to wait for the CA")
 @pass_context
 def revoke(context: Context, name: str, role: str, reason: str, timeout: str) -> int:
     """Revoke the backup's certificate at its CA.

@@ -13,7 +13,7 @@ import click
 
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Command, pass_context
-from dualcert.cli.progress import duration
+from dualcert.cli.progress import GRACE, duration
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
@@ -38,7 +38,9 @@ _EXITS = {
 )
 @click.option("--once", is_flag=True, help="Do what is due now, then end; for cron.")
 @click.option(
-    "--timeout", metavar="TIME", help="With --once: how long to wait for what is left.  [default: 5m]"
+    "--timeout",
+    metavar="TIME",
+    help=f"With --once: how long to wait for what is left; {GRACE}  [default: 5m]",
 )
 @pass_context
 def run(context: Context, once: bool, timeout: str | None) -> int:

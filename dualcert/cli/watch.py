@@ -11,7 +11,7 @@ import click
 from dualcert.cli.context import Context
 from dualcert.cli.frame import Command, pass_context
 from dualcert.cli.output import Column, note, print_columns, print_json, say
-from dualcert.cli.progress import drive, duration
+from dualcert.cli.progress import GRACE, drive, duration
 from dualcert.errors import EXIT_DONE, EXIT_PARTIAL, UsageProblem
 from dualcert.model.wording import many
 
@@ -53,7 +53,7 @@ _EXITS = {
 @click.option(
     "--timeout",
     metavar="TIME",
-    help="With --once: how long to wait for what follows, such as deployments.  [default: 5m]",
+    help=f"With --once: how long to wait for what follows, such as deployments; {GRACE}  [default: 5m]",
 )
 @pass_context
 def watch(context: Context, once: bool, keys: bool, timeout: str | None) -> int:

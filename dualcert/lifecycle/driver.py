@@ -27,8 +27,8 @@ _POLL = 0.25
 _FOLLOW = 0.05
 _AGAIN = 1.0
 _LATE = 1.0
-_GRACE = 35.0
-"""Seconds after the deadline in which a step that is under way may still end: a request ends in 30."""
+GRACE = 35.0
+"""Seconds after the deadline in which a step that is under way may still end: a request ends in 30. Help says so."""
 
 
 def run_until(
@@ -105,7 +105,7 @@ class _Run:
             self._patiently(self._engine.take_from_the_dead)
             self._patiently(self._begin_following)
             while not self._over():
-                self._runner.wait(_POLL)
+                self._runner.wait(_POLL, begins=self._now() < self._until)
                 self._tell()
             self._tell_the_rest()
 
@@ -129,7 +129,7 @@ class _Run:
         """Start what is due; True when nothing is left to wait for."""
         now = self._now()
         if now >= self._until:
-            return not self._runner.busy or now >= self._until + _GRACE
+            return not self._runner.busy or now >= self._until + GRACE
         try:
             # What is held already goes on in its threads while more is looked for.
             self._runner.turn()
@@ -191,7 +191,7 @@ class _Run:
         goal, until = self._last(), self._now() + _LATE
         self._tell()
         while self._follower.seen < goal and self._now() < until:
-            self._runner.wait(_FOLLOW)
+            self._runner.wait(_FOLLOW, begins=False)
             self._tell()
         if self._follower.seen < goal:
             self._tell(all_of_it=True)

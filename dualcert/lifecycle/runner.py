@@ -162,7 +162,7 @@ class Runner:
         until = self._now() + seconds
         while self._busy and self._now() < until:
             # What was to go with the next switch of a target has not begun.
-            self.wait(until - self._now())
+            self.wait(until - self._now(), begins=False)
         return not self._busy
 
     def renew_leases(self) -> None:
@@ -298,10 +298,13 @@ class Runner:
 
     # --- waiting -----------------------------------------------------------------------------------------
 
-    def wait(self, seconds: float) -> None:
-        """Until a step ends, the next thing is due, or so many seconds have passed; takes in all that has ended."""
+    def wait(self, seconds: float, *, begins: bool = True) -> None:
+        """Until a step ends, the next thing is due, or so many seconds have passed; takes in all that has ended.
+
+        Who ``begins`` nothing any more does not wait for what is due: it would be due again and again.
+        """
         now = self._now()
-        wakes = [] if self._stepper.ending else [self._look_at, *(one.wake for one in self._kept.values())]
+        wakes = [self._look_at, *(one.wake for one in self._kept.values())] if begins else []
         with contextlib.suppress(Empty):
             self._take_in(self._finished.get(timeout=max(0.0, min([*wakes, now + seconds]) - now)))
             while True:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
+from itertools import count
 
 import pytest
 from sqlalchemy import func, insert, select
@@ -316,6 +317,29 @@ def test_a_ca_that_hangs_has_its_own_threads_and_holds_up_nobody_else(world: Wor
     assert not running.is_alive()
     assert all(_failed(world, pair, PRIMARY) for pair in made)
     assert max(meeting.most.values()) <= 2
+
+
+def test_a_step_that_hangs_beyond_the_deadline_is_waited_for_and_keeps_no_processor_busy(
+    world: World, setting: Setting
+) -> None:
+    setting.meet = meeting = Meeting(held_up=PRIMARY)
+    orders_due(world, 1, PRIMARY)
+    looks = count()
+
+    class Counting(SystemClock):
+        def monotonic(self) -> float:
+            next(looks)
+            return super().monotonic()
+
+    running = in_the_background(lambda: run(replace(world, clock=Counting()), seconds=0.3))
+    meeting.until(lambda: meeting.met == [PRIMARY])
+    running.join(2.3)
+    assert running.is_alive()
+    meeting.open()
+    running.join(PATIENCE)
+
+    assert not running.is_alive()
+    assert next(looks) < 500, "in two seconds, of which most were waited"
 
 
 def _failed(world: World, pair: Pair, ca: str) -> bool:

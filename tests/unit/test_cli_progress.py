@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import click
 import pytest
 
+from dualcert.cli.commands import dualcert
 from dualcert.cli.progress import duration, moment, until
 from dualcert.errors import UsageProblem
+from dualcert.lifecycle import driver
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("5m", 300.0), ("90s", 90.0), ("7", 7.0), ("0", 0.0)])
@@ -61,3 +65,25 @@ def test_until_takes_no_time_that_is_over(text: str, says: str) -> None:
     assert says in refused.value.reason
     if text != "0s":
         assert refused.value.remedy == "Write a time to come, like 24h. Or say nothing."
+
+
+def _commands(group: click.Group) -> Iterator[click.Command]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from _commands(command)
+        else:
+            yield command
+
+
+def test_every_timeout_says_how_long_steps_under_way_may_take_beyond_it() -> None:
+    told = {
+        command.name: getattr(parameter, "help", "")
+        for command in _commands(dualcert)
+        for parameter in command.params
+        if parameter.name == "timeout"
+    }
+    assert len(told) > 8
+    assert not [name for name, text in told.items() if f"up to {driver.GRACE:.0f} s more" not in text]
