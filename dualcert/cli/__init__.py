@@ -65,7 +65,7 @@ def entry() -> None:
         collect_seldom()
         from dualcert.cli import completion
 
-        completion.quietly()
+        completion.prepare()
         status = main()
     except KeyboardInterrupt:
         # Before or after the command itself, while modules load or output is written.

@@ -28,9 +28,16 @@ _PATIENCE: Final = 3.0
 """Seconds after which a database that does not answer is not waited for any longer."""
 
 
-def quietly() -> None:
-    """If a shell asks for completions: keep stderr off the line that somebody is typing."""
-    if os.environ.get(VARIABLE, "").endswith("_complete"):
+def prepare() -> None:
+    """If a shell asks: have bash get a script of ours, and keep stderr off the line that somebody is typing."""
+    wish = os.environ.get(VARIABLE, "")
+    if wish.startswith("bash_"):
+        from click.shell_completion import add_completion_class
+
+        from dualcert.cli.bash import Bash
+
+        add_completion_class(Bash)
+    if wish.endswith("_complete"):
         import logging
 
         with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path of ours

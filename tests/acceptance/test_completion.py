@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,7 @@ def pressed(line: str, config: Path | None, folder: Path) -> list[str]:
         complete -p dualcert >/dev/null
         COMP_WORDS=({shlex.join(words)})
         COMP_CWORD={len(words) - 1}
+        COMP_LINE={shlex.quote(line)} COMP_POINT={len(line)}
         _dualcert_completion dualcert
         printf '%s\\n' "${{COMPREPLY[@]}}"
     """
@@ -55,6 +58,39 @@ def pressed(line: str, config: Path | None, folder: Path) -> list[str]:
     )
     assert (done.returncode, done.stderr) == (0, ""), done
     return [word for word in done.stdout.splitlines() if word]
+
+
+_SETUP = """
+bind 'set enable-bracketed-paste off'
+eval "$(_DUALCERT_COMPLETE=bash_source dualcert)"
+PS1='ready> '
+"""
+
+
+def taken(line: str, config: Path | None, folder: Path) -> list[str]:
+    """The words of a line as bash takes them, after somebody has typed it at a terminal and pressed Tab at its end."""
+    setup = folder / "bashrc"
+    setup.write_text(_SETUP)
+    ours, theirs = os.openpty()
+    bash = subprocess.Popen(
+        ["bash", "--noprofile", "--rcfile", setup, "-i"],
+        cwd=folder,
+        env=environment(config) | {"TERM": "dumb"},
+        preexec_fn=partial(os.login_tty, theirs),  # noqa: PLW1509
+    )
+    os.close(theirs)
+    shown = b""
+    with open(ours, "r+b", buffering=0) as terminal:  # noqa: PTH123 - a terminal has no path
+        while not shown.endswith(b"ready> ") and (some := terminal.read(1000)):
+            shown += some
+        # Back to the beginning of the line, where a command is put before it that tells its words; then to its end.
+        terminal.write(line.encode() + b"\t\x01printf '<%s>\\n' \x05; exit\n")
+        # EIO: nobody holds its other end any more.
+        with suppress(OSError):
+            while some := terminal.read(1000):
+                shown += some
+    assert bash.wait() == 0
+    return re.findall(r"^<(.*)>\r?$", shown.decode(), re.MULTILINE)
 
 
 @pytest.fixture
@@ -121,6 +157,52 @@ def test_the_configuration_is_the_one_that_the_command_would_read(written: Path,
     assert pressed(f"dualcert {line}", other, tmp_path) == ["other"]
     assert pressed(f"dualcert --config {other} {line}", written, tmp_path) == ["other"]
     assert pressed(f"dualcert failover example.com --config {other} --to ", written, tmp_path) == ["other"]
+
+
+@pytest.mark.parametrize("typed", ["*.exa", "\\*.exa", "'*.exa", '"*.exa', ""])
+def test_a_wildcard_is_completed_as_a_name_though_files_of_the_folder_look_like_it(
+    tmp_path: Path, typed: str
+) -> None:
+    (tmp_path / "zzz.example.test").mkdir()
+    (tmp_path / "plain,zzz.example.test").mkdir()
+    config = tmp_path / "of-this-test.toml"
+    config.write_text('[target."*.example.test"]\n')
+    words = ["dualcert", "pair", "set", "x", "--target", "*.example.test"]
+    assert taken(f"dualcert pair set x --target {typed}", config, tmp_path) == words
+
+
+@pytest.mark.parametrize(
+    ("typed", "becomes"),
+    [
+        ("failover example.com --to=g", ["failover", "example.com", "--to=google"]),
+        ("--config=other.toml failover x --to o", ["--config=other.toml", "failover", "x", "--to", "other"]),
+        ("failover x --config=other.toml --to=", ["failover", "x", "--config=other.toml", "--to=other"]),
+        ("--config=oth", ["--config=other.toml"]),
+        ("incident open --serials=other.t", ["incident", "open", "--serials=other.toml"]),
+        ("incident open --deadline 2027-03-01T12:00Z --tit", [
+            *("incident", "open", "--deadline", "2027-03-01T12:00Z", "--title")
+        ]),
+    ],
+)  # fmt: skip
+def test_what_stands_behind_an_equals_sign_is_completed_and_counts(
+    written: Path, typed: str, becomes: list[str]
+) -> None:
+    """Bash takes both, and a colon, for the end of a word."""
+    (written.parent / "other.toml").write_text("[ca.other]\n")
+    assert taken(f"dualcert {typed}", written, written.parent) == ["dualcert", *becomes]
+
+
+def test_a_script_that_was_written_before_still_completes(tmp_path: Path) -> None:
+    words = {"COMP_WORDS": "dualcert\naccount\nroll", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [SCRIPT],
+        cwd=tmp_path,
+        env=environment(None) | words | {"_DUALCERT_COMPLETE": "bash_complete"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "plain,rollover\n"
 
 
 @pytest.mark.parametrize("text", ["[ca\n", "ca = 1\n", "\ufffe"])
