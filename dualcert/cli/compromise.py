@@ -231,7 +231,8 @@ def _instant(text: str, now: datetime) -> datetime:
     try:
         return moment(text)
     except ValueError:
-        return now - timedelta(seconds=duration(text, "--since"))
+        remedy = "Write it like 3d or 2026-03-01T12:00Z."
+        return now - timedelta(seconds=duration(text, "--since", remedy=remedy))
 
 
 # --- looking ahead ---------------------------------------------------------------------------------------

@@ -434,6 +434,7 @@ def test_an_order_under_a_leaked_key_is_given_up_and_placed_again(
         (("x.example", "--target", "web"), "say one of"),
         (("--domain", "primary", "--since", "1d"), "--since belongs to --target"),
         (("--spki", "ab" * 32, "--again"), "--again to NAME, --target or --domain"),
+        (("--target", "web", "--since", "soon"), "Write it like 3d or 2026-03-01T12:00Z."),
         (("--target", "web", "--revoke-by", "soon"), "--revoke-by"),
         (("--target", "web", "--revoke-by", "2020-01-01"), "the time that was said first stands"),
         (("--target", "web", "--revoke-by", "0", "--dry-run"), "the time that was said first stands"),
