@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import re
 import socket
 import struct
@@ -45,8 +46,7 @@ class Rfc2136Options(Options):
     tsig_secret: Secret = option(help="the TSIG key itself, base64, as tsig-keygen prints it")
 
     def __post_init__(self) -> None:
-        if not self.server or any(c in self.server for c in " /[]"):
-            raise ValueError("server is an address or a host name; the port stands in `port`")
+        _check_server(self.server)
         if not 0 < self.port < 65536:
             raise ValueError("port is a number from 1 to 65535")
         if not _KEY_NAME.fullmatch(self.tsig_name):
@@ -60,6 +60,23 @@ class Rfc2136Options(Options):
             raise ValueError(
                 "tsig_secret is not base64; give the secret alone, without the key's name or quotes"
             )
+
+
+def _check_server(server: str) -> None:
+    host, colon, port = server.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if colon and port.isdecimal() and not _is_ipv6(server):
+        raise ValueError(f'server holds a port: write server = "{host}" and port = {int(port)}')
+    if not server or any(c in server for c in " /[]") or (colon and not _is_ipv6(server)):
+        raise ValueError("server is an address or a host name; the port stands in `port`")
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 class Rfc2136Provider:
