@@ -75,7 +75,9 @@ def _keys(scene: Scene, domain: str) -> Iterator[Finding]:
     subject = f"keys.{domain}"
     world = scene.world
     key_id = kek_of(domain, world.protector(domain))
-    yield Finding(subject, detail=f"KEK {key_id[:16]} is there, and nobody else can read it")
+    yield Finding(
+        subject, detail=f"KEK {key_id[:16]} is there, and its protector finds nothing wrong with it"
+    )
     if scene.database is not None:
         yield Finding(
             subject, "whether it opens what it should is not known: there is no database to look into"
@@ -90,7 +92,9 @@ def _keys(scene: Scene, domain: str) -> Iterator[Finding]:
             yield Finding(
                 subject,
                 f"a private key of this domain does not open: {error.reason}",
-                f"Put back the KEK {wrapped.key_id[:16]} that it was wrapped under: keys/ of a backup holds it.",
+                # Where the KEK is kept its protector knows.
+                error.remedy
+                or f"See that the KEK that it was wrapped under is there: {wrapped.key_id[:16]}.",
             )
             return
     if sample:

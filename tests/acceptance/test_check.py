@@ -175,6 +175,10 @@ def test_a_kek_that_does_not_open_what_it_should_is_found(
 
     assert "does not open" in problems(result)["keys.backup"]
     assert "keys.primary" not in problems(result)
+    [remedy] = [
+        line["remedy"] for line in result.lines if line["subject"] == "keys.backup" and not line["ok"]
+    ]
+    assert f"bring back as {kek} the KEK" in remedy
 
 
 def test_a_database_that_cannot_be_written_is_found(lab: ProjectLab, program: Program) -> None:

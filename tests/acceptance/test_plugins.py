@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.conformance import plugin_examples
+from tests.labfixture import ProjectLab
 from tests.oddplugins import installed
 from tests.program import Program, Result, finish
 
@@ -78,6 +80,33 @@ def test_the_examples_of_the_page_are_installed_and_configured_as_it_says(
     refused = finish(program.start("list", environment=environment))
     assert refused.status == 2
     assert "kek is not 32 bytes in base64" in refused.err
+
+
+def test_of_a_kek_that_is_kept_elsewhere_check_tells_only_what_is_known(
+    lab: ProjectLab, program: Program, tmp_path: Path
+) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    plugin_examples.install(folder)
+    text = program.config.read_text()
+    table = re.search(r"\[keys\.backup\]\n.*?(?=\n\[|\n\n)", text, re.DOTALL)
+    assert table is not None
+    given = '[keys.backup]\nprotector = "given"\nkek = { env = "VAULT_KEK" }'
+    program.config.write_text(text.replace(table[0], given))
+
+    def run(kek: int, *arguments: str) -> Result:
+        one = base64.b64encode(bytes([kek] * 32)).decode()
+        return finish(program.start(*arguments, environment={"PYTHONPATH": str(folder), "VAULT_KEK": one}))
+
+    assert run(1, "issue", lab.domain).status == 0
+    fine, lost = run(1, "check"), run(2, "check")
+
+    assert "ok       keys.backup: KEK " in fine.out
+    assert "PROBLEM  keys.backup: a private key of this domain does not open" in lost.out
+    assert "Bring back the KEK that it was wrapped under." in lost.out
+    for told in (fine.out, lost.out):
+        assert "nobody else can read" not in told
+        assert "keys/ of a backup" not in told
 
 
 # --- plugins that are none -------------------------------------------------------------------------------
