@@ -167,7 +167,10 @@ def _leak(
         )
     if (since and not target) or (role and not name) or (again and not (name or target or domain)):
         raise UsageProblem(
-            "--since belongs to --target, --role to NAME, --again to NAME, --target or --domain"
+            "--since belongs to --target, --role to NAME, --again to NAME, --target or --domain",
+            remedy="Leave it out: a key that is named by itself is taken as leaked whenever that is said."
+            if again and not (since or role)
+            else "Leave it out, or say what it belongs to; see `dualcert compromise --help`.",
         )
     if name is not None:
         leak = leaked.of_pair(world, inventory.resolve(world, name), role or "primary", again=again)
@@ -215,7 +218,9 @@ def _content(file: str) -> bytes:
         with Path(file).open("rb") as opened:
             return opened.read(_LARGEST)
     except OSError as error:
-        raise UsageProblem(f"{file} cannot be read: {error.strerror}") from None
+        raise UsageProblem(
+            f"{file} cannot be read: {error.strerror}", remedy="Name a file that this user can read."
+        ) from None
 
 
 def _at(text: str) -> datetime | None:

@@ -102,7 +102,11 @@ def set_pair(
             name=name,
         )
     if no_targets and targets:
-        raise UsageProblem("--no-targets and --target contradict each other", name=name)
+        raise UsageProblem(
+            "--no-targets and --target contradict each other",
+            remedy="Say --target for each that is to serve it, or --no-targets for none.",
+            name=name,
+        )
     if not (targets or no_targets or dns or key_type):
         raise UsageProblem("nothing is to be changed", remedy="See: dualcert pair set --help", name=name)
     seconds = duration(timeout)

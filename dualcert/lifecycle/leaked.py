@@ -19,6 +19,7 @@ from dualcert.errors import UsageProblem
 from dualcert.lifecycle.world import World
 from dualcert.model.events import Event, EventKind
 from dualcert.model.pair import Pair
+from dualcert.model.wording import typed
 from dualcert.store import Transaction, certificates, compromise, events, pairs
 
 _PRIVATE = re.compile(rb"-----BEGIN ([A-Z0-9 ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
@@ -76,7 +77,9 @@ def of_pair(world: World, pair: Pair, role: str, *, again: bool) -> Leak:
         number = told.certificate if told else state.serving if role == "primary" else state.standby
         if number is None:
             raise UsageProblem(
-                f"there is no certificate whose key could have leaked: no {role}", name=pair.name
+                f"there is no certificate whose key could have leaked: no {role}",
+                remedy=f"See what it has: dualcert show {typed(pair.name)}. A key by itself: --key or --spki.",
+                name=pair.name,
             )
         key = certificates.get(tx, number).spki
     return Leak(f"key {key.hex()}", key=key, before=told.at if told else None, of=(number, said))
@@ -140,7 +143,10 @@ def spki_of_private_key(content: bytes, file: str) -> bytes:
     except TypeError:
         raise UsageProblem(f"the private key in {file} is encrypted", remedy="Decrypt it first.") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise UsageProblem(f"the private key in {file} cannot be read") from None
+        raise UsageProblem(
+            f"the private key in {file} cannot be read",
+            remedy="If its certificate is at hand: --cert FILE; if the hash of its public key is: --spki HEX.",
+        ) from None
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(public).digest()
 
@@ -154,5 +160,8 @@ def spki_of_certificate(content: bytes, file: str) -> bytes:
             found = x509.load_der_x509_certificate(content)
         public = found.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
-        raise UsageProblem(f"{file} holds no certificate that can be read") from None
+        raise UsageProblem(
+            f"{file} holds no certificate that can be read",
+            remedy="Name one in PEM or DER. A private key is named by --key FILE, a public key's hash by --spki HEX.",
+        ) from None
     return hashlib.sha256(public).digest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -443,12 +444,21 @@ def test_an_order_under_a_leaked_key_is_given_up_and_placed_again(
         (("--domain", "nowhere"), "there is no isolation domain"),
         (("--target", "nowhere"), "there is no target"),
         (("--key", "nowhere.pem"), "cannot be read"),
+        (("--cert", "nowhere.pem"), "cannot be read"),
+        (("--cert", "dualcert.toml"), "holds no certificate"),
+        (("--key", "dualcert.toml"), "holds no private key"),
+        (("--key", "broken.pem"), "cannot be read"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(program: Program, arguments: tuple[str, ...], says: str) -> None:
+def test_what_cannot_be_meant_is_refused_with_what_to_do_instead(
+    program: Program, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.chdir(program.config.parent)
+    Path("broken.pem").write_text("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
     refused = program.run("compromise", *arguments)
     assert refused.status == 2, refused
     assert says in refused.err
+    assert re.search(r"^  \S", refused.err, re.MULTILINE), "a remedy stands below"
 
 
 # --- killed in between -----------------------------------------------------------------------------------

@@ -314,6 +314,7 @@ def test_what_cannot_be_changed_is_refused(
 
     assert refused.status == 2
     assert said in refused.err
+    assert re.search(r"^  \S", refused.err, re.MULTILINE), "a remedy stands below"
     assert program.events(name) == before
 
 
