@@ -180,6 +180,29 @@ def test_what_opens_and_is_not_the_key_is_refused(world: World, pem: bytes, word
     assert pem.decode() not in str(caught.value)
 
 
+class _Forgetful(FakeKeyProtector):
+    """From some time on it wraps something else than what it is given."""
+
+    instead: bytes | None = None
+
+    def wrap(self, secret: bytes, context: KeyContext) -> bytes:
+        return super().wrap(self.instead or secret, context)
+
+
+def test_a_key_that_was_wrapped_anew_is_opened_once_before_the_old_one_goes(world: World) -> None:
+    protector = _Forgetful("one", FakeKeyProtectorOptions())
+    world = replace(world, protectors={"one": Lazy(lambda: protector)})
+    made = keymaking.make(KeyType.EC_P256, NAMES)
+    wrapped = keymaking.wrap(world, "one", made)
+    fresh = keymaking.rewrap(world, wrapped, "certificate")
+    assert fresh.wrapped != wrapped.wrapped
+    assert keymaking.unwrap(world, fresh) == made.pem
+
+    protector.instead = keymaking.make(KeyType.EC_P256, NAMES).pem
+    with pytest.raises(KeyUnreadable, match="does not open again"):
+        keymaking.rewrap(world, wrapped, "certificate")
+
+
 # --- protectors that do what their port does not allow ----------------------------------------------------
 
 
