@@ -20,6 +20,7 @@ from dualcert.model.signal import Reason
 from dualcert.model.work import WorkKind
 from dualcert.ports.keys import KeyProtector
 from dualcert.store import Store, certificates, deployments, pairs, revocations, tables, work
+from dualcert.store import promotion as promotion_sql
 from dualcert.testing.clock import FakeClock
 from tests.store.building import BACKUP, PRIMARY, a_pair, give_role
 from tests.store.renewing import DAY, MINUTE, step
@@ -61,6 +62,19 @@ def seen_everywhere(world: World, pair: Pair) -> None:
         for target in pair.targets:
             deployments.arrived(tx, pair.id, target, state.epoch, state.serving or 0)
             deployments.verified(tx, pair.id, target, state.epoch, state.serving or 0, How.WIRE)
+
+
+def test_the_key_that_a_failover_has_opened_counts_as_opened_then(
+    world: World, pair: Pair, clock: FakeClock
+) -> None:
+    """It is a backup's again after the way back: what was proved when it was stored would be too old by then."""
+    clock.advance(20 * DAY)
+    failed_over(world, pair)
+
+    with world.store.write() as tx:
+        state = pairs.state(tx, pair.id)
+        assert promotion_sql.swap(tx, state, opened=True)
+        assert pairs.state(tx, pair.id).backup_ok_until == tx.now + 30 * DAY
 
 
 def refilled(world: World, pair: Pair, ca: str) -> None:

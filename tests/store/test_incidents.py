@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
 from dualcert.errors import Refused, UsageProblem
 from dualcert.lifecycle.incidents import add_to_incident, close, open_incident, plan
@@ -18,12 +19,14 @@ from dualcert.model.pair import Pair
 from dualcert.store import (
     Store,
     Transaction,
+    certificates,
     events,
     incident_members,
     incident_plans,
     incidents,
     pairs,
     revocations,
+    tables,
 )
 from dualcert.testing.clock import FakeClock
 from tests.store.building import BACKUP, PRIMARY, a_certificate, a_full_pair, a_pair, give_role
@@ -122,6 +125,41 @@ def test_all_of_a_ca_or_of_an_issuer_or_of_an_hour(world: World, store: Store) -
     assert found(ca=PRIMARY, since=old.not_before, until=old.not_before) == {old.id}
 
 
+def test_an_issuer_s_common_name_is_no_beginning_of_another_ones(world: World, store: Store) -> None:
+    with store.write() as tx:
+        held = [
+            a_certificate(tx, a_pair(tx, cas=cas), cas[0])
+            for cas in ((PRIMARY, BACKUP), ("alphabet", BACKUP))
+        ]
+        more = a_certificate(tx, a_pair(tx), PRIMARY)
+        whole = f"CN={PRIMARY},O=An organization,C=XX"
+        tx.execute(update(tables.certificate).where(tables.certificate.c.id == more.id).values(issuer=whole))
+
+    for issuer in (PRIMARY, f"CN={PRIMARY}"):
+        one = opened(world, issuer=issuer)
+        with store.read() as tx:
+            assert [bool(incidents.naming(tx, each.id)) for each in (*held, more)] == [True, False, True]
+        close(world, one.id)
+    assert opened(world, issuer=whole).members == 1
+
+
+@pytest.mark.parametrize("told", ["hex", "upper case", "colons"])
+@pytest.mark.parametrize("by", ["key", "name"])
+def test_an_issuer_is_known_by_the_sha_256_of_its_key_or_its_name(
+    world: World, store: Store, by: str, told: str
+) -> None:
+    with store.write() as tx:
+        pair = a_pair(tx)
+        mine, other = a_certificate(tx, pair, PRIMARY), a_certificate(tx, pair, BACKUP)
+    known = mine.issuing_key if by == "key" else mine.issuer_hash
+    text = known.hex(":").upper() if told == "colons" else known.hex()
+
+    one = opened(world, issuer=text.upper() if told == "upper case" else text)
+
+    with store.read() as tx:
+        assert (incidents.naming(tx, mine.id), incidents.naming(tx, other.id)) == (one.id, None)
+
+
 def test_public_keys_and_names(world: World, full: list[Full]) -> None:
     key = opened(world, [Entry(1, key=full[1][2].spki), Entry(2, key=b"\0" * 32)])
     assert (key.members, key.unknown) == (1, 1)
@@ -214,9 +252,14 @@ def against(tx: Transaction, what: str, held: Full) -> None:
         incident_members.add_certificates(tx, number, [standby.id])
     if what == "its key did not open":
         events.record(tx, EventKind.PROOF_FAILED, "a test", pair=pair.id)
+    if what == "something else has happened":
+        events.record(tx, EventKind.WARNED, "a test", pair=pair.id)
 
 
-@pytest.mark.parametrize("what", ["nothing", "revoked", "another incident", "its key did not open"])
+_HARMLESS = ("nothing", "something else has happened")
+
+
+@pytest.mark.parametrize("what", [*_HARMLESS, "revoked", "another incident", "its key did not open"])
 def test_closing_gives_a_backup_its_trust_back_unless_something_else_is_against_it(
     world: World, full: list[Full], clock: FakeClock, what: str
 ) -> None:
@@ -229,9 +272,27 @@ def test_closing_gives_a_backup_its_trust_back_unless_something_else_is_against_
 
     close(world, one.id)
 
-    assert trusted(world, full[0][0]) is (what == "nothing")
+    assert trusted(world, full[0][0]) is (what in _HARMLESS)
     with pytest.raises(Refused, match="closed already"):
         close(world, one.id)
+
+
+def test_a_backup_whose_key_has_opened_since_it_did_not_is_trusted_again(
+    world: World, full: list[Full], clock: FakeClock
+) -> None:
+    pair, _, standby = full[0]
+    clock.advance(1)  # since its key was opened
+    with world.store.write() as tx:
+        events.record(tx, EventKind.PROOF_FAILED, "a test", pair=pair.id)
+    clock.advance(1)
+    with world.store.write() as tx:
+        certificates.proved(tx, standby.spki)
+    one = opened(world, numbers=[standby.id])
+    assert not trusted(world, pair)
+
+    close(world, one.id)
+
+    assert trusted(world, pair)
 
 
 # --- plans -----------------------------------------------------------------------------------------------
@@ -282,6 +343,28 @@ def test_a_hash_stands_for_the_rows(world: World, full: list[Full]) -> None:
         # What was never carried out is not kept.
         assert not list(incident_plans.rows(tx, one.id, first.number))
         assert sum(map(len, incident_plans.rows(tx, one.id, third.number))) == 4
+
+
+def test_a_pair_that_went_there_and_back_is_not_the_one_that_was_planned(
+    world: World, full: list[Full]
+) -> None:
+    one = opened(world, numbers=[full[0][1].id])
+    pair = full[0][0]
+    with world.store.read() as tx:
+        seen = pairs.state(tx, pair.id)
+    first = plan(world, one.id)
+    with world.store.write() as tx:
+        for _ in range(2):
+            now = pairs.state(tx, pair.id)
+            values = {"epoch": now.epoch + 1, "serving": now.standby, "standby": now.serving}
+            tx.execute(update(tables.pair_state).where(tables.pair_state.c.pair_id == pair.id).values(values))
+        now = pairs.state(tx, pair.id)
+    assert (now.epoch, now.serving, now.standby) == (seen.epoch + 2, seen.serving, seen.standby)
+
+    again = plan(world, one.id)
+
+    assert again.counts == first.counts
+    assert again.hash != first.hash
 
 
 def test_an_incident_that_is_not_there_is_a_usage_problem(world: World) -> None:

@@ -236,6 +236,10 @@ SET = Subject(Kind.SET, naming.digest(NAMES).hex())
             (Subject(Kind.FAILED, "shop.example.com"),),
         ),
         ("www.example.com is busy", (SET,)),
+        (
+            "too many certificates already issued for names of example.com: www.example.com, retry later",
+            (Subject(Kind.DOMAIN, "www.example.com"),),
+        ),
         ("too many certificates already issued for notexample.com and example.community", (NEW,)),
     ],
 )

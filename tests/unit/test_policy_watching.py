@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dualcert.policy import watching
@@ -51,6 +51,7 @@ def test_a_certificate_of_seven_days_is_short_lived() -> None:
 
 
 @given(st.integers(0, 100), st.floats(0, 1, exclude_max=True))
+@example(0, 0.5)
 def test_a_source_that_fails_is_asked_again_within_a_minute_to_an_hour(failures: int, draw: float) -> None:
     wait = watching.after_failure(NOW, failures, draw) - NOW
     assert timedelta(minutes=1) <= wait <= HOUR
