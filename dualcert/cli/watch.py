@@ -29,10 +29,11 @@ _EXAMPLES = """
 dualcert watch --once                # ask every source now, and act on what it says
 dualcert watch --once --keys         # the same, and look for weaknesses in every key that is in use
 dualcert watch                       # go on asking until it is told to stop
-dualcert watch --once --json | jq '.sources[] | select(.state == "blind")'
+dualcert watch --once --json | jq '.sources[] | select(.state == "blind" or .not_answered > 0)'
 """
 _EXITS = {
-    EXIT_DONE: "Every source gave a good answer, and what follows from it is done.",
+    EXIT_DONE: "Every source gave a good answer, and what follows from it is done. Certificates that name no source, "
+    "`blind (no source)`, change nothing of that.",
     EXIT_PARTIAL: "A source is blind, the brake holds, a person is asked, or something that follows is not finished.",
 }
 
