@@ -60,8 +60,8 @@ def renew(context: Context, names: tuple[str, ...], due: bool, force: bool, time
     whichever is earlier; a pair's two are renewed together where they are due at about the same time. A primary that
     cannot be renewed is left for its backup before it expires.
 
-    With --due nothing is hurried: a failed order is tried again when its time has come. With a NAME back-off is
-    ignored. Where an order is under way in another process it is followed.
+    With --due nothing is hurried: a failed order is tried again when its time has come, which is waited for if it comes
+    within --timeout. With a NAME back-off is ignored. Where an order is under way in another process it is followed.
     """
     if bool(names) == due:
         raise UsageProblem("say either --due or at least one NAME", remedy="See dualcert renew --help.")

@@ -21,7 +21,7 @@ _STOP = (signal.SIGTERM, signal.SIGINT)
 _EXAMPLES = """
 dualcert run                        # the daemon, until it is told to stop
 dualcert run --log-format json      # its log as JSON, one line a record
-dualcert run --once --timeout 20m   # what is due now, then the end: for cron
+dualcert run --once --timeout 20m   # what is due by then, and the end: for cron
 """
 _EXITS = {
     EXIT_DONE: "It was told to end. With --once: nothing is left to do.",
@@ -36,7 +36,7 @@ _EXITS = {
     exits=_EXITS,
     see=("dualcert renew", "dualcert check", "docs/daemon.md"),
 )
-@click.option("--once", is_flag=True, help="Do what is due now, then end; for cron.")
+@click.option("--once", is_flag=True, help="Do what is due, then end; for cron.")
 @click.option(
     "--timeout",
     metavar="TIME",
@@ -53,9 +53,10 @@ def run(context: Context, once: bool, timeout: str | None) -> int:
     are under way may end, and what is left is taken up by whoever comes next. A second signal ends it at once. The
     configuration is read at the start only.
 
-    With --once it does what is due now and ends, with the exit status of `renew --due`. They differ in two things: what
-    another process holds, `renew --due` follows until it is done, and `run --once` leaves to it; and where nothing is
-    left, `run --once` says nothing.
+    With --once it does what is due and ends, with the exit status of `renew --due`. A step that comes due within
+    --timeout, such as a failed order's next try, both wait for. They differ in two things: what another process holds,
+    `renew --due` follows until it is done, and `run --once` leaves to it; and where nothing is left, `run --once` says
+    nothing.
     """
     from dualcert.cli import logs
 
