@@ -100,7 +100,9 @@ class Program:
             reason = f"the program {self.path} {what} during {operation}"
             raise ProgramProblem(kind, f"{reason}, having said:\n{said}" if said else reason, remedy)
         answer = _parsed(ended.answer)
-        if not isinstance(answer, dict) or answer.get("protocol") != PROTOCOL:
+        number = answer.get("protocol") if isinstance(answer, dict) else None
+        # To Python true is a 1.
+        if not isinstance(answer, dict) or isinstance(number, bool) or number != PROTOCOL:
             begun = start_of(ended.answer, _MOST_REASON, keys) or "nothing"
             raise self.rubbish(operation, f'what is no JSON object with "protocol": {PROTOCOL}: {begun}')
         if answer.get("error") is not None:

@@ -161,6 +161,8 @@ def test_a_signal_is_a_failure(tmp_path: Path) -> None:
         "{}",
         '{"protocol": 2}',
         '{"protocol": "1"}',
+        '{"protocol": true}',
+        '{"protocol": [1]}',
         '{"protocol": 1',
         '{"protocol": 1} {"protocol": 1}',
         "[" * 100_000,
@@ -355,6 +357,11 @@ def test_how_long_to_wait(tmp_path: Path, said: object, seconds: float) -> None:
 @pytest.mark.parametrize("error", ["no", 7, [], {}, {"reason": 7}, {"kind": ["zone"]}, False])
 def test_an_error_that_says_little_is_still_one(tmp_path: Path, error: object) -> None:
     assert type(change(answering(tmp_path, {"protocol": 1, "error": error}))) is DnsRefused
+
+
+def test_an_error_that_is_null_is_none(tmp_path: Path) -> None:
+    """As for a pair that was staged, where null says that it worked."""
+    provider(answering(tmp_path, {"protocol": 1, "error": None})).apply(ZONE, {VALUE}, set())
 
 
 def test_a_reason_is_shown_as_plain_text_and_not_at_any_length(tmp_path: Path) -> None:
