@@ -60,7 +60,9 @@ class Deployer(Protocol):
     * **Many at once.** ``deploy`` stages every placement, hundreds maybe, then activates once: one reload per batch.
     * **Each for itself.** The result has an entry for every placement: None when it is in service, else the error;
       one pair that fails, or whose place cannot be read, leaves the others and keeps what it had. When the activation
-      fails, all of its placements fail, and the next call activates again although it finds everything staged.
+      fails, all of its placements fail, and the next call activates again although it finds everything staged. What
+      is raised besides DeployError is told as a defect of the plugin; to find the pair that it stumbles over, the same
+      placements are given again in smaller parts.
     * **Never back.** A placement whose version is lower than what the target holds is not written: ``OlderEpoch``.
     * **Idempotent.** The same again changes nothing and activates nothing. After a kill at any point the same call
       makes the target whole.

@@ -34,8 +34,8 @@ class DnsProvider(Protocol):
     * **One change.** One call is one change at the provider where its API allows.
     * **No waiting** for propagation: that is watched from outside.
     * **Typed errors**: ``DnsCredentialsRejected``, ``ZoneNotFound``, ``DnsThrottled`` (with ``retry_after``),
-      ``DnsRefused``, ``DnsUnreachable``; each names zone and server and never holds a secret. A call ends within
-      30 seconds.
+      ``DnsRefused``, ``DnsUnreachable``; each names zone and server and never holds a secret. Whatever else is raised
+      is told as a defect of the plugin. A call ends within 30 seconds.
     """
 
     options_class: ClassVar[type[Options]]
