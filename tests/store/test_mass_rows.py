@@ -153,15 +153,19 @@ def test_a_backup_is_ordered_anew_only_where_the_pair_is_as_it_was_planned(world
 
 @pytest.mark.usefixtures("undeployed")
 def test_the_only_ca_that_is_left_holds_refills_and_of_several_none_does(world: World) -> None:
-    """Where nobody said whose incident it is. A CA that only serves beside a named backup is not left."""
+    """Where nobody said whose incident it is. A CA of which only backups are named is not left."""
     with world.store.write() as tx:
-        at_alpha, beside = a_full_pair(tx), a_full_pair(tx)
+        at_alpha, beside, at_beta = (a_full_pair(tx) for _ in range(3))
     failed_over(world, beside[0])
-    one = opened(world, [at_alpha[1], beside[1]])
+    one = opened(world, [at_alpha[1], beside[1], at_beta[2]])
 
     running.run(world, one.id, plan(world, one.id).hash, ALL_AT_ONCE)
 
-    assert refills(world) == {(at_alpha[0].id, PRIMARY): HELD, (beside[0].id, PRIMARY): HELD}
+    assert refills(world) == {
+        (at_alpha[0].id, PRIMARY): HELD,
+        (beside[0].id, PRIMARY): HELD,
+        (at_beta[0].id, BACKUP): None,
+    }
     with world.store.write() as tx:
         two_cas = [a_full_pair(tx), a_full_pair(tx)]
     failed_over(world, two_cas[1][0])
