@@ -22,7 +22,6 @@ _AT_ONCE = 1000
 
 @prepared
 def _still_due() -> Update:
-    waits = work.c.due_at - bindparam("was")
     return (
         update(work)
         .where(
@@ -31,18 +30,19 @@ def _still_due() -> Update:
             work.c.due_at <= bindparam("until"),
             not_(is_held),
         )
-        .values(due_at=bindparam("at") + case((waits > 0, waits), else_=0))
+        .values(due_at=bindparam("at"))
     )
 
 
 def still_due(tx: Transaction, was: datetime) -> int:
-    """The clock showed ``was`` before it was put back: steps that were due by then are due still; how many were moved.
+    """The clock showed ``was`` before it was put back: steps that were due by then are due still; how many.
 
-    Those that failed while it was wrong have no longer to wait than they had.
+    What failed while it was wrong waits for some time after that. Where it was put back by no more than that takes, it
+    waits: nobody knows which of the two clocks was wrong, and it must not be tried sooner than it may be.
     """
     shown = to_microseconds(was)
-    until = shown + min(shown - tx.at, _LONGEST)
-    return tx.execute(_still_due(), {"at": tx.at, "was": shown, "until": until}).rowcount
+    until = shown + _LONGEST if shown - tx.at > _LONGEST else shown
+    return tx.execute(_still_due(), {"at": tx.at, "until": until}).rowcount
 
 
 # --- what was asked in the future --------------------------------------------------------------------------

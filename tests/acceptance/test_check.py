@@ -525,7 +525,8 @@ def test_pairs_that_serve_what_must_not_be_served_are_told(
     [said] = [line for line in check(program).lines if line["subject"] == "protection"]
     assert said["problem"].startswith(f"one pair is exposed: {name} serves a certificate of alpha")
     assert how in said["problem"]
-    assert said["remedy"] == f"See dualcert show {name}, and dualcert list --protection exposed for all."
+    leave = f"To have its backup serve: dualcert failover {name}"
+    assert said["remedy"] == f"{leave}. For all of them: dualcert list --protection exposed"
 
 
 @pytest.mark.parametrize(("seen", "due", "wrong"), [(200, 180, True), (30, 180, False), (200, None, False)])

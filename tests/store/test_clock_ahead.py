@@ -47,9 +47,7 @@ def put_right(store: Store, clock: FakeClock, right: datetime) -> None:
             more = clockwork.ask_again(tx)
 
 
-def test_orders_that_failed_meanwhile_are_tried_as_soon_as_they_would_have_been(
-    store: Store, clock: FakeClock
-) -> None:
+def test_orders_that_failed_in_a_year_to_come_do_not_wait_for_it(store: Store, clock: FakeClock) -> None:
     def meet(ca: str) -> CertificateAuthority:
         raise CaUnreachable("the certificate of its HTTPS has expired", ca=ca)
 
