@@ -35,7 +35,7 @@ _MOST_KEPT = 30_000
 def printable(text: object, most: int = _MOST_KEPT) -> str:
     """Text that every terminal, log and database takes, whoever wrote it: a plugin, a CA, a program.
 
-    Half characters, NUL and what steers terminals become U+FFFD; lines stay lines. What cannot even be asked for its
+    Half characters, NUL and what steers terminals become U+FFFD; lines and tabs stay. What cannot even be asked for its
     text is told by its type.
     """
     try:
@@ -47,7 +47,7 @@ def printable(text: object, most: int = _MOST_KEPT) -> str:
     if said.isprintable():
         return said
     return "".join(
-        [one if one == "\n" or one.isprintable() else " " if one.isspace() else "\ufffd" for one in said]
+        [one if one in "\n\t" or one.isprintable() else " " if one.isspace() else "\ufffd" for one in said]
     )
 
 

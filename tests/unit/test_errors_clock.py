@@ -133,7 +133,7 @@ class Mute(Exception):
         ("two\nlines", "two\nlines"),
         ("sur\udc80rogate", "sur\ufffdrogate"),
         ("a\0b\x1b[31mred\x07", "a\ufffdb\ufffd[31mred\ufffd"),
-        ("a\tb\r\nc\u00a0d", "a b \nc d"),
+        ("a\tb\r\nc\u00a0d", "a\tb \nc d"),
         ("zürich 例", "zürich 例"),
         (None, "None"),
         (Mute(), "(Mute without a text)"),
