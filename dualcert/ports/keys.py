@@ -32,7 +32,7 @@ class KeyProtector(Protocol):
       raises ``KeyUnreadable``.
     * ``repr`` shows neither the KEK nor a key, and no exception quotes one. Both calls may come from several threads.
     * A KEK that is missing, malformed or readable by others, or whose service does not answer, is a
-      ``ConfigurationError`` when it is needed, not before: no key is given up for it, as one is for ``KeyUnreadable``.
+      ``ConfigurationError`` when it is needed, not before: nothing is ordered anew for it, as for ``KeyUnreadable``.
     * Wrapping needs no more authority than wrapping: a provider that can separate the two asks for the right to
       unwrap only in ``unwrap``.
     """
