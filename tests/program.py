@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +21,9 @@ from dualcert.bootstrap import Application
 from dualcert.config import Settings
 
 REPOSITORY = Path(__file__).parent.parent
+_CTRL_C = b"\x03"
+_UNHEARD = 5.0
+"""Seconds without a word."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,11 @@ class Program:
 
     def asked(self, *arguments: str, answer: bytes) -> Result:
         """Run a command that asks a person at a terminal, who types an answer, ``b"\\x03"`` for Ctrl-C; all that was
-        shown is ``out``."""
+        shown is ``out``.
+
+        Whom nothing follows types Ctrl-C again: where it comes just before Python waits for a line, Python hears of it
+        with the next key.
+        """
         ours, theirs = os.openpty()
         process = subprocess.Popen(self.command(*arguments), preexec_fn=partial(os.login_tty, theirs))  # noqa: PLW1509
         os.close(theirs)
@@ -89,8 +97,13 @@ class Program:
             terminal.write(answer)
             # EIO: nobody holds its other end any more.
             with contextlib.suppress(OSError):
-                while some := terminal.read(1000):
-                    shown += some
+                while True:
+                    if not select.select([terminal], [], [], _UNHEARD)[0] and answer == _CTRL_C:
+                        terminal.write(answer)
+                    elif some := terminal.read(1000):
+                        shown += some
+                    else:
+                        break
         return Result(process.wait(), shown.decode(), "")
 
     def command(self, *arguments: str) -> Sequence[str]:

@@ -73,9 +73,11 @@ def kek_of(domain: str, protector: KeyProtector) -> str:
 
 
 def _quotes_a_key(error: BaseException | None) -> bool:
-    while error is not None:
+    seen = set[int]()
+    while error is not None and id(error) not in seen:  # one may be its own cause
         if "PRIVATE KEY" in printable(error):
             return True
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
     return False
 

@@ -316,3 +316,12 @@ def test_what_a_protector_said_is_in_the_log(world: World, caplog: pytest.LogCap
     with pytest.raises(KeyProblem):
         keymaking.wrap(with_protector(world, OddProtector(wrap=stumble)), "one", keymaking.account_key())
     assert "the safe is closed" in caplog.text
+
+
+def test_an_exception_that_is_its_own_cause_comes_to_an_end(world: World) -> None:
+    def circular(_: bytes) -> bytes:
+        error = RuntimeError("round and round")
+        raise error from error
+
+    with pytest.raises(KeyProblem, match="RuntimeError"):
+        keymaking.wrap(with_protector(world, OddProtector(wrap=circular)), "one", keymaking.account_key())
