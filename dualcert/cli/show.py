@@ -44,7 +44,7 @@ def show(context: Context, name: str) -> None:
     bad, way = objecting.exposure(world, pair)
     doubts, ways = objecting.doubts(world, pair)
     if bad is not None:
-        say(f"exposed     what serves {bad}")
+        say(f"exposed     what serves must not: {bad}")
         if not doubts:
             _print_lines(way)
     if doubts:

@@ -68,6 +68,7 @@ def _sources_again() -> Update:
         .values(
             due_at=case((watch_source.c.due_at.is_(None), None), else_=bindparam("at")),
             asked_at=bindparam("at"),
+            lease_until=None,  # who is asking it would write down when by the wrong clock
             good_at=case((good > bindparam("at"), bindparam("at")), else_=good),
         )
     )

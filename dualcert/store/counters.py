@@ -49,11 +49,22 @@ def add(tx: Transaction, name: str, more: int) -> None:
 
 
 @prepared
-def _forget_others() -> Delete:
-    of_its_kind = func.substr(counter.c.name, 1, func.length(bindparam("kind"))) == bindparam("kind")
-    return delete(counter).where(of_its_kind, counter.c.name != bindparam("but"))
+def _forget() -> Delete:
+    return delete(counter).where(counter.c.name == bindparam("of_name"))
 
 
-def forget_others(tx: Transaction, kind: str, but: str) -> None:
-    """All whose names begin so are nothing any more, but one."""
-    tx.execute(_forget_others(), {"kind": kind, "but": but})
+def forget(tx: Transaction, name: str) -> bool:
+    """It is nothing any more. False where it was not there."""
+    return tx.execute(_forget(), {"of_name": name}).rowcount == 1
+
+
+@prepared
+def _named() -> Select[Any]:
+    # LIKE would take no index either where the database's language is not C; there are a few dozen.
+    begins = func.substr(counter.c.name, 1, func.length(bindparam("kind"))) == bindparam("kind")
+    return select(counter.c.name).where(begins).order_by(counter.c.name)
+
+
+def named(tx: Transaction, kind: str) -> list[str]:
+    """The names of all that begin so."""
+    return [row.name for row in tx.execute(_named(), {"kind": kind})]

@@ -16,7 +16,6 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     bindparam,
-    delete,
     exists,
     func,
     insert,
@@ -29,7 +28,7 @@ from dualcert.model.incident import Counts, Incident, Stray
 from dualcert.store import counters
 from dualcert.store.columns import instant, micros
 from dualcert.store.expressions import upsert
-from dualcert.store.incident_tables import counter, incident, incident_member, incident_stray
+from dualcert.store.incident_tables import incident, incident_member, incident_stray
 from dualcert.store.statements import prepared
 from dualcert.store.tables import ca_standing
 from dualcert.store.transaction import Transaction
@@ -187,14 +186,12 @@ def close(tx: Transaction, incident_id: int) -> bool:
 
 def ended(tx: Transaction, incident_id: int) -> bool:
     """All that follows from its end is done. False where nothing was owed."""
-    mark = counter.c.name == f"{_CLOSING}{incident_id}"
-    return tx.execute(delete(counter).where(mark)).rowcount == 1
+    return counters.forget(tx, f"{_CLOSING}{incident_id}")
 
 
 def half_closed(tx: Transaction) -> list[Incident]:
     """Those that are closed and have not ended: somebody is at it, or was cut off."""
-    marks = select(counter.c.name).where(counter.c.name.startswith(_CLOSING, autoescape=True))
-    numbers = [int(row.name.removeprefix(_CLOSING)) for row in tx.execute(marks)]
+    numbers = [int(name.removeprefix(_CLOSING)) for name in counters.named(tx, _CLOSING)]
     # What was cut off before there were marks is known where it holds still.
     holding = select(ca_standing.c.refills_held_for).where(ca_standing.c.refills_held_for.is_not(None))
     owing = or_(incident.c.id.in_(numbers), incident.c.id.in_(holding))

@@ -86,12 +86,15 @@ def _read_anew() -> Update:
     return (
         update(watch_source)
         .where(lists, watch_source.c.due_at.is_not(None))
-        .values(etag=None, modified=None, digest=None, due_at=bindparam("at"))
+        .values(etag=None, modified=None, digest=None, due_at=bindparam("at"), lease_until=None)
     )
 
 
 def read_anew(tx: Transaction) -> None:
-    """Every list is due now, and tells all that it says though it is the same as before."""
+    """Every list is due now, and tells all that it says though it is the same as before.
+
+    Whoever is asking one loses it: he compares with what it said before.
+    """
     tx.execute(_read_anew(), {"at": tx.at})
 
 

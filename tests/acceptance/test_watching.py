@@ -142,7 +142,11 @@ def test_a_false_alarm_turns_nothing_and_waits_for_a_person(
     assert after == before
     assert [one["kind"] for one in watched.done("events", "--json").lines].count("braked") == 1
     leave = f"dualcert failover {names[0]}; with all that incident 1 names: dualcert incident status 1"
-    assert leave in watched.done("show", names[0]).out
+    shown = watched.done("show", names[0]).out
+    assert (
+        f"exposed     what serves must not: it is revoked\n            To have its backup serve: {leave}"
+        in shown
+    )
     [exposed] = [one for one in watched.run("check", "--json").lines if one["subject"] == "protection"]
     assert (
         "; with all that incident 1 names: dualcert incident status 1. For all of them:" in exposed["remedy"]

@@ -10,6 +10,8 @@ import pytest
 
 from dualcert.store import Store
 from dualcert.testing.clock import FakeClock
+from tests.revocations import Publisher, publishing
+from tests.tinyca import TinyCa
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -45,3 +47,17 @@ def store(database_url: str, clock: FakeClock) -> Iterator[Store]:
     opened = Store(database_url, clock, "tester")
     yield opened
     opened.close()
+
+
+# --- what CAs say of what they have revoked ----------------------------------------------------------------
+
+
+@pytest.fixture
+def publisher() -> Iterator[Publisher]:
+    with publishing() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def tiny() -> TinyCa:
+    return TinyCa.make()

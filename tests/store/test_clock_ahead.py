@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import pytest
@@ -13,27 +12,16 @@ from dualcert.lifecycle import renewal
 from dualcert.lifecycle.watching import asking, telling
 from dualcert.model.work import WorkKind
 from dualcert.ports.ca import CertificateAuthority
-from dualcert.store import Store, clockwork, pairs, revocations, watch_answers, work
+from dualcert.store import Store, clockwork, pairs, revocations, watch_answers, watching, work
 from dualcert.store import tables as t
 from dualcert.store.columns import micros
 from dualcert.testing.clock import FakeClock
-from tests.revocations import Publisher, crl, publishing
+from tests.revocations import Publisher, crl
 from tests.store.building import BACKUP, PRIMARY, a_pair
 from tests.store.renewing import DAY, HOUR, MINUTE, gets, step
 from tests.store.watched import a_watching_world, issue
 from tests.store.worlds import Setting, a_world
 from tests.tinyca import TinyCa
-
-
-@pytest.fixture
-def publisher() -> Iterator[Publisher]:
-    with publishing() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def tiny() -> TinyCa:
-    return TinyCa.make()
 
 
 def put_right(store: Store, clock: FakeClock, right: datetime) -> None:
@@ -91,6 +79,28 @@ def test_lists_that_were_asked_meanwhile_are_asked_again(
         assert revocations.is_revoked(tx, held.id)
     [standing] = telling.standings(world)
     assert (standing.state, standing.age) == ("good", timedelta(0))
+
+
+def test_whoever_asks_when_the_clock_is_put_right_does_not_write_down_when_by_the_wrong_one(
+    store: Store, clock: FakeClock, publisher: Publisher, tiny: TinyCa
+) -> None:
+    world = a_watching_world(store, clock)
+    place = publisher.put("/crl", crl(tiny.intermediate, now=clock.now(), number=2))
+    with store.write() as tx:
+        held = issue(tx, world, tiny, a_pair(tx), crl=[place])
+    right = clock.now()
+    clock.set(right + 60 * DAY)
+    with store.write() as tx:
+        asking_now = watching.claim(tx)
+    assert asking_now is not None
+
+    put_right(store, clock, right + MINUTE)
+
+    with store.write() as tx:
+        assert not watching.settle(tx, asking_now, right + 60 * DAY + HOUR)
+    with store.read() as tx:
+        [source] = watch_answers.watched_by(tx, held.id)
+    assert source.due_at == clock.now()
 
 
 def test_a_responder_and_renewal_information_are_asked_again(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -38,24 +38,13 @@ from dualcert.store import tables as t
 from dualcert.store.expressions import upsert
 from dualcert.store.incident_tables import automatic_promotion, signal, watch_source, watched
 from dualcert.testing.clock import FakeClock
-from tests.revocations import Publisher, crl, ocsp_answer, publishing
+from tests.revocations import Publisher, crl, ocsp_answer
 from tests.store.building import BACKUP, PRIMARY, a_full_pair, a_pair
 from tests.store.renewing import step
 from tests.store.watched import a_watching_world, issue, many
 from tests.tinyca import TinyCa
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
-
-
-@pytest.fixture
-def publisher() -> Iterator[Publisher]:
-    with publishing() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def tiny() -> TinyCa:
-    return TinyCa.make()
 
 
 @pytest.fixture

@@ -15,24 +15,13 @@ from dualcert.store import watch_answers
 from dualcert.store.watching import Source
 from dualcert.testing.clock import FakeClock
 from tests.postgres import Postgres
-from tests.revocations import Publisher, crl, publishing
+from tests.revocations import Publisher, crl
 from tests.store.building import a_pair
 from tests.store.racing import Arena
 from tests.store.test_watching import answers
 from tests.store.watched import a_watching_world, issue
 from tests.store.worlds import Setting
 from tests.tinyca import TinyCa
-
-
-@pytest.fixture
-def publisher() -> Iterator[Publisher]:
-    with publishing() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def tiny() -> TinyCa:
-    return TinyCa.make()
 
 
 def source_of(world: World, watched: Certificate) -> Source:

@@ -19,7 +19,7 @@ from dualcert.model.work import WorkKind
 from dualcert.store import Store, certificates, chains, events, signals
 from dualcert.testing.clock import FakeClock
 from tests.postgres import Postgres
-from tests.revocations import Publisher, crl, ocsp_answer, publishing
+from tests.revocations import Publisher, crl, ocsp_answer
 from tests.store.building import BACKUP, PRIMARY, a_full_pair, a_pair
 from tests.store.racing import Act, Arena
 from tests.store.renewing import step
@@ -27,17 +27,6 @@ from tests.store.test_watching import leaf_of, turning_pairs
 from tests.store.watched import a_watching_world, issue
 from tests.store.worlds import Setting
 from tests.tinyca import TinyCa
-
-
-@pytest.fixture
-def publisher() -> Iterator[Publisher]:
-    with publishing() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def tiny() -> TinyCa:
-    return TinyCa.make()
 
 
 @pytest.fixture

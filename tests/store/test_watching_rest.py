@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -15,9 +15,9 @@ from dualcert.lifecycle.world import WatchRules, World
 from dualcert.model.certificate import Certificate
 from dualcert.model.pair import Pair
 from dualcert.model.work import WorkKind
-from dualcert.store import Store, certificates, pairs, work
+from dualcert.store import Store, certificates, pairs, watching, work
 from dualcert.testing.clock import FakeClock
-from tests.revocations import Publisher, crl, publishing
+from tests.revocations import Publisher, crl
 from tests.store.building import BACKUP
 from tests.store.renewing import step
 from tests.store.test_watching import a_pair_of, publish, serves
@@ -25,17 +25,6 @@ from tests.store.watched import a_watching_world, issue
 from tests.tinyca import TinyCa
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
-
-
-@pytest.fixture
-def publisher() -> Iterator[Publisher]:
-    with publishing() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def tiny() -> TinyCa:
-    return TinyCa.make()
 
 
 Made = list[tuple[Pair, Certificate, Certificate]]
@@ -128,6 +117,25 @@ def test_what_is_closed_without_a_run_is_decided_again(
     running.run(world, 2, again.command.split()[-1], Terms())
     # Of the last one the backup is bad.
     assert braked.waiting(world).command == "dualcert incident status 2"
+    looked_at(world, clock, MINUTE)
+    assert braked.waiting(world).incident == 2
+
+
+def test_whoever_asks_when_it_is_closed_does_not_settle_what_is_to_be_read_anew(
+    store: Store, clock: FakeClock, revoke: Revoke
+) -> None:
+    world = a_watching_world(store, clock)
+    revoke(world, 12)
+    clock.advance(HOUR)
+    with store.write() as tx:
+        asking_now = watching.claim(tx)
+    assert asking_now is not None
+
+    incidents.close(world, 1)
+    braked.mind_what_is_closed(world)
+
+    with store.write() as tx:
+        assert not watching.settle(tx, asking_now, tx.now + HOUR)
     looked_at(world, clock, MINUTE)
     assert braked.waiting(world).incident == 2
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -24,24 +24,13 @@ from dualcert.store import Store, events, pairs, removal, signals, watching, wor
 from dualcert.store import incidents as incident_store
 from dualcert.store.incident_tables import incident, watch_source
 from dualcert.testing.clock import FakeClock
-from tests.revocations import Publisher, crl, publishing
+from tests.revocations import Publisher, crl
 from tests.store.building import BACKUP, PRIMARY, a_pair
 from tests.store.test_watching import a_pair_of, answers, turning_pairs
 from tests.store.watched import a_watching_world, issue, many
 from tests.tinyca import TinyCa
 
 MINUTE, HOUR, MICROSECOND = timedelta(minutes=1), timedelta(hours=1), timedelta(microseconds=1)
-
-
-@pytest.fixture
-def publisher() -> Iterator[Publisher]:
-    with publishing() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def tiny() -> TinyCa:
-    return TinyCa.make()
 
 
 @pytest.fixture

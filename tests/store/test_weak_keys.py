@@ -153,11 +153,6 @@ def test_a_certificate_under_a_ca_with_a_weak_key_must_not_be_used(
 # --- in use ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tiny() -> TinyCa:
-    return TinyCa.make()
-
-
 @pytest.fixture
 def watching(store: Store, clock: FakeClock, inspector: Lazy[Any]) -> World:
     return replace(a_watching_world(store, clock), inspector=inspector)

@@ -63,9 +63,10 @@ def register_older(world: World) -> bool:
         counters.put(tx, name, found[-1].id)
         more = len(found) == _CENSUS
         if not more:
-            counters.forget_others(
-                tx, _UP_TO, name
-            )  # who configures those of before again is to be heard again
+            # Who configures those of before again is to be heard again.
+            for other in counters.named(tx, _UP_TO):
+                if other != name:
+                    counters.forget(tx, other)
     return more
 
 
