@@ -96,12 +96,14 @@ def _longest_pause(row: WorkRow, error: DualcertError) -> timedelta:
 @dataclass(frozen=True)
 class Held:
     """A row that this process holds between two steps. ``waiting``: another row must move first, and nothing is lost
-    by letting go of this one meanwhile; ``wake_at`` is then only when to look whether it has."""
+    by letting go of this one meanwhile; ``wake_at`` is then only when to look whether it has, and ``until`` then it
+    waits no longer, whoever holds it."""
 
     row: WorkRow
     wake_at: datetime
     reason: str
     waiting: bool = False
+    until: datetime | None = None
 
 
 class Engine:
@@ -247,7 +249,7 @@ class Engine:
                 return None
             case Waiting(_, reason):
                 again = replace(row, continued=True, looks=0, known=outcome.known)
-                return Held(again, now + _WAITING_LOOK, reason, waiting=True)
+                return Held(again, now + _WAITING_LOOK, reason, waiting=True, until=outcome.until)
             case Later() if (
                 not outcome.failed and outcome.waiting_for is None and outcome.at - now < IN_MEMORY
             ):
@@ -327,9 +329,8 @@ class Engine:
                 )
                 for one in some:
                     if one.waiting:
-                        work.put_back(
-                            tx, one.row, due_at=now + _RECHECK, reason=one.reason, waiting_for=ANOTHER_STEP
-                        )
+                        at = min(now + _RECHECK, one.until or now + _RECHECK)
+                        work.put_back(tx, one.row, due_at=at, reason=one.reason, waiting_for=ANOTHER_STEP)
 
     def release_all_but(self, known: Collection[int]) -> None:
         """Give back what this engine claimed without hearing of it: its own lease would keep everybody away for good.

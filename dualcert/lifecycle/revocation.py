@@ -122,11 +122,17 @@ def _carry_out(
 
 def _least(left: Sequence[Later | Waiting]) -> Outcome:
     """What becomes of the row: a failure is told and backs off, but is woken by what another one waits for."""
-    waiting = next((one for one in left if isinstance(one, Waiting)), None)
+    # The one that waits no longer the soonest.
+    waiting = min(
+        (one for one in left if isinstance(one, Waiting)),
+        key=lambda one: (one.until is None, one.until),
+        default=None,
+    )
     failed = min((one for one in left if isinstance(one, Later)), key=attrgetter("at"), default=None)
     if failed is None or waiting is None:
-        return failed or left[0]
-    return failed if failed.waiting_for else replace(failed, waiting_for=ANOTHER_STEP)
+        return failed or waiting or left[0]
+    sooner = failed if waiting.until is None else replace(failed, at=min(failed.at, waiting.until))
+    return failed if failed.waiting_for else replace(sooner, waiting_for=ANOTHER_STEP)
 
 
 def _give_up(world: World, row: WorkRow, subject: Certificate) -> None:
@@ -146,15 +152,18 @@ def _must_wait(world: World, pair: Pair, request: RevocationRequest, subject: Ce
         was_deployed = deployments.was_deployed(tx, pair.id, subject.id)
     if state.serving == subject.id:
         # A leaked key that nothing could replace in time: its CA is bound to the same deadline.
-        if request.reason is Reason.KEY_COMPROMISE and request.revoke_by <= world.clock.now():
+        until = request.revoke_by if request.reason is Reason.KEY_COMPROMISE else None
+        if until is not None and until <= world.clock.now():
             return None
-        return Waiting("promotion", "the certificate serves; it is not revoked while it does")
+        return Waiting("promotion", "the certificate serves; it is not revoked while it does", until=until)
     if request.unverified or request.revoke_by <= world.clock.now():
         return None
     missing = [target for target in pair.targets if target not in seen]
     if missing and was_deployed:
         return Waiting(
-            "verification", f"{', '.join(missing)} was not yet seen with the new certificate{_until(request)}"
+            "verification",
+            f"{', '.join(missing)} was not yet seen with the new certificate{_until(request)}",
+            until=request.revoke_by,
         )
     return None
 
@@ -165,7 +174,9 @@ def _must_leave(world: World, request: RevocationRequest) -> Waiting | None:
         places = removal.leaving(tx, request.pair_id)
     if not places or request.unverified or request.revoke_by <= world.clock.now():
         return None
-    return Waiting("removal", f"it has not left {', '.join(places)} yet{_until(request)}")
+    return Waiting(
+        "removal", f"it has not left {', '.join(places)} yet{_until(request)}", until=request.revoke_by
+    )
 
 
 def _until(request: RevocationRequest) -> str:

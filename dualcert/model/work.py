@@ -77,11 +77,13 @@ class Later:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Another row of the pair must move first; looked at again when it has. ``known`` as of ``Later``."""
+    """Another row of the pair must move first; looked at again when it has, or ``until`` then: it waits no longer.
+    ``known`` as of ``Later``."""
 
     for_whom: str
     reason: str
     known: object = field(default=None, repr=False, compare=False)
+    until: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,11 @@ def test_the_time_until_it_is_revoked_although_it_serves_can_be_told(
     [(sooner, at)] = rows(issued, "SELECT revoke_by, requested_at FROM revocation_request")
     assert to_microseconds(told) <= sooner <= at + 60 * 1_000_000 < by
 
+    issued.run("compromise", name, "--revoke-by", "2s", "--timeout", "1s")
+    issued.run("renew", "--due", "--timeout", "5s")
+
+    assert status(lab, "alpha", old["serial"]) == ("Revoked", 1)
+
 
 def test_a_private_key_that_was_found_names_its_certificate_and_goes_no_further(
     lab: ProjectLab, issued: Program, name: str, tmp_path: Path

@@ -218,6 +218,29 @@ def test_what_serves_when_its_time_has_come_is_revoked_for_a_leaked_key_alone(
         assert revocations.is_revoked(tx, serving.id) is leaked
 
 
+@pytest.mark.parametrize(
+    ("reason", "sooner", "minutes"),
+    [(Reason.KEY_COMPROMISE, 2, 2), (Reason.KEY_COMPROMISE, 60, 5), (Reason.SUPERSEDED, 2, 5)],
+)
+def test_what_waits_is_looked_at_when_its_time_comes(
+    store: Store, clock: FakeClock, reason: Reason, sooner: int, minutes: int
+) -> None:
+    """What serves waits for no time where its key has not leaked."""
+    world = ordering_world(store, clock, OrderTaker())
+    with store.write() as tx:
+        pair = a_pair(tx)
+        serving = give_role(tx, pair, a_certificate(tx, pair, PRIMARY))
+        wanted(tx, pair, serving, reason, timedelta(minutes=sooner))
+
+    [outcome] = step(world, WorkKind.REVOCATION)
+
+    assert isinstance(outcome, Waiting)
+    with store.read() as tx:
+        row = work.get(tx, WorkKind.REVOCATION, pair.id, ca=PRIMARY)
+    assert row is not None
+    assert row.due_at == clock.now() + timedelta(minutes=minutes)
+
+
 def test_what_a_removed_pair_had_is_revoked_at_its_time_though_the_target_never_answers(
     store: Store, clock: FakeClock
 ) -> None:
