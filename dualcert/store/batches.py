@@ -5,12 +5,13 @@ The tables last as long as the connection; what is in them is for one unit of wo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from sqlalchemy import Column, LargeBinary, MetaData, Select, Table, Text, func, select, text, true
 
-from dualcert.store.statements import prepared
+from dualcert.store import postgresql
+from dualcert.store.statements import Prepared, prepared
 from dualcert.store.tables import Number
 from dualcert.store.transaction import Transaction
 
@@ -66,6 +67,33 @@ def load(tx: Transaction, columns: Sequence[str], rows: Iterable[Sequence[Any]])
     with driver.cursor() as cursor, cursor.copy(f"COPY incoming ({names}) FROM STDIN") as copy:
         for row in rows:
             copy.write_row(row)
+
+
+class Adding(Protocol):
+    """An INSERT of many rows. ``alone``: it says nothing of rows that are there already."""
+
+    def __call__(self, *, alone: bool) -> Prepared: ...
+
+
+def add(tx: Transaction, build: Adding, values: Mapping[str, Any]) -> int:
+    """Insert rows of which hardly any is there already; how many.
+
+    PostgreSQL takes twice as long over an INSERT that says what happens ON CONFLICT. Where there is one, be it that it
+    came meanwhile, all of it is done again by the one that says so.
+    """
+    if tx.dialect == "postgresql":
+        tx.execute(_MARK)
+        try:
+            added = tx.execute(build(alone=True), values).rowcount
+        except postgresql.conflict():
+            tx.execute(_BACK)
+        else:
+            tx.execute(_ON)
+            return added
+    return tx.execute(build(alone=False), values).rowcount
+
+
+_MARK, _BACK, _ON = (Prepared(text(f"{what}SAVEPOINT adding")) for what in ("", "ROLLBACK TO ", "RELEASE "))
 
 
 def by_index(tx: Transaction) -> None:

@@ -21,6 +21,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     func,
+    literal_column,
     not_,
     or_,
     select,
@@ -184,7 +185,7 @@ def _claimable(form: _Form) -> ColumnElement[bool]:
         conditions.append(table.c.queue == int(Queue.NONE))
     conditions += [table.c.ca != name for name in form.but_not_at]
     if form.of_target:
-        conditions.append(table.c.target == bindparam("of_target"))
+        conditions += [table.c.target == bindparam("of_target"), table.c.target > literal_column("''")]
     if form.not_to_all:
         elsewhere = not_(named(table.c.target, bindparam("to_none_of", type_=Text)))
         conditions.append(or_(table.c.kind != WorkKind.DEPLOYMENT.value, elsewhere))

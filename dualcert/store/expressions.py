@@ -9,7 +9,7 @@ from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.dialects.sqlite.dml import OnConflictDoNothing, OnConflictDoUpdate
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import BigInteger, Boolean
+from sqlalchemy.types import BigInteger, Boolean, Text
 
 from dualcert.store.statements import prepared
 
@@ -36,6 +36,25 @@ def _postgresql_now(_element: _DatabaseNow, _compiler: object, **_options: objec
 
 database_now = _DatabaseNow()
 """The database's own clock, in microseconds: what leases are measured by."""
+
+
+class joined(FunctionElement[str]):  # noqa: N801 - reads as the function that it is
+    """The texts of a group one after the other, in the order of a column: what gives them is in that order already."""
+
+    inherit_cache = True
+    type = Text()
+
+
+@compiles(joined, "sqlite")
+def _joined_on_sqlite(element: joined, compiler: Any, **options: Any) -> str:
+    texts, _by = element.clauses
+    return f"group_concat({compiler.process(texts, **options)}, '')"
+
+
+@compiles(joined, "postgresql")
+def _joined_on_postgresql(element: joined, compiler: Any, **options: Any) -> str:
+    texts, by = (compiler.process(one, **options) for one in element.clauses)
+    return f"string_agg({texts}, '' ORDER BY {by})"
 
 
 class is_there(FunctionElement[bool]):  # noqa: N801 - reads as the function that it is

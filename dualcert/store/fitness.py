@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BindParameter, ColumnElement, and_, exists, or_
+from sqlalchemy import BindParameter, ColumnElement, and_, exists, or_, select
 
 from dualcert.store.tables import ca_standing, pair_state
+
+_such = ca_standing.alias("distrusted_ca")
 
 
 def fit(
@@ -36,10 +38,7 @@ def proved(at: int | BindParameter[int]) -> ColumnElement[bool]:
 def distrusted(ca: ColumnElement[str], not_before: ColumnElement[int]) -> ColumnElement[bool]:
     """Whether a certificate of this CA, which began then, is not to be relied on."""
     after = ca_standing.c.distrust_after
-    return exists().where(
-        and_(
-            ca_standing.c.ca == ca,
-            ca_standing.c.distrusted_at.is_not(None),
-            or_(after.is_(None), not_before > after),
-        )
-    )
+    # Which CAs these are is found once in a statement, and not for each certificate of others.
+    such = select(_such.c.ca).where(_such.c.distrusted_at.is_not(None))
+    since = exists().where(ca_standing.c.ca == ca, or_(after.is_(None), not_before > after))
+    return and_(ca.in_(such), since.correlate_except(ca_standing))

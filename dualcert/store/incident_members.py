@@ -291,18 +291,18 @@ def _match_names(*, of_ca: bool) -> Insert:
 
 
 @prepared
-def _members() -> Insert:
+def _members(*, alone: bool) -> Insert:
     found = (
         select(matched.c.certificate_id, bindparam("of_incident"), matched.c.pair_id)
         .where(matched.c.certificate_id.is_not(None))
         .order_by(matched.c.certificate_id)
     )
     statement = upsert(incident_member).from_select(["certificate_id", "incident_id", "pair_id"], found)
-    return statement.on_conflict_do_nothing()
+    return statement if alone else statement.on_conflict_do_nothing()
 
 
 def _take_matched(tx: Transaction, incident_id: int) -> int:
-    return tx.execute(_members(), {"of_incident": incident_id}).rowcount
+    return batches.add(tx, _members, {"of_incident": incident_id})
 
 
 # --- what is named is no backup --------------------------------------------------------------------------

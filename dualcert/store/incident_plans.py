@@ -6,8 +6,10 @@ comes.
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -16,9 +18,11 @@ from sqlalchemy import (
     Delete,
     Insert,
     Select,
+    Text,
     and_,
     bindparam,
     case,
+    cast,
     delete,
     exists,
     func,
@@ -26,17 +30,19 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    tuple_,
     update,
 )
 
 from dualcert.model.incident import Action, Counts, RowState
 from dualcert.store import batches, promotion
-from dualcert.store.expressions import upsert
+from dualcert.store.expressions import joined, upsert
 from dualcert.store.fitness import distrusted
 from dualcert.store.incident_tables import incident, incident_member, plan_row
 from dualcert.store.incidents import count_members, named
 from dualcert.store.statements import prepared
 from dualcert.store.tables import (
+    Number,
     blocked_key,
     certificate,
     coverage,
@@ -50,16 +56,6 @@ from dualcert.store.transaction import Transaction
 
 BATCH = 5_000
 """How many are looked at in one unit of work, at most."""
-
-
-class PlannedRow(NamedTuple):
-    """What a plan's hash is made of."""
-
-    pair_id: int
-    epoch: int
-    serving: int
-    standby: int | None
-    action: str
 
 
 def begin(tx: Transaction, incident_id: int) -> tuple[int, int]:
@@ -150,7 +146,7 @@ def why_not() -> ColumnElement[str]:
 
 
 @prepared
-def _plan() -> Insert:
+def _plan(*, alone: bool) -> Insert:
     member, state = incident_member.c, pair_state.c
     serves, stands_by = (held == member.certificate_id for held in (state.serving, state.standby))
     # Of a pair both of whose certificates are members, one writes the row: two batches may be written at once.
@@ -189,44 +185,54 @@ def _plan() -> Insert:
     seen = (found.c.pair_id, found.c.epoch, found.c.serving, found.c.standby)
     rows = select(bindparam("of_incident"), bindparam("of_plan"), *seen, action, why).where(true())
     columns = ["incident_id", "plan", "pair_id", "epoch", "serving", "standby", "action", "why"]
-    return upsert(plan_row).from_select(columns, rows).on_conflict_do_nothing()
+    statement = upsert(plan_row).from_select(columns, rows)
+    return statement if alone else statement.on_conflict_do_nothing()
 
 
 def add(tx: Transaction, incident_id: int, plan: int, after: int, up_to: int) -> int:
     """Write the rows of the pairs that a batch of members belongs to; how many."""
     batches.by_index(tx)
     values = {"of_incident": incident_id, "of_plan": plan, "after": after, "up_to": up_to, "now": tx.at}
-    return tx.execute(_plan(), values).rowcount
+    return batches.add(tx, _plan, values)
 
 
 # --- reading it --------------------------------------------------------------------------------------------
 
 
 @prepared
-def _rows() -> Select[Any]:
+def _text() -> Select[Any, Any]:
     of = plan_row.c
-    return (
-        select(of.pair_id, of.epoch, of.serving, of.standby, of.action)
+    numbers = (of.pair_id, of.epoch, of.serving, func.coalesce(of.standby, 0))
+    words = [part for one in numbers for part in (cast(one, Text), literal(" "))]
+    line = functools.reduce(operator.add, [*words, of.action, literal("\n")])
+    some = (
+        select(of.pair_id, line.label("line"))
         .where(*_of_plan(), of.pair_id > bindparam("after"))
         .order_by(of.pair_id)
         .limit(bindparam("limit"))
+        .subquery()
     )
+    return select(joined(some.c.line, some.c.pair_id).label("text"), func.max(some.c.pair_id).label("last"))
 
 
 def _of_plan() -> tuple[ColumnElement[bool], ...]:
     return plan_row.c.incident_id == bindparam("of_incident"), plan_row.c.plan == bindparam("of_plan")
 
 
-def rows(tx: Transaction, incident_id: int, plan: int) -> Iterator[Sequence[PlannedRow]]:
-    """In the order of the pairs' numbers, a batch at a time."""
+def lines(tx: Transaction, incident_id: int, plan: int) -> Iterator[str]:
+    """What a plan's hash is made of: of each row the pair, its epoch, what served, what stood by (or 0), the action.
+
+    In the order of the pairs' numbers, many of them at a time, written by the database: of a million rows, to make
+    Python's of them would take longer than all the rest.
+    """
     after = 0
     while True:
         values = {"of_incident": incident_id, "of_plan": plan, "after": after, "limit": BATCH}
-        found = tx.execute(_rows(), values).all()
-        if not found:
+        found = tx.execute(_text(), values).one()
+        if found.last is None:
             return
-        yield found
-        after = found[-1].pair_id
+        yield found.text
+        after = found.last
 
 
 @prepared
@@ -309,27 +315,53 @@ def grouped(tx: Transaction, incident_id: int, plan: int, by: str) -> dict[str, 
 # --- older plans -------------------------------------------------------------------------------------------
 
 
+class Row(NamedTuple):
+    """A row of an incident's plans, which are in the order of their numbers."""
+
+    plan: int
+    pair_id: int
+
+
+BEGINNING = Row(0, 0)
+"""Before all of them."""
+
+
+def _older() -> tuple[ColumnElement[bool], ...]:
+    of = plan_row.c
+    return (
+        of.incident_id == bindparam("of_incident"),
+        tuple_(of.plan, of.pair_id)
+        > tuple_(bindparam("after_plan", type_=Number), bindparam("after", type_=Number)),
+        of.plan < bindparam("of_plan"),
+    )
+
+
+@prepared
+def _last_older() -> Select[Any]:
+    of = plan_row.c
+    some = (
+        select(of.plan, of.pair_id).where(*_older()).order_by(of.plan, of.pair_id).limit(bindparam("limit"))
+    )
+    found = some.subquery().c
+    return select(found.plan, found.pair_id).order_by(found.plan.desc(), found.pair_id.desc()).limit(1)
+
+
 @prepared
 def _forget() -> Delete:
     of = plan_row.c
-    some = (
-        select(of.plan, of.pair_id)
-        .where(
-            of.incident_id == bindparam("of_incident"),
-            of.plan < bindparam("of_plan"),
-            of.state == RowState.PLANNED.value,
-        )
-        .limit(bindparam("limit"))
-        .subquery()
-    )
-    return delete(plan_row).where(
-        of.incident_id == bindparam("of_incident"),
-        of.plan < bindparam("of_plan"),
-        exists().where(some.c.plan == of.plan, some.c.pair_id == of.pair_id),
-    )
+    end = tuple_(bindparam("up_to_plan", type_=Number), bindparam("up_to", type_=Number))
+    never = of.state == RowState.PLANNED.value
+    return delete(plan_row).where(*_older(), tuple_(of.plan, of.pair_id) <= end, never)
 
 
-def forget_older(tx: Transaction, incident_id: int, plan: int) -> int:
-    """Some of the rows of older plans whose turn never came go; how many. What was carried out stays."""
-    values = {"of_incident": incident_id, "of_plan": plan, "limit": BATCH}
-    return tx.execute(_forget(), values).rowcount
+def forget_older(tx: Transaction, incident_id: int, plan: int, after: Row) -> Row | None:
+    """Of some of the rows of older plans, those whose turn never came go, and what was carried out stays. The last that
+    was looked at, where the next ones begin; None where there are no more."""
+    batches.by_index(tx)
+    values = {"of_incident": incident_id, "of_plan": plan, "after_plan": after.plan, "after": after.pair_id}
+    row = tx.execute(_last_older(), {**values, "limit": BATCH}).first()
+    if row is None:
+        return None
+    last = Row(*row)
+    tx.execute(_forget(), {**values, "up_to_plan": last.plan, "up_to": last.pair_id})
+    return last

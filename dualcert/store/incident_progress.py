@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -69,7 +70,7 @@ def refills_up_to(tx: Transaction, incident_id: int, plan: int, after: int, limi
 
 
 @prepared
-def _order_anew(*, held: bool) -> Insert:
+def _order_anew(*, held: bool, alone: bool) -> Insert:
     due_at, waiting = (null(), literal(HELD)) if held else (bindparam("now"), null())
     at_held = lineage.c.ca == func.coalesce(bindparam("held_at"), "")
     found = (
@@ -90,6 +91,8 @@ def _order_anew(*, held: bool) -> Insert:
         .order_by(_row.pair_id)
     )
     statement = upsert(work).from_select(["kind", "pair_id", "ca", "due_at", "reason", "waiting_for"], found)
+    if alone:
+        return statement
     return statement.on_conflict_do_nothing() if held else or_sooner(statement)
 
 
@@ -109,9 +112,10 @@ def order_backups(tx: Transaction, batch: Range, reason: str, held_at: str | Non
     """
     values = {**batch.values, "held_at": held_at}
     batches.by_index(tx)
-    tx.execute(_order_anew(held=False), {**values, "now": tx.at, "because": reason})
+    batches.add(tx, partial(_order_anew, held=False), {**values, "now": tx.at, "because": reason})
     if held_at is not None:
-        tx.execute(_order_anew(held=True), {**values, "because": held_for(batch.incident_id)})
+        because = held_for(batch.incident_id)
+        batches.add(tx, partial(_order_anew, held=True), {**values, "because": because})
     tx.made_due.add(batch.up_to)
     return tx.execute(_ordered(), {**batch.values, "now": tx.at}).rowcount
 

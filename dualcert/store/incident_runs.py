@@ -5,6 +5,7 @@ Every statement is bounded by a range of pairs, and goes by what the rows of the
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -326,7 +327,7 @@ def _record(state: RowState, serves: str, served: str) -> Insert:
 
 
 @prepared
-def _deployments(state: RowState) -> Insert:
+def _deployments(state: RowState, *, alone: bool) -> Insert:
     found = (
         select(literal(WorkKind.DEPLOYMENT.value), _row.pair_id, pair_target.c.target, bindparam("now"))
         .select_from(plan_row)
@@ -334,7 +335,8 @@ def _deployments(state: RowState) -> Insert:
         .where(in_range(state), _row.at == bindparam("now"))
         .order_by(_row.pair_id)
     )
-    return or_sooner(upsert(work).from_select(["kind", "pair_id", "target", "due_at"], found))
+    statement = upsert(work).from_select(["kind", "pair_id", "target", "due_at"], found)
+    return statement if alone else or_sooner(statement)
 
 
 def announce(
@@ -352,12 +354,12 @@ def announce(
     """
     values = {**batch.values, "now": tx.at}
     tx.execute(_record(state, serves, served), {**values, "by": tx.actor, "because": cause})
-    tx.execute(_deployments(state), values)
+    batches.add(tx, partial(_deployments, state), values)
     tx.made_due.add(batch.up_to)
 
 
 @prepared
-def _refills(*, held: bool) -> Insert:
+def _refills(*, held: bool, alone: bool) -> Insert:
     due_at = null() if held else bindparam("now")
     found = (
         select(
@@ -374,7 +376,8 @@ def _refills(*, held: bool) -> Insert:
         .order_by(_row.pair_id)
     )
     columns = ["kind", "pair_id", "ca", "due_at", "reason", "waiting_for"]
-    return upsert(work).from_select(columns, found).on_conflict_do_nothing()
+    statement = upsert(work).from_select(columns, found)
+    return statement if alone else statement.on_conflict_do_nothing()
 
 
 def follow_up(tx: Transaction, batch: Range, cause: str, *, refills_held: str | None) -> None:
@@ -384,4 +387,4 @@ def follow_up(tx: Transaction, batch: Range, cause: str, *, refills_held: str | 
     """
     announce(tx, batch, cause, RowState.PROMOTED)
     values = {**batch.values, "now": tx.at, "because": refills_held}
-    tx.execute(_refills(held=refills_held is not None), values)
+    batches.add(tx, partial(_refills, held=refills_held is not None), values)

@@ -52,12 +52,12 @@ class Served(NamedTuple):
     unplanned: int
 
 
-def _is_row(state: RowState) -> ColumnElement[bool]:
+def _to_be_left() -> ColumnElement[bool]:
     found = exists().where(
         _row.incident_id == bindparam("of_incident"),
         _row.plan == bindparam("of_plan"),
-        _row.state == state.value,
         _row.pair_id == _member.pair_id,
+        or_(*(_row.state == state.value for state in _TO_COME)),
         _row.serving == _member.certificate_id,
         or_(_row.action == Action.PROMOTE.value, _row.action == Action.ORDER.value),
     )
@@ -65,10 +65,8 @@ def _is_row(state: RowState) -> ColumnElement[bool]:
 
 
 def _unplanned() -> ColumnElement[bool]:
-    # State by state: of a new plan PostgreSQL knows nothing, and may take the index that has the state before the
-    # pair; without a state it would go through the whole plan for each pair. And asked of each that is found to serve:
-    # as a join, every member would be compared with the rows first.
-    return case((or_(*map(_is_row, _TO_COME)), 0), else_=1) == 1
+    # Asked of each that is found to serve: as a join, every member would be compared with the rows first.
+    return case((_to_be_left(), 0), else_=1) == 1
 
 
 def _serving(*what: ColumnElement[Any]) -> Select[Any]:

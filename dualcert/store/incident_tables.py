@@ -158,8 +158,8 @@ plan_row = Table(
     Column("state", Text, nullable=False, server_default="planned"),
     Column("at", Number),
     Column("problem", Text),
+    # No index has the state: an update is told to none.
     PrimaryKeyConstraint("incident_id", "plan", "pair_id"),
-    Index(None, "incident_id", "plan", "state", "pair_id"),
 )
 
 # How far the carrying out of a plan has come; one of an incident at a time.

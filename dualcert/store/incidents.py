@@ -134,14 +134,14 @@ def _incident(row: Any) -> Incident:
 
 
 @prepared
-def _get(*, lock: bool) -> Select[Any]:
+def _get(*, lock: bool, shared: bool) -> Select[Any]:
     query = select(incident).where(incident.c.id == bindparam("id"))
-    return query.with_for_update() if lock else query
+    return query.with_for_update(read=shared) if lock else query
 
 
-def get(tx: Transaction, incident_id: int, *, lock: bool = False) -> Incident | None:
-    """``lock``: nobody plans or closes it before this unit ends."""
-    row = tx.execute(_get(lock=lock), {"id": incident_id}).first()
+def get(tx: Transaction, incident_id: int, *, lock: bool = False, shared: bool = False) -> Incident | None:
+    """``lock``: nobody plans or closes it before this unit ends, which may be ``shared`` with others."""
+    row = tx.execute(_get(lock=lock, shared=shared), {"id": incident_id}).first()
     return _incident(row) if row else None
 
 

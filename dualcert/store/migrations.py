@@ -9,7 +9,7 @@ from dualcert.errors import ConfigurationError, DatabaseRevisionError
 from dualcert.store.database import Store
 from dualcert.store.statements import written
 
-REVISION = "0007"
+REVISION = "0008"
 """The newest revision in ``migrations/``, known without importing Alembic (which takes most of a second)."""
 
 

@@ -61,6 +61,12 @@ def driver() -> Any:
     return psycopg
 
 
+def conflict() -> type[Exception]:
+    """What the driver raises where a row is there already."""
+    found: type[Exception] = driver().errors.UniqueViolation
+    return found
+
+
 def connect(address: Address) -> Any:
     """Each statement outside of a transaction is one by itself. Raises the driver's exceptions."""
     connection = driver().connect(**{**address.for_libpq(), **_CONNECTION, "autocommit": True})

@@ -15,10 +15,13 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_blocked.spki IS NOT NULL AS standby_bad, pair_state.backup_ok_until > %(at)s::BIGINT AND
     standby.not_after > %(at)s::BIGINT AND (standby.names_digest = pair.names_digest OR
     standby_coverage.certificate_id IS NOT NULL) AND standby_revocation.certificate_id IS NULL AND
-    standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (EXISTS (SELECT *
+    standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (standby.ca IN (SELECT
+    distrusted_ca.ca
+FROM ca_standing AS distrusted_ca
+WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
-WHERE ca_standing.ca = standby.ca AND ca_standing.distrusted_at IS NOT NULL AND (ca_standing.distrust_after IS
-    NULL OR standby.not_before > ca_standing.distrust_after))) AS usable, NOT (EXISTS (SELECT *
+WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
+    ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
 FROM pair_target LEFT OUTER JOIN observation ON observation.pair_id = pair_target.pair_id AND
     observation.target = pair_target.target
 WHERE pair_target.pair_id = pair.id AND (observation.sha256 IS DISTINCT FROM serving.sha256 OR
@@ -42,10 +45,13 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_blocked.spki IS NOT NULL AS standby_bad, pair_state.backup_ok_until > %(at)s::BIGINT AND
     standby.not_after > %(at)s::BIGINT AND (standby.names_digest = pair.names_digest OR
     standby_coverage.certificate_id IS NOT NULL) AND standby_revocation.certificate_id IS NULL AND
-    standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (EXISTS (SELECT *
+    standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (standby.ca IN (SELECT
+    distrusted_ca.ca
+FROM ca_standing AS distrusted_ca
+WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
-WHERE ca_standing.ca = standby.ca AND ca_standing.distrusted_at IS NOT NULL AND (ca_standing.distrust_after IS
-    NULL OR standby.not_before > ca_standing.distrust_after))) AS usable, NOT (EXISTS (SELECT *
+WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
+    ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
 FROM pair_target LEFT OUTER JOIN observation ON observation.pair_id = pair_target.pair_id AND
     observation.target = pair_target.target
 WHERE pair_target.pair_id = pair.id AND (observation.sha256 IS DISTINCT FROM serving.sha256 OR
@@ -70,10 +76,13 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_blocked.spki IS NOT NULL AS standby_bad, pair_state.backup_ok_until > %(at)s::BIGINT AND
     standby.not_after > %(at)s::BIGINT AND (standby.names_digest = pair.names_digest OR
     standby_coverage.certificate_id IS NOT NULL) AND standby_revocation.certificate_id IS NULL AND
-    standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (EXISTS (SELECT *
+    standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (standby.ca IN (SELECT
+    distrusted_ca.ca
+FROM ca_standing AS distrusted_ca
+WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
-WHERE ca_standing.ca = standby.ca AND ca_standing.distrusted_at IS NOT NULL AND (ca_standing.distrust_after IS
-    NULL OR standby.not_before > ca_standing.distrust_after))) AS usable, NOT (EXISTS (SELECT *
+WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
+    ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
 FROM pair_target LEFT OUTER JOIN observation ON observation.pair_id = pair_target.pair_id AND
     observation.target = pair_target.target
 WHERE pair_target.pair_id = pair.id AND (observation.sha256 IS DISTINCT FROM serving.sha256 OR
@@ -97,10 +106,13 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_blocked.spki IS NOT NULL AS standby_bad, pair_state.backup_ok_until > %(at)s::BIGINT AND
     standby.not_after > %(at)s::BIGINT AND (standby.names_digest = pair.names_digest OR
     standby_coverage.certificate_id IS NOT NULL) AND standby_revocation.certificate_id IS NULL AND
-    standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (EXISTS (SELECT *
+    standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (standby.ca IN (SELECT
+    distrusted_ca.ca
+FROM ca_standing AS distrusted_ca
+WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
-WHERE ca_standing.ca = standby.ca AND ca_standing.distrusted_at IS NOT NULL AND (ca_standing.distrust_after IS
-    NULL OR standby.not_before > ca_standing.distrust_after))) AS usable, NOT (EXISTS (SELECT *
+WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
+    ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
 FROM pair_target LEFT OUTER JOIN observation ON observation.pair_id = pair_target.pair_id AND
     observation.target = pair_target.target
 WHERE pair_target.pair_id = pair.id AND (observation.sha256 IS DISTINCT FROM serving.sha256 OR
@@ -125,10 +137,13 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_blocked.spki IS NOT NULL AS standby_bad, pair_state.backup_ok_until > %(at)s::BIGINT AND
     standby.not_after > %(at)s::BIGINT AND (standby.names_digest = pair.names_digest OR
     standby_coverage.certificate_id IS NOT NULL) AND standby_revocation.certificate_id IS NULL AND
-    standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (EXISTS (SELECT *
+    standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (standby.ca IN (SELECT
+    distrusted_ca.ca
+FROM ca_standing AS distrusted_ca
+WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
-WHERE ca_standing.ca = standby.ca AND ca_standing.distrusted_at IS NOT NULL AND (ca_standing.distrust_after IS
-    NULL OR standby.not_before > ca_standing.distrust_after))) AS usable, NOT (EXISTS (SELECT *
+WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
+    ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
 FROM pair_target LEFT OUTER JOIN observation ON observation.pair_id = pair_target.pair_id AND
     observation.target = pair_target.target
 WHERE pair_target.pair_id = pair.id AND (observation.sha256 IS DISTINCT FROM serving.sha256 OR
@@ -153,10 +168,13 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_blocked.spki IS NOT NULL AS standby_bad, pair_state.backup_ok_until > %(at)s::BIGINT AND
     standby.not_after > %(at)s::BIGINT AND (standby.names_digest = pair.names_digest OR
     standby_coverage.certificate_id IS NOT NULL) AND standby_revocation.certificate_id IS NULL AND
-    standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (EXISTS (SELECT *
+    standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (standby.ca IN (SELECT
+    distrusted_ca.ca
+FROM ca_standing AS distrusted_ca
+WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
-WHERE ca_standing.ca = standby.ca AND ca_standing.distrusted_at IS NOT NULL AND (ca_standing.distrust_after IS
-    NULL OR standby.not_before > ca_standing.distrust_after))) AS usable, NOT (EXISTS (SELECT *
+WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
+    ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
 FROM pair_target LEFT OUTER JOIN observation ON observation.pair_id = pair_target.pair_id AND
     observation.target = pair_target.target
 WHERE pair_target.pair_id = pair.id AND (observation.sha256 IS DISTINCT FROM serving.sha256 OR
@@ -182,10 +200,13 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_blocked.spki IS NOT NULL AS standby_bad, pair_state.backup_ok_until > %(at)s::BIGINT AND
     standby.not_after > %(at)s::BIGINT AND (standby.names_digest = pair.names_digest OR
     standby_coverage.certificate_id IS NOT NULL) AND standby_revocation.certificate_id IS NULL AND
-    standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (EXISTS (SELECT *
+    standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (standby.ca IN (SELECT
+    distrusted_ca.ca
+FROM ca_standing AS distrusted_ca
+WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
-WHERE ca_standing.ca = standby.ca AND ca_standing.distrusted_at IS NOT NULL AND (ca_standing.distrust_after IS
-    NULL OR standby.not_before > ca_standing.distrust_after))) AS usable, NOT (EXISTS (SELECT *
+WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
+    ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
 FROM pair_target LEFT OUTER JOIN observation ON observation.pair_id = pair_target.pair_id AND
     observation.target = pair_target.target
 WHERE pair_target.pair_id = pair.id AND (observation.sha256 IS DISTINCT FROM serving.sha256 OR
@@ -211,10 +232,13 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_blocked.spki IS NOT NULL AS standby_bad, pair_state.backup_ok_until > %(at)s::BIGINT AND
     standby.not_after > %(at)s::BIGINT AND (standby.names_digest = pair.names_digest OR
     standby_coverage.certificate_id IS NOT NULL) AND standby_revocation.certificate_id IS NULL AND
-    standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (EXISTS (SELECT *
+    standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (standby.ca IN (SELECT
+    distrusted_ca.ca
+FROM ca_standing AS distrusted_ca
+WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
-WHERE ca_standing.ca = standby.ca AND ca_standing.distrusted_at IS NOT NULL AND (ca_standing.distrust_after IS
-    NULL OR standby.not_before > ca_standing.distrust_after))) AS usable, NOT (EXISTS (SELECT *
+WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
+    ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
 FROM pair_target LEFT OUTER JOIN observation ON observation.pair_id = pair_target.pair_id AND
     observation.target = pair_target.target
 WHERE pair_target.pair_id = pair.id AND (observation.sha256 IS DISTINCT FROM serving.sha256 OR

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     ColumnElement,
     Select,
     Text,
@@ -124,7 +125,7 @@ def _struck_at() -> ColumnElement[int]:
 
 def _needed_by() -> ColumnElement[int]:
     """The twin of ``policy.urgency.needed_by``."""
-    trusted = not_(distrusted(_standby.c.ca, _standby.c.not_before).correlate(_standby))
+    trusted = not_(distrusted(_standby.c.ca, _standby.c.not_before))
     usable = and_(pair_state.c.backup_ok_until > bindparam("at"), trusted)
     state = pair_state.outerjoin(_serving, _serving.c.id == pair_state.c.serving).outerjoin(
         _standby, _standby.c.id == pair_state.c.standby
@@ -243,11 +244,16 @@ def why_later(ca: str, said: Decision, at: datetime) -> str:
 # --- out of it ---------------------------------------------------------------------------------------------
 
 
+def _stands_in(queue: int | BindParameter[int]) -> ColumnElement[bool]:
+    # The index of those who stand in one is used where the statement itself says that it asks for no others.
+    return and_(work.c.queue == queue, work.c.queue > literal_column(str(int(Queue.ORDERS))))
+
+
 @prepared
 def _next_ca() -> Select[Any]:
     # By index, from one CA to the next: how long their queues are makes no difference.
     return select(func.min(work.c.ca)).where(
-        work.c.queue == bindparam("in_queue"), work.c.ca > bindparam("after")
+        _stands_in(bindparam("in_queue")), work.c.ca > bindparam("after")
     )
 
 
@@ -266,7 +272,7 @@ def free() -> ColumnElement[bool]:
 def _front(lock: bool) -> Select[Any]:
     query = (
         select(work)
-        .where(work.c.queue == bindparam("in_queue"), work.c.ca == bindparam("of_ca"), free())
+        .where(_stands_in(bindparam("in_queue")), work.c.ca == bindparam("of_ca"), free())
         .order_by(work.c.needed_by, work.c.due_at)
         .limit(bindparam("limit"))
     )
@@ -334,8 +340,7 @@ def _admitted(tx: Transaction, values: dict[str, Any], allowance: Allowance) -> 
 def _anybody() -> Select[Any]:
     come_due = select(work.c.id).where(_come_due()).limit(1).scalar_subquery()
     lined_up = (
-        select(func.min(work.c.ca)).where(work.c.queue == queue).scalar_subquery()
-        for queue in map(int, _QUEUES)
+        select(func.min(work.c.ca)).where(_stands_in(queue)).scalar_subquery() for queue in map(int, _QUEUES)
     )
     return select(come_due.label("come_due"), *lined_up)
 
@@ -366,7 +371,7 @@ def _others_at_front() -> Select[Any]:
     return (
         select(is_held.label("held"))
         .where(
-            work.c.queue == bindparam("in_queue"),
+            _stands_in(bindparam("in_queue")),
             work.c.ca == bindparam("of_ca"),
             work.c.owner.is_distinct_from(bindparam("but_not_of")),
         )

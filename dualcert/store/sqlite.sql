@@ -16,10 +16,12 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_blocked.spki IS NOT NULL AS standby_bad, pair_state.backup_ok_until > :at AND standby.not_after > :at
     AND (standby.names_digest = pair.names_digest OR standby_coverage.certificate_id IS NOT NULL) AND
     standby_revocation.certificate_id IS NULL AND standby_wanted.certificate_id IS NULL AND standby_blocked.spki
-    IS NULL AND NOT (EXISTS (SELECT *
+    IS NULL AND NOT (standby.ca IN (SELECT distrusted_ca.ca
+FROM ca_standing AS distrusted_ca
+WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
-WHERE ca_standing.ca = standby.ca AND ca_standing.distrusted_at IS NOT NULL AND (ca_standing.distrust_after IS
-    NULL OR standby.not_before > ca_standing.distrust_after))) AS usable, NOT (EXISTS (SELECT *
+WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
+    ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
 FROM pair_target LEFT OUTER JOIN observation ON observation.pair_id = pair_target.pair_id AND
     observation.target = pair_target.target
 WHERE pair_target.pair_id = pair.id AND (observation.sha256 IS NOT serving.sha256 OR observation.problem IS
@@ -43,10 +45,12 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_blocked.spki IS NOT NULL AS standby_bad, pair_state.backup_ok_until > :at AND standby.not_after > :at
     AND (standby.names_digest = pair.names_digest OR standby_coverage.certificate_id IS NOT NULL) AND
     standby_revocation.certificate_id IS NULL AND standby_wanted.certificate_id IS NULL AND standby_blocked.spki
-    IS NULL AND NOT (EXISTS (SELECT *
+    IS NULL AND NOT (standby.ca IN (SELECT distrusted_ca.ca
+FROM ca_standing AS distrusted_ca
+WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
-WHERE ca_standing.ca = standby.ca AND ca_standing.distrusted_at IS NOT NULL AND (ca_standing.distrust_after IS
-    NULL OR standby.not_before > ca_standing.distrust_after))) AS usable, NOT (EXISTS (SELECT *
+WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
+    ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
 FROM pair_target LEFT OUTER JOIN observation ON observation.pair_id = pair_target.pair_id AND
     observation.target = pair_target.target
 WHERE pair_target.pair_id = pair.id AND (observation.sha256 IS NOT serving.sha256 OR observation.problem IS
@@ -70,10 +74,12 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_blocked.spki IS NOT NULL AS standby_bad, pair_state.backup_ok_until > :at AND standby.not_after > :at
     AND (standby.names_digest = pair.names_digest OR standby_coverage.certificate_id IS NOT NULL) AND
     standby_revocation.certificate_id IS NULL AND standby_wanted.certificate_id IS NULL AND standby_blocked.spki
-    IS NULL AND NOT (EXISTS (SELECT *
+    IS NULL AND NOT (standby.ca IN (SELECT distrusted_ca.ca
+FROM ca_standing AS distrusted_ca
+WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
-WHERE ca_standing.ca = standby.ca AND ca_standing.distrusted_at IS NOT NULL AND (ca_standing.distrust_after IS
-    NULL OR standby.not_before > ca_standing.distrust_after))) AS usable, NOT (EXISTS (SELECT *
+WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
+    ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
 FROM pair_target LEFT OUTER JOIN observation ON observation.pair_id = pair_target.pair_id AND
     observation.target = pair_target.target
 WHERE pair_target.pair_id = pair.id AND (observation.sha256 IS NOT serving.sha256 OR observation.problem IS
@@ -97,10 +103,12 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_blocked.spki IS NOT NULL AS standby_bad, pair_state.backup_ok_until > :at AND standby.not_after > :at
     AND (standby.names_digest = pair.names_digest OR standby_coverage.certificate_id IS NOT NULL) AND
     standby_revocation.certificate_id IS NULL AND standby_wanted.certificate_id IS NULL AND standby_blocked.spki
-    IS NULL AND NOT (EXISTS (SELECT *
+    IS NULL AND NOT (standby.ca IN (SELECT distrusted_ca.ca
+FROM ca_standing AS distrusted_ca
+WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
-WHERE ca_standing.ca = standby.ca AND ca_standing.distrusted_at IS NOT NULL AND (ca_standing.distrust_after IS
-    NULL OR standby.not_before > ca_standing.distrust_after))) AS usable, NOT (EXISTS (SELECT *
+WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
+    ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
 FROM pair_target LEFT OUTER JOIN observation ON observation.pair_id = pair_target.pair_id AND
     observation.target = pair_target.target
 WHERE pair_target.pair_id = pair.id AND (observation.sha256 IS NOT serving.sha256 OR observation.problem IS
@@ -125,10 +133,12 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_blocked.spki IS NOT NULL AS standby_bad, pair_state.backup_ok_until > :at AND standby.not_after > :at
     AND (standby.names_digest = pair.names_digest OR standby_coverage.certificate_id IS NOT NULL) AND
     standby_revocation.certificate_id IS NULL AND standby_wanted.certificate_id IS NULL AND standby_blocked.spki
-    IS NULL AND NOT (EXISTS (SELECT *
+    IS NULL AND NOT (standby.ca IN (SELECT distrusted_ca.ca
+FROM ca_standing AS distrusted_ca
+WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
-WHERE ca_standing.ca = standby.ca AND ca_standing.distrusted_at IS NOT NULL AND (ca_standing.distrust_after IS
-    NULL OR standby.not_before > ca_standing.distrust_after))) AS usable, NOT (EXISTS (SELECT *
+WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
+    ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
 FROM pair_target LEFT OUTER JOIN observation ON observation.pair_id = pair_target.pair_id AND
     observation.target = pair_target.target
 WHERE pair_target.pair_id = pair.id AND (observation.sha256 IS NOT serving.sha256 OR observation.problem IS
@@ -153,10 +163,12 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_blocked.spki IS NOT NULL AS standby_bad, pair_state.backup_ok_until > :at AND standby.not_after > :at
     AND (standby.names_digest = pair.names_digest OR standby_coverage.certificate_id IS NOT NULL) AND
     standby_revocation.certificate_id IS NULL AND standby_wanted.certificate_id IS NULL AND standby_blocked.spki
-    IS NULL AND NOT (EXISTS (SELECT *
+    IS NULL AND NOT (standby.ca IN (SELECT distrusted_ca.ca
+FROM ca_standing AS distrusted_ca
+WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
-WHERE ca_standing.ca = standby.ca AND ca_standing.distrusted_at IS NOT NULL AND (ca_standing.distrust_after IS
-    NULL OR standby.not_before > ca_standing.distrust_after))) AS usable, NOT (EXISTS (SELECT *
+WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
+    ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
 FROM pair_target LEFT OUTER JOIN observation ON observation.pair_id = pair_target.pair_id AND
     observation.target = pair_target.target
 WHERE pair_target.pair_id = pair.id AND (observation.sha256 IS NOT serving.sha256 OR observation.problem IS
@@ -181,10 +193,12 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_blocked.spki IS NOT NULL AS standby_bad, pair_state.backup_ok_until > :at AND standby.not_after > :at
     AND (standby.names_digest = pair.names_digest OR standby_coverage.certificate_id IS NOT NULL) AND
     standby_revocation.certificate_id IS NULL AND standby_wanted.certificate_id IS NULL AND standby_blocked.spki
-    IS NULL AND NOT (EXISTS (SELECT *
+    IS NULL AND NOT (standby.ca IN (SELECT distrusted_ca.ca
+FROM ca_standing AS distrusted_ca
+WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
-WHERE ca_standing.ca = standby.ca AND ca_standing.distrusted_at IS NOT NULL AND (ca_standing.distrust_after IS
-    NULL OR standby.not_before > ca_standing.distrust_after))) AS usable, NOT (EXISTS (SELECT *
+WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
+    ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
 FROM pair_target LEFT OUTER JOIN observation ON observation.pair_id = pair_target.pair_id AND
     observation.target = pair_target.target
 WHERE pair_target.pair_id = pair.id AND (observation.sha256 IS NOT serving.sha256 OR observation.problem IS
@@ -209,10 +223,12 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_blocked.spki IS NOT NULL AS standby_bad, pair_state.backup_ok_until > :at AND standby.not_after > :at
     AND (standby.names_digest = pair.names_digest OR standby_coverage.certificate_id IS NOT NULL) AND
     standby_revocation.certificate_id IS NULL AND standby_wanted.certificate_id IS NULL AND standby_blocked.spki
-    IS NULL AND NOT (EXISTS (SELECT *
+    IS NULL AND NOT (standby.ca IN (SELECT distrusted_ca.ca
+FROM ca_standing AS distrusted_ca
+WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
-WHERE ca_standing.ca = standby.ca AND ca_standing.distrusted_at IS NOT NULL AND (ca_standing.distrust_after IS
-    NULL OR standby.not_before > ca_standing.distrust_after))) AS usable, NOT (EXISTS (SELECT *
+WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
+    ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
 FROM pair_target LEFT OUTER JOIN observation ON observation.pair_id = pair_target.pair_id AND
     observation.target = pair_target.target
 WHERE pair_target.pair_id = pair.id AND (observation.sha256 IS NOT serving.sha256 OR observation.problem IS

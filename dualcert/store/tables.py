@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -370,8 +371,9 @@ work = Table(
     Column("needed_by", Number),
     Index("ux_work_subject", "pair_id", "kind", "ca", "target", unique=True),
     Index("ix_work_due", "queue", "due_at"),
-    Index("ix_work_turn", "queue", "ca", "needed_by", "due_at"),
-    Index("ix_work_target", "target", "kind"),
+    # Of what stands in no queue, or is at no target, they have nothing. On PostgreSQL, too: see the migration.
+    Index("ix_work_turn", "queue", "ca", "needed_by", "due_at", sqlite_where=text("queue > 1")),
+    Index("ix_work_target", "target", "kind", sqlite_where=text("target > ''")),
     # A number is never used twice: a holder that comes back late must not find another row under its own.
     sqlite_autoincrement=True,
 )

@@ -121,6 +121,11 @@ def test_alembic_finds_no_difference_between_the_migrations_and_the_tables(store
 _ON_POSTGRESQL_ALONE = """
     ALTER TABLE pair_state SET (fillfactor = 50);
     ALTER TABLE work SET (fillfactor = 30);
+    ALTER TABLE plan_row SET (fillfactor = 45);
+    DROP INDEX ix_work_turn;
+    CREATE INDEX ix_work_turn ON work (queue, ca, needed_by, due_at) WHERE queue > 1;
+    DROP INDEX ix_work_target;
+    CREATE INDEX ix_work_target ON work (target, kind) WHERE target > '';
     ALTER TABLE pair ALTER name TYPE text COLLATE "C";
     ALTER TABLE pair_name ALTER reversed_name TYPE text COLLATE "C";
     DROP INDEX ux_certificate_serial_issuer;

@@ -73,7 +73,7 @@ def test_statements_grow_with_batches_and_not_with_pairs(world: World, store: St
             promoted, skipped = promote(tx, Range(incident.id, made.number, after, up_to))
         assert (promoted, skipped) == (up_to - after, 0)
         said.append(len(statements))
-    assert said[0] == said[1] <= 9
+    assert said[0] == said[1] <= 13  # each INSERT on PostgreSQL has a savepoint of its own
 
 
 def test_naming_and_planning_take_as_many_statements_for_ten_as_for_thousands(
@@ -119,7 +119,8 @@ def test_every_statement_of_a_batch_goes_by_an_index(world: World, store: Store)
     with store.write() as tx:
         with overheard(tx) as statements:
             promote(tx, Range(incident.id, made.number, 0, 50))
-        assert [found for one in statements for found in scans(tx, one) if "plan_row" not in found] == []
+        asked = [one for one in statements if "SAVEPOINT" not in one]
+        assert [found for one in asked for found in scans(tx, one) if "plan_row" not in found] == []
 
 
 @pytest.mark.usefixtures("undeployed")

@@ -150,6 +150,29 @@ def test_two_processes_at_one_batch_promote_each_pair_once(
     assert epochs(arena.second, held) == [1] * COUNT
 
 
+def test_a_step_that_comes_while_a_batch_adds_the_same_is_neither_lost_nor_in_its_way(
+    arena: Arena, held: list[Pair], planned: Plan
+) -> None:
+    def deploy_later(world: World) -> None:
+        with world.store.write() as tx:
+            later = tx.now + timedelta(hours=1)
+            work.schedule(tx, WorkKind.DEPLOYMENT, held[2].id, later, target="web")
+            work.schedule(tx, WorkKind.REFILL, held[1].id, later, ca=PRIMARY)
+
+    _, mass = arena.race(deploy_later, promote(planned))
+
+    assert arena.was_blocked
+    assert mass == (COUNT, 0)
+    now = arena.second.clock.now()
+    with arena.second.store.read() as tx:
+        steps = work.of_pairs(tx, [pair.id for pair in held])
+        assert len(steps) == 2 * COUNT
+        assert {row.due_at for row in steps if row.kind is WorkKind.DEPLOYMENT} == {now}
+        refill = work.get(tx, WorkKind.REFILL, held[1].id, ca=PRIMARY)
+    assert refill is not None
+    assert refill.due_at == now + timedelta(hours=1)
+
+
 def renewed(world: World, pair: Pair, ca: str) -> tuple[Order, Callable[[World], Any]]:
     """An order for one of its lineages, and the step that stores the certificate which has come for it."""
     with world.store.write() as tx:

@@ -13,7 +13,7 @@ from dualcert.lifecycle.watching import braked, turning
 from dualcert.lifecycle.world import WatchRules, World
 from dualcert.model.signal import Turning
 from dualcert.model.work import WorkKind
-from dualcert.store import Store, Transaction, events, incident_runs, pairs, signals, work
+from dualcert.store import Store, events, incident_runs, pairs, signals, work
 from dualcert.testing.clock import FakeClock
 from tests.store import masses
 from tests.store.building import BACKUP, PRIMARY
@@ -151,10 +151,10 @@ def test_a_warning_whose_decision_came_to_nothing_is_told_again(
     warns(oracle, clock)
     digest = incidents.planning._digest
 
-    def meanwhile(tx: Transaction, number: int, plan: int) -> bytes:
+    def meanwhile(asked: World, number: int, plan: int) -> bytes:
         monkeypatch.setattr(incidents.planning, "_digest", digest)
         incidents.plan(world, number)
-        return digest(tx, number, plan)
+        return digest(asked, number, plan)
 
     monkeypatch.setattr(incidents.planning, "_digest", meanwhile)
     ask(world)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from dualcert.lifecycle.world import World
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 _WAYS = 2
 """As many connections."""
@@ -32,3 +33,12 @@ def abreast(world: World, items: Iterable[T], act: Callable[[T], None]) -> None:
                 under_way.popleft().result()
         while under_way:
             under_way.popleft().result()
+
+
+def both(world: World, one: Callable[[], T], other: Callable[[], U]) -> tuple[T, U]:
+    """What each of them gives; at the same time, as above."""
+    if world.store.dialect == "sqlite":
+        return one(), other()
+    with ThreadPoolExecutor(1, "mass") as thread:
+        beside = thread.submit(other)
+        return one(), beside.result()

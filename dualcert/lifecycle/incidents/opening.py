@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
+from threading import Lock
 from typing import NamedTuple
 
 from dualcert.errors import Refused
 from dualcert.lifecycle import condemning, proving
 from dualcert.lifecycle.incidents import refills
+from dualcert.lifecycle.incidents.abreast import abreast
 from dualcert.lifecycle.incidents.pace import Pace
-from dualcert.lifecycle.incidents.planning import existing, not_closed, opened
+from dualcert.lifecycle.incidents.planning import Members, batches_of, existing, not_closed, opened
 from dualcert.lifecycle.world import World
 from dualcert.model.events import EventKind
 from dualcert.model.incident import Incident
@@ -80,10 +82,17 @@ class Selection:
     until: datetime | None = None
 
 
-@dataclass
 class _Tally:
-    unknown: int = 0
-    unreadable: int = 0
+    """Two units of work may count at once."""
+
+    def __init__(self) -> None:
+        self.unknown = self.unreadable = 0
+        self._turn = Lock()
+
+    def add(self, unknown: int, unreadable: int) -> None:
+        with self._turn:
+            self.unknown += unknown
+            self.unreadable += unreadable
 
 
 def open_incident(
@@ -134,10 +143,11 @@ def add_to_incident(world: World, incident_id: int, certificates: Iterable[int])
 
 
 @contextmanager
-def _naming(world: World, number: int) -> Iterator[Transaction]:
-    """A unit of work that names something in an incident, which nobody closes meanwhile."""
+def _naming(world: World, number: int, *, abreast: bool = False) -> Iterator[Transaction]:
+    """A unit of work that names something in an incident, which nobody closes meanwhile. ``abreast``: there may be
+    others of the kind."""
     with world.store.write() as tx:
-        not_closed(tx, number, lock=True)
+        not_closed(tx, number, lock=True, shared=abreast)
         yield tx
 
 
@@ -165,9 +175,16 @@ def _select(world: World, number: int, selection: Selection, tally: _Tally) -> N
         _mistrust(world, number)
         return
     rest, pace = iter(selection.entries), Pace(world, _BATCH)
-    while batch := list(islice(rest, pace.size)):
+
+    def batches() -> Iterator[list[Entry]]:
+        while batch := list(islice(rest, pace.size)):
+            yield batch
+
+    def add(batch: list[Entry]) -> None:
         with pace.unit():
-            _add_entries(world, number, selection, batch, tally)
+            tally.add(*_add_entries(world, number, selection, batch))
+
+    abreast(world, batches(), add)
     _outwait(world)
     _mistrust(world, number)
 
@@ -187,17 +204,17 @@ def _outwait(world: World) -> bool:
 
 def _mistrust(world: World, number: int) -> None:
     """All that is named is no backup any more: until then it is only never promoted onto."""
-    after, pace = 0, Pace(world, _BATCH)
-    while True:
-        with pace.unit(), _naming(world, number) as tx:
-            up_to = incident_plans.members_up_to(tx, number, after, pace.size)
-            if up_to is None:
-                return
-            incident_members.mistrust(tx, number, after, up_to)
-        after = up_to
+    pace = Pace(world, _BATCH)
+
+    def mistrust(batch: Members) -> None:
+        with pace.unit(), _naming(world, number, abreast=True) as tx:
+            incident_members.mistrust(tx, number, batch.after, batch.up_to)
+
+    abreast(world, batches_of(world, number, pace), mistrust)
 
 
-def _add_entries(world: World, number: int, selection: Selection, batch: list[Entry], tally: _Tally) -> None:
+def _add_entries(world: World, number: int, selection: Selection, batch: list[Entry]) -> tuple[int, int]:
+    """How many are none of ours, and how many lines could not be read."""
     keys = [(one.line, one.key) for one in batch if one.key is not None]
     names = [(one.line, one.name) for one in batch if one.name is not None]
     bad = [(one.line, one.problem) for one in batch if one.problem is not None]
@@ -205,18 +222,18 @@ def _add_entries(world: World, number: int, selection: Selection, batch: list[En
     for one in batch:
         if one.serial is not None:
             serials.setdefault(one.issuer_hash, []).append((one.line, one.serial))
-    with _naming(world, number) as tx:
+    unknown = 0
+    with _naming(world, number, abreast=True) as tx:
         for issuer_hash, some in serials.items():
-            _, unknown = incident_members.add_serials(
+            unknown += incident_members.add_serials(
                 tx, number, some, issuer_hash=issuer_hash, ca=selection.ca, issuer=selection.issuer
-            )
-            tally.unknown += unknown
+            )[1]
         if keys:
-            tally.unknown += incident_members.add_keys(tx, number, keys)[1]
+            unknown += incident_members.add_keys(tx, number, keys)[1]
         if names:
-            tally.unknown += incident_members.add_names(tx, number, names, ca=selection.ca)[1]
+            unknown += incident_members.add_names(tx, number, names, ca=selection.ca)[1]
         incidents.add_unreadable(tx, number, bad)
-    tally.unreadable += len(bad)
+    return unknown, len(bad)
 
 
 def _add_issued(world: World, number: int, selection: Selection) -> None:

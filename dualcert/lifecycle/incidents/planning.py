@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dualcert.errors import Refused, UsageProblem
-from dualcert.lifecycle.incidents.abreast import abreast
+from dualcert.lifecycle.incidents.abreast import abreast, both
 from dualcert.lifecycle.incidents.pace import Pace
 from dualcert.lifecycle.world import World
 from dualcert.model.incident import Counts, Incident
@@ -25,17 +25,18 @@ class Plan:
     counts: Counts
 
 
-def existing(tx: Transaction, incident_id: int, *, lock: bool = False) -> Incident:
-    """Raises ``UsageProblem`` where there is no such incident. ``lock``: nobody plans or closes it meanwhile."""
-    found = incidents.get(tx, incident_id, lock=lock)
+def existing(tx: Transaction, incident_id: int, *, lock: bool = False, shared: bool = False) -> Incident:
+    """Raises ``UsageProblem`` where there is no such incident. ``lock``: nobody plans or closes it meanwhile, which may
+    be ``shared`` with others."""
+    found = incidents.get(tx, incident_id, lock=lock, shared=shared)
     if found is None:
         raise UsageProblem(f"there is no incident {incident_id}", remedy="See: dualcert incident list")
     return found
 
 
-def not_closed(tx: Transaction, incident_id: int, *, lock: bool = False) -> Incident:
+def not_closed(tx: Transaction, incident_id: int, *, lock: bool = False, shared: bool = False) -> Incident:
     """One that names its certificates still. Raises ``Refused`` where it is closed."""
-    found = existing(tx, incident_id, lock=lock)
+    found = existing(tx, incident_id, lock=lock, shared=shared)
     if found.closed_at is not None:
         raise Refused(
             f"incident {incident_id} was closed on {found.closed_at:%Y-%m-%d at %H:%M} UTC by {found.closed_by}",
@@ -65,14 +66,14 @@ def plan(world: World, incident_id: int) -> Plan:
         number, members = incident_plans.begin(tx, incident_id)
     pace = Pace(world, incident_plans.BATCH)
 
-    def add(batch: _Members) -> None:
+    def add(batch: Members) -> None:
         with pace.unit(), world.store.write() as tx:
             incident_plans.add(tx, incident_id, number, batch.after, batch.up_to)
 
-    abreast(world, _batches(world, incident_id, pace), add)
-    with world.store.read() as tx:
-        digest = _digest(tx, incident_id, number)
-        counts = incident_plans.count(tx, incident_id, number)
+    abreast(world, batches_of(world, incident_id, pace), add)
+    digest, counts = both(
+        world, lambda: _digest(world, incident_id, number), lambda: _count(world, incident_id, number)
+    )
     with world.store.write() as tx:
         if not incident_plans.end(tx, incident_id, number, members, digest, counts):
             raise Refused(
@@ -84,40 +85,42 @@ def plan(world: World, incident_id: int) -> Plan:
     return Plan(found, number, digest.hex(), counts)
 
 
-class _Members(NamedTuple):
+class Members(NamedTuple):
     """A batch: those with numbers above ``after`` up to ``up_to``."""
 
     after: int
     up_to: int
 
 
-def _batches(world: World, incident_id: int, pace: Pace) -> Iterator[_Members]:
+def batches_of(world: World, incident_id: int, pace: Pace) -> Iterator[Members]:
     after = 0
     while True:
         with world.store.glance() as tx:
             up_to = incident_plans.members_up_to(tx, incident_id, after, pace.size)
         if up_to is None:
             return
-        yield _Members(after, up_to)
+        yield Members(after, up_to)
         after = up_to
 
 
-def _digest(tx: Transaction, incident_id: int, number: int) -> bytes:
+def _digest(world: World, incident_id: int, number: int) -> bytes:
     total = hashlib.sha256(b"dualcert plan of incident %d\n" % incident_id)
-    for rows in incident_plans.rows(tx, incident_id, number):
-        lines = (
-            f"{pair_id} {epoch} {serving} {standby or 0} {action}\n"
-            for pair_id, epoch, serving, standby, action in rows
-        )
-        total.update("".join(lines).encode())
+    with world.store.read() as tx:
+        for lines in incident_plans.lines(tx, incident_id, number):
+            total.update(lines.encode())
     return total.digest()
 
 
+def _count(world: World, incident_id: int, number: int) -> Counts:
+    with world.store.read() as tx:
+        return incident_plans.count(tx, incident_id, number)
+
+
 def _forget_older(world: World, incident_id: int, number: int) -> None:
-    while True:
+    last: incident_plans.Row | None = incident_plans.BEGINNING
+    while last is not None:
         with world.store.write() as tx:
-            if not incident_plans.forget_older(tx, incident_id, number):
-                return
+            last = incident_plans.forget_older(tx, incident_id, number, last)
 
 
 def newest_plan(tx: Transaction, incident: Incident) -> Plan | None:
