@@ -1,8 +1,8 @@
 """What a mass promotion costs where it is written by hand: SQL that leaves the same rows.
 
 ``python -m bench.bare --config FILE --serials FILE`` names, plans and promotes, in batches, with the same guards as the
-product. ``--unplanned`` (on PostgreSQL) keeps no plan: every row is promoted as it is found. Nothing of the product's
-SQL is used.
+product, on one connection, and where nobody else has written any of its rows. ``--unplanned`` (on PostgreSQL) keeps no
+plan: every row is promoted as it is found. Nothing of the product's SQL is used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NAME = """
         INSERT INTO incident_member (certificate_id, incident_id, pair_id)
         SELECT c.id, %(incident)s, c.pair_id FROM listed l JOIN certificate c ON c.serial = l.serial
         WHERE l.no > %(after)s AND l.no <= %(up_to)s AND c.ca = %(ca)s ORDER BY c.id
-        ON CONFLICT DO NOTHING RETURNING certificate_id, pair_id
+        RETURNING certificate_id, pair_id
     )
     UPDATE pair_state s SET backup_ok_until = NULL FROM named n
     WHERE s.pair_id = n.pair_id AND s.standby = n.certificate_id AND s.backup_ok_until IS NOT NULL
@@ -65,7 +65,6 @@ _PLAN = f"""
     JOIN pair p ON p.id = s.pair_id JOIN certificate b ON b.id = s.standby
     WHERE m.incident_id = %(incident)s AND m.certificate_id > %(after)s AND m.certificate_id <= %(up_to)s
       AND m.certificate_id IN (s.serving, s.standby)
-    ON CONFLICT DO NOTHING
 """
 _PLANNED = (
     "SELECT pair_id, epoch, serving, standby, action FROM plan_row WHERE incident_id = %s ORDER BY pair_id"
@@ -105,11 +104,9 @@ _TURN = """
         INSERT INTO work (kind, pair_id, target, due_at)
         SELECT 'deployment', f.pair_id, t.target, %(at)s FROM found f JOIN pair_target t ON t.pair_id = f.pair_id
         ORDER BY f.pair_id
-        ON CONFLICT (pair_id, kind, ca, target) DO UPDATE SET due_at = excluded.due_at, waiting_for = NULL
     ), refilled AS (
         INSERT INTO work (kind, pair_id, ca, reason, waiting_for)
         SELECT 'refill', pair_id, %(ca)s, 'held for bare', 'incident' FROM found ORDER BY pair_id
-        ON CONFLICT DO NOTHING
     ){mark}
     SELECT count(*) FROM found
 """

@@ -100,3 +100,8 @@ def _nothing_on_postgresql(clause: Any, compiler: Any, **options: Any) -> str:
 @prepared
 def alone() -> Select[Any]:
     return select(func.pg_advisory_xact_lock(_LOCKS, func.hashtext(bindparam("name"))))
+
+
+@prepared
+def abreast() -> Select[Any]:
+    return select(func.pg_advisory_xact_lock_shared(_LOCKS, func.hashtext(bindparam("name"))))

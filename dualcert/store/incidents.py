@@ -134,14 +134,14 @@ def _incident(row: Any) -> Incident:
 
 
 @prepared
-def _get(*, lock: bool, shared: bool) -> Select[Any]:
+def _get(*, lock: bool) -> Select[Any]:
     query = select(incident).where(incident.c.id == bindparam("id"))
-    return query.with_for_update(read=shared) if lock else query
+    return query.with_for_update() if lock else query
 
 
-def get(tx: Transaction, incident_id: int, *, lock: bool = False, shared: bool = False) -> Incident | None:
-    """``lock``: nobody plans or closes it before this unit ends, which may be ``shared`` with others."""
-    row = tx.execute(_get(lock=lock, shared=shared), {"id": incident_id}).first()
+def get(tx: Transaction, incident_id: int, *, lock: bool = False) -> Incident | None:
+    """``lock``: nobody plans or closes it before this unit ends."""
+    row = tx.execute(_get(lock=lock), {"id": incident_id}).first()
     return _incident(row) if row else None
 
 
@@ -177,11 +177,21 @@ _CLOSING = "closing-incident-"
 
 def close(tx: Transaction, incident_id: int) -> bool:
     """From now on it names nothing; what follows is owed until ``ended``. False where it was closed before."""
+    tx.alone(_end_of(incident_id))
     statement = update(incident).where(incident.c.id == incident_id, incident.c.closed_at.is_(None))
     closed = tx.execute(statement.values(closed_at=tx.at, closed_by=tx.actor)).rowcount == 1
     if closed:
         counters.put(tx, f"{_CLOSING}{incident_id}", tx.at)
     return closed
+
+
+def not_to_end(tx: Transaction, incident_id: int) -> None:
+    """Nobody closes it before this unit has ended: several may be in the middle of naming something at once."""
+    tx.abreast(_end_of(incident_id))
+
+
+def _end_of(incident_id: int) -> str:
+    return f"end of incident {incident_id}"
 
 
 def ended(tx: Transaction, incident_id: int) -> bool:

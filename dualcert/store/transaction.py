@@ -57,6 +57,14 @@ class Transaction:
             for name in sorted(names):  # all in one order, so that no two wait for each other
                 self.execute(alone(), {"name": name}).first()
 
+    def abreast(self, name: str) -> None:
+        """No unit of work that wants to be ``alone`` by this name goes on before this one has ended; others do. Who
+        wants to be alone has his turn before those that come after him: they cannot keep him waiting for ever."""
+        if self.others_write:
+            from dualcert.store.expressions import abreast
+
+            self.execute(abreast(), {"name": name}).first()
+
     @overload
     def execute(self, statement: Prepared | Written, parameters: Mapping[str, Any] = ...) -> Rows: ...
     @overload

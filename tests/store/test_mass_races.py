@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from dualcert.errors import Refused
 from dualcert.lifecycle import promotion, storing
 from dualcert.lifecycle.engine import Engine
-from dualcert.lifecycle.incidents import open_incident, plan, refills, running, telling
-from dualcert.lifecycle.incidents.opening import Selection
+from dualcert.lifecycle.incidents import close, open_incident, plan, refills, running, telling
+from dualcert.lifecycle.incidents.opening import Entry, Selection
 from dualcert.lifecycle.incidents.planning import Plan
 from dualcert.lifecycle.incidents.running import Ended, Terms
 from dualcert.lifecycle.promotion import Turn, Wish
 from dualcert.lifecycle.world import World
+from dualcert.model.incident import Incident
 from dualcert.model.order import Order
 from dualcert.model.pair import Pair
 from dualcert.model.work import Done, WorkKind
@@ -239,6 +241,28 @@ def test_a_second_incident_that_names_the_backups_meanwhile_aborts_nothing(
     with world.store.read() as tx:
         assert all(incidents.naming(tx, one) == other.id for one in backups)
         assert len(work.of_pairs(tx, [pair.id for pair in held])) == 2 * COUNT
+
+
+def test_who_closes_an_incident_while_it_is_opened_waits_for_what_is_being_named_and_ends_the_rest(
+    arena: Arena, held: list[Pair], clock: FakeClock
+) -> None:
+    with arena.second.store.read() as tx:
+        serials = [certificates.get(tx, pairs.state(tx, pair.id).serving or 0).serial for pair in held]
+    named = Selection("serials", [Entry(line, serial=one) for line, one in enumerate(serials)], ca=PRIMARY)
+    deadline = clock.now() + timedelta(hours=1)
+
+    opened, closed = arena.race(
+        lambda w: open_incident(w, "an incident", "a test", deadline, PRIMARY, named),
+        lambda w: close(w, 1),
+        nth=2,
+    )
+
+    assert arena.was_blocked
+    assert isinstance(closed, Incident), closed
+    assert isinstance(opened, Refused), opened
+    with arena.second.store.read() as tx:
+        assert incidents.count_members(tx, 1) == COUNT
+        assert promotion_sql.usable(tx, [pair.id for pair in held]) == {pair.id for pair in held}
 
 
 @pytest.mark.parametrize("by_number", [False, True])

@@ -143,11 +143,11 @@ def add_to_incident(world: World, incident_id: int, certificates: Iterable[int])
 
 
 @contextmanager
-def _naming(world: World, number: int, *, abreast: bool = False) -> Iterator[Transaction]:
-    """A unit of work that names something in an incident, which nobody closes meanwhile. ``abreast``: there may be
-    others of the kind."""
+def _naming(world: World, number: int, *, lock: bool = False) -> Iterator[Transaction]:
+    """A unit of work that names something in an incident, which nobody closes meanwhile; ``lock``: nor plans it."""
     with world.store.write() as tx:
-        not_closed(tx, number, lock=True, shared=abreast)
+        incidents.not_to_end(tx, number)
+        not_closed(tx, number, lock=lock)
         yield tx
 
 
@@ -160,7 +160,7 @@ def _add_numbers(
     """``tell``: of each unit, how many were not named before."""
     rest, pace = iter(certificates), Pace(world, _BATCH)
     while batch := list(islice(rest, pace.size)):
-        with pace.unit(), _naming(world, number) as tx:
+        with pace.unit(), _naming(world, number, lock=True) as tx:
             new = incident_members.add_certificates(tx, number, batch)
             if new and tell is not None:
                 tell(tx, number, new)
@@ -207,7 +207,7 @@ def _mistrust(world: World, number: int) -> None:
     pace = Pace(world, _BATCH)
 
     def mistrust(batch: Members) -> None:
-        with pace.unit(), _naming(world, number, abreast=True) as tx:
+        with pace.unit(), _naming(world, number) as tx:
             incident_members.mistrust(tx, number, batch.after, batch.up_to)
 
     abreast(world, batches_of(world, number, pace), mistrust)
@@ -223,7 +223,7 @@ def _add_entries(world: World, number: int, selection: Selection, batch: list[En
         if one.serial is not None:
             serials.setdefault(one.issuer_hash, []).append((one.line, one.serial))
     unknown = 0
-    with _naming(world, number, abreast=True) as tx:
+    with _naming(world, number) as tx:
         for issuer_hash, some in serials.items():
             unknown += incident_members.add_serials(
                 tx, number, some, issuer_hash=issuer_hash, ca=selection.ca, issuer=selection.issuer

@@ -25,18 +25,17 @@ class Plan:
     counts: Counts
 
 
-def existing(tx: Transaction, incident_id: int, *, lock: bool = False, shared: bool = False) -> Incident:
-    """Raises ``UsageProblem`` where there is no such incident. ``lock``: nobody plans or closes it meanwhile, which may
-    be ``shared`` with others."""
-    found = incidents.get(tx, incident_id, lock=lock, shared=shared)
+def existing(tx: Transaction, incident_id: int, *, lock: bool = False) -> Incident:
+    """Raises ``UsageProblem`` where there is no such incident. ``lock``: nobody plans or closes it meanwhile."""
+    found = incidents.get(tx, incident_id, lock=lock)
     if found is None:
         raise UsageProblem(f"there is no incident {incident_id}", remedy="See: dualcert incident list")
     return found
 
 
-def not_closed(tx: Transaction, incident_id: int, *, lock: bool = False, shared: bool = False) -> Incident:
+def not_closed(tx: Transaction, incident_id: int, *, lock: bool = False) -> Incident:
     """One that names its certificates still. Raises ``Refused`` where it is closed."""
-    found = existing(tx, incident_id, lock=lock, shared=shared)
+    found = existing(tx, incident_id, lock=lock)
     if found.closed_at is not None:
         raise Refused(
             f"incident {incident_id} was closed on {found.closed_at:%Y-%m-%d at %H:%M} UTC by {found.closed_by}",
