@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 LEAST = 200
-LONG, SHORT = 0.15, 0.06
+LONG, SHORT = 0.12, 0.05
 """Seconds, between which a unit is as it should be."""
 
 

@@ -260,7 +260,8 @@ def _swap() -> Update:
             _as_planned(),
             promotion.standby_usable(bindparam("now")),
         )
-        .values(promotion.exchanged())
+        # What served is named by this incident, which nobody closes before this unit has ended.
+        .values({**promotion.exchanged(), "backup_ok_until": null()})
     )
 
 

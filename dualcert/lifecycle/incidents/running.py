@@ -327,10 +327,12 @@ class _Run:
 
     def _hurry(self, batch: Range) -> None:
         while True:
-            with self._world.store.write() as tx:
+            # A unit of work that looked through millions for these would keep others waiting.
+            with self._world.store.glance() as tx:
                 ids = incident_progress.unobserved(tx, batch, _MARKED)
-                if not ids:
-                    return
+            if not ids:
+                return
+            with self._world.store.write() as tx:
                 incident_progress.hurry(tx, batch._replace(up_to=ids[-1]))
             batch = batch._replace(after=ids[-1])
 
