@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BindParameter, ColumnElement, and_, exists, or_, select
+from sqlalchemy import BindParameter, ColumnElement, and_, exists, literal_column, or_, select
 
 from dualcert.store.tables import ca_standing, pair_state
 
@@ -38,7 +38,8 @@ def proved(at: int | BindParameter[int]) -> ColumnElement[bool]:
 def distrusted(ca: ColumnElement[str], not_before: ColumnElement[int]) -> ColumnElement[bool]:
     """Whether a certificate of this CA, which began then, is not to be relied on."""
     after = ca_standing.c.distrust_after
-    # Which CAs these are is found once in a statement, and not for each certificate of others.
-    such = select(_such.c.ca).where(_such.c.distrusted_at.is_not(None))
+    # Which CAs these are is found once in a statement, and not for each certificate of others; by index, because
+    # PostgreSQL before 18 chooses badly beside a walk that it was told not to take.
+    such = select(_such.c.ca).where(_such.c.ca > literal_column("''"), _such.c.distrusted_at.is_not(None))
     since = exists().where(ca_standing.c.ca == ca, or_(after.is_(None), not_before > after))
     return and_(ca.in_(such), since.correlate_except(ca_standing))

@@ -37,7 +37,8 @@ def failing() -> ColumnElement[bool]:
     later."""
     steps = or_(work.c.kind == WorkKind.DEPLOYMENT.value, work.c.kind == WorkKind.VERIFICATION.value)
     failed = exists().where(work.c.pair_id == _row.pair_id, steps, work.c.attempts > 0).correlate(plan_row)
-    return and_(_row.state == RowState.PROMOTED.value, failed, ~is_observed())
+    # Asked row by row: as a join, PostgreSQL might begin with all work that there is.
+    return and_(_row.state == RowState.PROMOTED.value, case((failed, 1), else_=0) == 1, ~is_observed())
 
 
 class Stuck(NamedTuple):

@@ -18,7 +18,7 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (standby.ca IN (SELECT
     distrusted_ca.ca
 FROM ca_standing AS distrusted_ca
-WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
+WHERE distrusted_ca.ca > '' AND distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
 WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
     ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
@@ -48,7 +48,7 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (standby.ca IN (SELECT
     distrusted_ca.ca
 FROM ca_standing AS distrusted_ca
-WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
+WHERE distrusted_ca.ca > '' AND distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
 WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
     ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
@@ -79,7 +79,7 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (standby.ca IN (SELECT
     distrusted_ca.ca
 FROM ca_standing AS distrusted_ca
-WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
+WHERE distrusted_ca.ca > '' AND distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
 WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
     ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
@@ -109,7 +109,7 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (standby.ca IN (SELECT
     distrusted_ca.ca
 FROM ca_standing AS distrusted_ca
-WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
+WHERE distrusted_ca.ca > '' AND distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
 WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
     ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
@@ -140,7 +140,7 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (standby.ca IN (SELECT
     distrusted_ca.ca
 FROM ca_standing AS distrusted_ca
-WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
+WHERE distrusted_ca.ca > '' AND distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
 WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
     ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
@@ -171,7 +171,7 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (standby.ca IN (SELECT
     distrusted_ca.ca
 FROM ca_standing AS distrusted_ca
-WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
+WHERE distrusted_ca.ca > '' AND distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
 WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
     ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
@@ -203,7 +203,7 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (standby.ca IN (SELECT
     distrusted_ca.ca
 FROM ca_standing AS distrusted_ca
-WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
+WHERE distrusted_ca.ca > '' AND distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
 WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
     ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
@@ -235,7 +235,7 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_wanted.certificate_id IS NULL AND standby_blocked.spki IS NULL AND NOT (standby.ca IN (SELECT
     distrusted_ca.ca
 FROM ca_standing AS distrusted_ca
-WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
+WHERE distrusted_ca.ca > '' AND distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
 WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
     ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *

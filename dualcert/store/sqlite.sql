@@ -18,7 +18,7 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_revocation.certificate_id IS NULL AND standby_wanted.certificate_id IS NULL AND standby_blocked.spki
     IS NULL AND NOT (standby.ca IN (SELECT distrusted_ca.ca
 FROM ca_standing AS distrusted_ca
-WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
+WHERE distrusted_ca.ca > '' AND distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
 WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
     ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
@@ -47,7 +47,7 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_revocation.certificate_id IS NULL AND standby_wanted.certificate_id IS NULL AND standby_blocked.spki
     IS NULL AND NOT (standby.ca IN (SELECT distrusted_ca.ca
 FROM ca_standing AS distrusted_ca
-WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
+WHERE distrusted_ca.ca > '' AND distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
 WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
     ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
@@ -76,7 +76,7 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_revocation.certificate_id IS NULL AND standby_wanted.certificate_id IS NULL AND standby_blocked.spki
     IS NULL AND NOT (standby.ca IN (SELECT distrusted_ca.ca
 FROM ca_standing AS distrusted_ca
-WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
+WHERE distrusted_ca.ca > '' AND distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
 WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
     ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
@@ -105,7 +105,7 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_revocation.certificate_id IS NULL AND standby_wanted.certificate_id IS NULL AND standby_blocked.spki
     IS NULL AND NOT (standby.ca IN (SELECT distrusted_ca.ca
 FROM ca_standing AS distrusted_ca
-WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
+WHERE distrusted_ca.ca > '' AND distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
 WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
     ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
@@ -135,7 +135,7 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_revocation.certificate_id IS NULL AND standby_wanted.certificate_id IS NULL AND standby_blocked.spki
     IS NULL AND NOT (standby.ca IN (SELECT distrusted_ca.ca
 FROM ca_standing AS distrusted_ca
-WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
+WHERE distrusted_ca.ca > '' AND distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
 WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
     ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
@@ -165,7 +165,7 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_revocation.certificate_id IS NULL AND standby_wanted.certificate_id IS NULL AND standby_blocked.spki
     IS NULL AND NOT (standby.ca IN (SELECT distrusted_ca.ca
 FROM ca_standing AS distrusted_ca
-WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
+WHERE distrusted_ca.ca > '' AND distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
 WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
     ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
@@ -195,7 +195,7 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_revocation.certificate_id IS NULL AND standby_wanted.certificate_id IS NULL AND standby_blocked.spki
     IS NULL AND NOT (standby.ca IN (SELECT distrusted_ca.ca
 FROM ca_standing AS distrusted_ca
-WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
+WHERE distrusted_ca.ca > '' AND distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
 WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
     ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
@@ -225,7 +225,7 @@ SELECT pair.id, pair.name, primary_lineage.ca AS "primary", backup_lineage.ca AS
     standby_revocation.certificate_id IS NULL AND standby_wanted.certificate_id IS NULL AND standby_blocked.spki
     IS NULL AND NOT (standby.ca IN (SELECT distrusted_ca.ca
 FROM ca_standing AS distrusted_ca
-WHERE distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
+WHERE distrusted_ca.ca > '' AND distrusted_ca.distrusted_at IS NOT NULL) AND (EXISTS (SELECT *
 FROM ca_standing
 WHERE ca_standing.ca = standby.ca AND (ca_standing.distrust_after IS NULL OR standby.not_before >
     ca_standing.distrust_after)))) AS usable, NOT (EXISTS (SELECT *
