@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-LEAST = 200
+LEAST = 150
 LONG, SHORT = 0.12, 0.05
 """Seconds, between which a unit is as it should be."""
 

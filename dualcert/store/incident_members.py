@@ -84,7 +84,7 @@ def add_serials(
     _take_matched(tx, incident_id)
     known = int(tx.execute(_known_serials()).scalar_one())
     if known < len(once):
-        _keep_strays(tx, incident_id, _unmatched(**form), values)
+        _keep_strays(tx, incident_id, min(once.values()), _unmatched(**form), values)
     return known, len(once) - known
 
 
@@ -125,8 +125,10 @@ def _unmatched(*, ca: bool, issuer: str | None, hashed: bool) -> Insert:
     return statement.on_conflict_do_nothing()
 
 
-def _keep_strays(tx: Transaction, incident_id: int, unmatched: Prepared, values: dict[str, Any]) -> None:
-    if room := room_for_strays(tx, incident_id):
+def _keep_strays(
+    tx: Transaction, incident_id: int, first: int, unmatched: Prepared, values: dict[str, Any]
+) -> None:
+    if room := room_for_strays(tx, incident_id, first):
         tx.execute(unmatched, {**values, "of_incident": incident_id, "most": room})
 
 

@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from itertools import islice
 from typing import Any
 
 from sqlalchemy import (
@@ -16,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     bindparam,
+    delete,
     exists,
     func,
     insert,
@@ -214,20 +214,33 @@ def half_closed(tx: Transaction) -> list[Incident]:
 
 @prepared
 def _strays_kept() -> Select[Any]:
-    return select(func.count()).where(incident_stray.c.incident_id == bindparam("incident_id"))
+    of = incident_stray.c
+    return select(func.count()).where(
+        of.incident_id == bindparam("of_incident"), of.line < bindparam("before")
+    )
 
 
-def room_for_strays(tx: Transaction, incident_id: int) -> int:
-    """How many more of its lines are kept that are none of ours; beyond that they are counted only."""
-    return max(0, _MOST_STRAYS - int(tx.execute(_strays_kept(), {"incident_id": incident_id}).scalar_one()))
+def room_for_strays(tx: Transaction, incident_id: int, before: int) -> int:
+    """How many more of its lines are kept that are none of ours, by those that are kept ``before`` a line; beyond that
+    they are counted only. Of lines that two units keep at once there may be too many: see ``drop_strays``."""
+    kept = tx.execute(_strays_kept(), {"of_incident": incident_id, "before": before}).scalar_one()
+    return max(0, _MOST_STRAYS - int(kept))
 
 
-def add_unreadable(tx: Transaction, incident_id: int, lines: Iterable[tuple[int, str]]) -> None:
-    """Remember lines that could not be read, (line, problem)."""
-    some = islice(lines, room_for_strays(tx, incident_id))
+def add_unreadable(tx: Transaction, incident_id: int, lines: Sequence[tuple[int, str]]) -> None:
+    """Remember lines that could not be read, (line, problem), in the order of the lines."""
+    some = lines[: room_for_strays(tx, incident_id, lines[0][0])] if lines else ()
     rows = [{"incident_id": incident_id, "line": line, "problem": problem} for line, problem in some]
     if rows:
         tx.execute(upsert(incident_stray).on_conflict_do_nothing(), rows)
+
+
+def drop_strays(tx: Transaction, incident_id: int) -> None:
+    """The first of its lines that are none of ours stay, as many as are kept."""
+    of = incident_stray.c
+    mine = of.incident_id == incident_id
+    last = select(of.line).where(mine).order_by(of.line).offset(_MOST_STRAYS - 1).limit(1)
+    tx.execute(delete(incident_stray).where(mine, of.line > last.scalar_subquery()))
 
 
 @prepared

@@ -43,14 +43,8 @@ def _recording(said: list[str]) -> type[psycopg.ClientCursor[Any]]:
 
 # --- plans of SQLite -------------------------------------------------------------------------------------
 
-# A row for each target, or each CA; what a claim is about to take; what the statement itself brings along.
-_SMALL = {
-    "SCAN lease",
-    "SCAN distrusted_ca",
-    "SCAN due",
-    "SCAN CONSTANT ROW",
-    "SCAN json_each VIRTUAL TABLE INDEX 1:",
-}
+# A row for each target; what a claim is about to take; what the statement itself brings along.
+_SMALL = {"SCAN lease", "SCAN due", "SCAN CONSTANT ROW", "SCAN json_each VIRTUAL TABLE INDEX 1:"}
 
 
 def _lines(tx: Transaction, statement: str) -> list[str]:
@@ -61,7 +55,7 @@ def _lines(tx: Transaction, statement: str) -> list[str]:
 
 # --- plans of PostgreSQL ---------------------------------------------------------------------------------
 
-_FEW = {"lease", "account", "ca_standing"}
+_FEW = {"lease", "account"}
 _WHOLE = {"Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Index Scan"}
 
 

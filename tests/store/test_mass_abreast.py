@@ -122,6 +122,33 @@ def test_what_two_batches_of_a_file_name_is_named_once(
         assert [one.line for one in incidents.strays(tx, found.id)] == [61, 62, 63]
 
 
+@pytest.mark.usefixtures("both_at_once")
+def test_of_lines_that_are_none_of_ours_the_first_ones_are_kept_whichever_batch_comes_first(
+    world: World, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "_BATCH", 20)
+    monkeypatch.setattr(incidents, "_MOST_STRAYS", 15)
+    entries: list[Entry] = []
+    for line in range(1, 61):
+        bad = line % 2 == 0
+        entries.append(
+            Entry(line, problem="rubbish") if bad else Entry(line, serial=b"\x01" + line.to_bytes(2))
+        )
+
+    found = open_incident(
+        world,
+        "a test",
+        "a test",
+        world.clock.now() + timedelta(hours=1),
+        PRIMARY,
+        Selection("serials", entries, ca=PRIMARY),
+    )
+
+    assert (found.unknown, found.unreadable) == (30, 30)
+    with store.read() as tx:
+        assert [one.line for one in incidents.strays(tx, found.id)] == [*range(1, 16)]
+
+
 def test_of_older_plans_what_was_carried_out_is_all_that_stays(
     world: World, store: Store, incident: Incident, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,6 +125,7 @@ def open_incident(
     with world.store.glance() as tx:
         members = incidents.count_members(tx, number)
     with _naming(world, number) as tx:
+        incidents.drop_strays(tx, number)
         incidents.loaded(tx, number, members=members, unknown=tally.unknown, unreadable=tally.unreadable)
         found = existing(tx, number)
         events.record(

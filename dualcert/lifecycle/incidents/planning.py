@@ -92,6 +92,7 @@ class Members(NamedTuple):
 
 
 def batches_of(world: World, incident_id: int, pace: Pace) -> Iterator[Members]:
+    """All members, in the order of their numbers, as many at a time as the pace says then."""
     after = 0
     while True:
         with world.store.glance() as tx:
